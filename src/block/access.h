@@ -1,0 +1,15 @@
+/*
+ * access.h: what a domain may touch: locks, labels, cgroups, namespace
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+int ferryAccessGrant(virDomainObj *vm,
+                     virStorageSource *chain);
+void ferryAccessRevoke(virDomainObj *vm,
+                       virStorageSource *chain);

@@ -1,0 +1,99 @@
+/*
+ * bitmap.c: dirty bitmaps of checkpoints
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/bitmap.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.bitmap");
+
+
+/**
+ * ferryBitmapsCarry:
+ * @target: copy of @src that a mirror job keeps up to date
+ *
+ * Gives @target the bitmaps of @src, recording, in one transaction.
+ *
+ * To do so before the pivot, not after it, loses nothing: a write that is in
+ * the bitmap of @src now is merged, and a later one is written to @target by
+ * the mirror job, which marks it there. So nothing is left to do once there is
+ * no way back.
+ *
+ * Returns 0, or -1 with an error reported and nothing changed.
+ */
+int
+ferryBitmapsCarry(virDomainObj *vm,
+                  virStorageSource *src,
+                  virStorageSource *target,
+                  bool shallow)
+{
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(virJSONValue) actions = NULL;
+    int rc;
+
+    /* bitmaps are persistent in qcow2 only; a checkpoint does not survive a
+     * copy into another format, as documented for the stock driver */
+    if (target->format != VIR_STORAGE_FILE_QCOW2)
+        return 0;
+
+    if (!nodes ||
+        qemuBlockGetBitmapMergeActions(src, shallow ? src->backingStore : NULL, target,
+                                       NULL, NULL, NULL, &actions, nodes) < 0)
+        return -1;
+
+    if (!actions)
+        return 0;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorTransaction(qemuDomainGetMonitor(vm), &actions);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryBitmapsDrop:
+ *
+ * Takes back ferryBitmapsCarry(): removes the bitmaps of @target that @src has
+ * too.
+ */
+void
+ferryBitmapsDrop(virDomainObj *vm,
+                 virStorageSource *src,
+                 virStorageSource *target)
+{
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+    qemuBlockNamedNodeData *data = NULL;
+    size_t i;
+
+    if (nodes)
+        data = g_hash_table_lookup(nodes, target->nodeformat);
+
+    for (i = 0; data && i < data->nbitmaps; i++) {
+        const char *name = data->bitmaps[i]->name;
+
+        if (qemuBlockNamedNodeDataGetBitmapByName(nodes, src, name) &&
+            qemuMonitorTransactionBitmapRemove(actions, target->nodeformat, name) < 0)
+            break;
+    }
+
+    if (virJSONValueArraySize(actions) > 0) {
+        qemuDomainObjEnterMonitor(vm);
+        ignore_value(qemuMonitorTransaction(qemuDomainGetMonitor(vm), &actions));
+        qemuDomainObjExitMonitor(vm);
+    }
+
+    virResetLastError();
+}

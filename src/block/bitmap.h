@@ -1,0 +1,18 @@
+/*
+ * bitmap.h: dirty bitmaps of checkpoints
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+int ferryBitmapsCarry(virDomainObj *vm,
+                      virStorageSource *src,
+                      virStorageSource *target,
+                      bool shallow);
+void ferryBitmapsDrop(virDomainObj *vm,
+                      virStorageSource *src,
+                      virStorageSource *target);

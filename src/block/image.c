@@ -1,0 +1,169 @@
+/*
+ * image.c: files and formats of new images
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "block/image.h"
+#include "block/source.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_monitor.h"
+#include "storage_source.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.image");
+
+VIR_ENUM_IMPL(ferryImageOrigin,
+              FERRY_IMAGE_LAST,
+              "foreign", "empty", "absent");
+
+
+/**
+ * ferryImageTouch:
+ *
+ * Makes an empty file for @src, so that it can be labelled before QEMU opens
+ * it. Nothing to do for storage that is no file.
+ */
+int
+ferryImageTouch(virDomainObj *vm,
+                virStorageSource *src)
+{
+    int ret = 0;
+
+    if (!ferrySourceIsFile(src))
+        return 0;
+
+    if (qemuDomainStorageFileInit(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, NULL) < 0)
+        return -1;
+
+    if (virStorageSourceCreate(src) < 0) {
+        virReportSystemError(errno,
+                             _("cannot create '%s' for domain '%s': check that the folder "
+                               "exists and is writable"),
+                             src->path, vm->def->name);
+        ret = -1;
+    }
+
+    virStorageSourceDeinit(src);
+    return ret;
+}
+
+
+/**
+ * ferryImageRestore:
+ * @vm: NULL when the domain is gone
+ *
+ * Puts back what was where @src is now. Keeps the last error.
+ */
+void
+ferryImageRestore(virQEMUDriver *driver,
+                  virDomainObj *vm,
+                  virStorageSource *src,
+                  ferryImageOrigin origin)
+{
+    virErrorPtr err = NULL;
+    int rc = 0;
+
+    if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src) || !virFileExists(src->path))
+        return;
+
+    virErrorPreserveLast(&err);
+
+    if (!vm) {
+        rc = origin == FERRY_IMAGE_ABSENT ? unlink(src->path) : truncate(src->path, 0);
+    } else if ((rc = qemuDomainStorageFileInit(driver, vm, src, NULL)) == 0) {
+        /* creating an existing file truncates it */
+        rc = origin == FERRY_IMAGE_ABSENT ? virStorageSourceUnlink(src) : virStorageSourceCreate(src);
+        virStorageSourceDeinit(src);
+    }
+
+    if (rc < 0)
+        VIR_WARN("cannot remove image '%s': %s", src->path, g_strerror(errno));
+
+    virErrorRestore(&err);
+}
+
+
+/**
+ * ferryImageFormatStart:
+ * @backing: image that the new one names as its backing file; NULL for none
+ * @storage: create the storage (a file of the right size, a remote volume),
+ *           not the format
+ *
+ * Starts the job @jobname that creates one layer of @src. Its sizes are set.
+ *
+ * Returns 1 when the job was started, 0 when that layer needs no creating, or
+ * -1 with an error reported.
+ */
+int
+ferryImageFormatStart(virDomainObj *vm,
+                      virStorageSource *src,
+                      virStorageSource *backing,
+                      bool storage,
+                      const char *jobname)
+{
+    g_autoptr(virJSONValue) props = NULL;
+    int rc;
+
+    if (storage) {
+        /* A format grows its file; only where the file is the disk does its
+         * size matter. */
+        if (virStorageSourceGetActualType(src) != VIR_STORAGE_TYPE_NETWORK &&
+            !(ferrySourceIsFile(src) && src->format == VIR_STORAGE_FILE_RAW))
+            return 0;
+
+        if (qemuBlockStorageSourceCreateGetStorageProps(src, &props) < 0)
+            return -1;
+        if (!props)
+            return 0;
+    } else {
+        if (src->format == VIR_STORAGE_FILE_RAW && !src->encryption)
+            return 0;
+
+        if (qemuBlockStorageSourceCreateGetFormatProps(src, backing, &props) < 0)
+            return -1;
+        if (!props) {
+            virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                           _("can't create storage format '%s'"),
+                           virStorageFileFormatTypeToString(src->format));
+            return -1;
+        }
+    }
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorBlockdevCreate(qemuDomainGetMonitor(vm), jobname, &props);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc < 0 ? -1 : 1;
+}
+
+
+/**
+ * ferryImageSync:
+ *
+ * Writes what the host caches of @src to its disk, without bothering QEMU.
+ * Only saves time later, so failure does not matter. Called without the
+ * domain's lock: it can take as long as the storage likes.
+ */
+void
+ferryImageSync(virStorageSource *src)
+{
+    VIR_AUTOCLOSE fd = -1;
+
+    if (!virStorageSourceIsLocalStorage(src) || !src->path)
+        return;
+
+    if ((fd = open(src->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0 ||
+        fdatasync(fd) < 0)
+        VIR_DEBUG("cannot sync '%s': %s", src->path, g_strerror(errno));
+}

@@ -1,0 +1,34 @@
+/*
+ * image.h: files and formats of new images
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+/* What was at a path before we put an image there. */
+typedef enum {
+    FERRY_IMAGE_FOREIGN, /* not ours: an image, a device, something remote */
+    FERRY_IMAGE_EMPTY,   /* a file without content */
+    FERRY_IMAGE_ABSENT,  /* nothing */
+
+    FERRY_IMAGE_LAST
+} ferryImageOrigin;
+
+VIR_ENUM_DECL(ferryImageOrigin);
+
+int ferryImageTouch(virDomainObj *vm,
+                    virStorageSource *src);
+void ferryImageRestore(virQEMUDriver *driver,
+                       virDomainObj *vm,
+                       virStorageSource *src,
+                       ferryImageOrigin origin);
+int ferryImageFormatStart(virDomainObj *vm,
+                          virStorageSource *src,
+                          virStorageSource *backing,
+                          bool storage,
+                          const char *jobname);
+void ferryImageSync(virStorageSource *src);

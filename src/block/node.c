@@ -1,0 +1,236 @@
+/*
+ * node.c: QEMU's block nodes of one image
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * An image is two nodes: storage (the file, device or connection) and format
+ * (raw, qcow2, ...), with a third between them for a slice. An image that is
+ * still to be formatted has only the first for a while.
+ */
+
+#include <config.h>
+
+#include "block/node.h"
+#include "block/qmp.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_command.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.node");
+
+
+static int
+ferryNodeApply(virDomainObj *vm,
+               qemuBlockStorageSourceAttachData *data)
+{
+    int rc;
+
+    qemuDomainObjEnterMonitor(vm);
+    if ((rc = qemuBlockStorageSourceAttachApply(qemuDomainGetMonitor(vm), data)) < 0)
+        qemuBlockStorageSourceAttachRollback(qemuDomainGetMonitor(vm), data);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryNodeAddStorage:
+ *
+ * Adds the secrets and the storage node of @src. Domain locked, job held.
+ * Returns 0, or -1 with an error reported and nothing added.
+ */
+int
+ferryNodeAddStorage(virDomainObj *vm,
+                    virStorageSource *src)
+{
+    g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
+
+    if (!(data = qemuBuildStorageSourceChainAttachPrepareBlockdevTop(src, NULL)))
+        return -1;
+
+    g_clear_pointer(&data->srcdata[0]->formatProps, virJSONValueFree);
+
+    return ferryNodeApply(vm, data->srcdata[0]);
+}
+
+
+/**
+ * ferryNodeAddFormat:
+ * @backing: image whose nodes are used as backing file; NULL for what the
+ *           image itself says, a terminator for none
+ *
+ * Adds the format node of @src on top of its storage node.
+ */
+int
+ferryNodeAddFormat(virDomainObj *vm,
+                   virStorageSource *src,
+                   virStorageSource *backing)
+{
+    g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
+
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)))
+        return -1;
+
+    g_clear_pointer(&data->storageProps, virJSONValueFree);
+    g_clear_pointer(&data->storageSliceProps, virJSONValueFree);
+
+    return ferryNodeApply(vm, data);
+}
+
+
+/**
+ * ferryNodeAddChain:
+ *
+ * Adds all nodes of @chain, lowest image first. Nodes may be left on failure:
+ * ferryNodeRemove() takes them away.
+ */
+int
+ferryNodeAddChain(virDomainObj *vm,
+                  virStorageSource *chain)
+{
+    g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
+    int rc;
+
+    if (!(data = qemuBuildStorageSourceChainAttachPrepareBlockdev(chain)))
+        return -1;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuBlockStorageSourceChainAttach(qemuDomainGetMonitor(vm), data);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryNodeRemove:
+ *
+ * Removes the nodes and secrets of @chain as far as they exist. Keeps the
+ * last error.
+ */
+void
+ferryNodeRemove(virDomainObj *vm,
+                virStorageSource *chain)
+{
+    g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
+
+    if (!(data = qemuBlockStorageSourceChainDetachPrepareBlockdev(chain)))
+        return;
+
+    qemuDomainObjEnterMonitor(vm);
+    qemuBlockStorageSourceChainDetach(qemuDomainGetMonitor(vm), data);
+    qemuDomainObjExitMonitor(vm);
+}
+
+
+static int
+ferryNodeReopenProps(virDomainObj *vm,
+                     virStorageSource *src,
+                     virStorageSource *backing,
+                     bool storageOnly)
+{
+    g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
+    g_autoptr(virJSONValue) options = virJSONValueNewArray();
+    g_autoptr(virJSONValue) args = NULL;
+    int rc;
+
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)))
+        return -1;
+
+    if (virJSONValueArrayAppend(options, &data->storageProps) < 0)
+        return -1;
+
+    if (!storageOnly) {
+        if (data->storageSliceProps &&
+            virJSONValueArrayAppend(options, &data->storageSliceProps) < 0)
+            return -1;
+        if (virJSONValueArrayAppend(options, &data->formatProps) < 0)
+            return -1;
+    }
+
+    if (virJSONValueObjectAdd(&args, "a:options", &options, NULL) < 0)
+        return -1;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorBlockdevReopen(qemuDomainGetMonitor(vm), &args);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryNodeReopen:
+ *
+ * Gives the nodes of @src, all in one command, the options that @src says
+ * now. QEMU flushes the image while it does so.
+ */
+int
+ferryNodeReopen(virDomainObj *vm,
+                virStorageSource *src,
+                virStorageSource *backing)
+{
+    return ferryNodeReopenProps(vm, src, backing, false);
+}
+
+
+/**
+ * ferryNodeReopenStorage:
+ *
+ * The same for the storage node alone: enough for the cache mode, and leaves
+ * the format driver's caches in peace.
+ */
+int
+ferryNodeReopenStorage(virDomainObj *vm,
+                       virStorageSource *src)
+{
+    return ferryNodeReopenProps(vm, src, NULL, true);
+}
+
+
+/**
+ * ferryNodeCapacity:
+ *
+ * Returns 0 with @capacity set to the size in bytes that @node shows.
+ */
+int
+ferryNodeCapacity(virDomainObj *vm,
+                  const char *node,
+                  unsigned long long *capacity)
+{
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    qemuBlockNamedNodeData *data;
+
+    if (!nodes)
+        return -1;
+
+    if (!(data = g_hash_table_lookup(nodes, node))) {
+        virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%s'"), node);
+        return -1;
+    }
+
+    *capacity = data->capacity;
+    return 0;
+}
+
+
+/**
+ * ferryNodeIsDirect:
+ *
+ * Returns true when the cache mode of @src makes QEMU bypass the host's page
+ * cache.
+ */
+bool
+ferryNodeIsDirect(virStorageSource *src)
+{
+    bool direct = false;
+
+    return src->cachemode != VIR_DOMAIN_DISK_CACHE_DEFAULT &&
+           qemuDomainDiskCachemodeFlags(src->cachemode, NULL, &direct, NULL) == 0 && direct;
+}

@@ -1,0 +1,29 @@
+/*
+ * node.h: QEMU's block nodes of one image
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+int ferryNodeAddStorage(virDomainObj *vm,
+                        virStorageSource *src);
+int ferryNodeAddFormat(virDomainObj *vm,
+                       virStorageSource *src,
+                       virStorageSource *backing);
+int ferryNodeAddChain(virDomainObj *vm,
+                      virStorageSource *chain);
+void ferryNodeRemove(virDomainObj *vm,
+                     virStorageSource *chain);
+int ferryNodeReopen(virDomainObj *vm,
+                    virStorageSource *src,
+                    virStorageSource *backing);
+int ferryNodeReopenStorage(virDomainObj *vm,
+                           virStorageSource *src);
+int ferryNodeCapacity(virDomainObj *vm,
+                      const char *node,
+                      unsigned long long *capacity);
+bool ferryNodeIsDirect(virStorageSource *src);

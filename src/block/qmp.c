@@ -1,0 +1,144 @@
+/*
+ * qmp.c: QMP commands that libvirt's monitor has no function for
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * They go through the monitor's pass-through, which libvirt has for
+ * qemu-monitor-command. A reply is input from QEMU: nothing in it is taken
+ * for granted.
+ */
+
+#include <config.h>
+
+#include "block/qmp.h"
+#include "qemu/qemu_monitor.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.qmp");
+
+
+/**
+ * ferryQMP:
+ * @args: arguments of @command, taken over; may be NULL
+ * @reply: what QEMU returned; may be NULL
+ *
+ * Domain locked, job held. Returns 0, or -1 with an error reported: QEMU's
+ * own words, as libvirt reports them.
+ */
+int
+ferryQMP(virDomainObj *vm,
+         const char *command,
+         virJSONValue **args,
+         virJSONValue **reply)
+{
+    g_autoptr(virJSONValue) cmd = NULL;
+    g_autoptr(virJSONValue) answer = NULL;
+    g_autoptr(virJSONValue) none = NULL;
+    g_autofree char *cmdstr = NULL;
+    g_autofree char *replystr = NULL;
+    virJSONValue *error;
+    int rc;
+
+    if (virJSONValueObjectAdd(&cmd, "s:execute", command, "A:arguments", args ? args : &none,
+                              NULL) < 0 ||
+        !(cmdstr = virJSONValueToString(cmd, false)))
+        return -1;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorArbitraryCommand(qemuDomainGetMonitor(vm), cmdstr, -1, &replystr, false);
+    qemuDomainObjExitMonitor(vm);
+
+    if (rc < 0 || !(answer = virJSONValueFromString(replystr)))
+        return -1;
+
+    if ((error = virJSONValueObjectGetObject(answer, "error"))) {
+        virReportError(VIR_ERR_INTERNAL_ERROR,
+                       _("unable to execute QEMU command '%s': %s"), command,
+                       NULLSTR(virJSONValueObjectGetString(error, "desc")));
+        return -1;
+    }
+
+    if (!virJSONValueObjectHasKey(answer, "return")) {
+        virReportError(VIR_ERR_INTERNAL_ERROR,
+                       _("QEMU's reply to '%s' has neither result nor error"), command);
+        return -1;
+    }
+
+    if (reply && virJSONValueObjectRemoveKey(answer, "return", reply) < 0)
+        return -1;
+
+    return 0;
+}
+
+
+/**
+ * ferryQMPMirror:
+ *
+ * Starts a mirror job that waits for job-finalize before it switches over and
+ * for job-dismiss before it is forgotten: between the two calls we can write
+ * down what is about to happen, and afterwards learn what did.
+ */
+int
+ferryQMPMirror(virDomainObj *vm,
+               const char *jobname,
+               const ferryMirrorParams *params)
+{
+    g_autoptr(virJSONValue) args = NULL;
+
+    if (virJSONValueObjectAdd(&args,
+                              "s:job-id", jobname,
+                              "s:device", params->source,
+                              "s:target", params->target,
+                              "s:sync", params->shallow ? "top" : "full",
+                              "S:copy-mode", params->synchronous ? "write-blocking" : NULL,
+                              "P:speed", params->bandwidth,
+                              "P:granularity", params->granularity,
+                              "P:buf-size", params->bufSize,
+                              "b:auto-finalize", false,
+                              "b:auto-dismiss", false,
+                              NULL) < 0)
+        return -1;
+
+    return ferryQMP(vm, "blockdev-mirror", &args, NULL);
+}
+
+
+/**
+ * ferryQMPDiskNode:
+ *
+ * Asks QEMU which node the frontend of @disk sits on: the one thing that tells
+ * whether a pivot happened.
+ *
+ * Returns the node's name, or NULL with an error reported.
+ */
+char *
+ferryQMPDiskNode(virDomainObj *vm,
+                 virDomainDiskDef *disk)
+{
+    g_autoptr(virJSONValue) blocks = NULL;
+    const char *qomName = QEMU_DOMAIN_DISK_PRIVATE(disk)->qomName;
+    size_t i;
+
+    if (ferryQMP(vm, "query-block", NULL, &blocks) < 0)
+        return NULL;
+
+    for (i = 0; virJSONValueIsArray(blocks) && i < virJSONValueArraySize(blocks); i++) {
+        virJSONValue *block = virJSONValueArrayGet(blocks, i);
+        virJSONValue *inserted = virJSONValueObjectGetObject(block, "inserted");
+        const char *qdev = virJSONValueObjectGetString(block, "qdev");
+        const char *node = inserted ? virJSONValueObjectGetString(inserted, "node-name") : NULL;
+
+        if (node && qdev && qomName && STREQ(qdev, qomName))
+            return g_strdup(node);
+    }
+
+    virReportError(VIR_ERR_INTERNAL_ERROR,
+                   _("QEMU does not tell which image disk '%s' of domain '%s' uses"),
+                   disk->dst, vm->def->name);
+    return NULL;
+}

@@ -1,0 +1,31 @@
+/*
+ * qmp.h: QMP commands that libvirt's monitor has no function for
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+typedef struct _ferryMirrorParams ferryMirrorParams;
+struct _ferryMirrorParams {
+    const char *source;           /* node name */
+    const char *target;           /* node name */
+    bool shallow;                 /* copy the top image only */
+    bool synchronous;             /* a guest write ends when both images have it */
+    unsigned long long bandwidth; /* bytes/s, 0: unlimited */
+    unsigned long long granularity; /* bytes, 0: QEMU chooses */
+    unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
+};
+
+int ferryQMP(virDomainObj *vm,
+             const char *command,
+             virJSONValue **args,
+             virJSONValue **reply);
+int ferryQMPMirror(virDomainObj *vm,
+                   const char *jobname,
+                   const ferryMirrorParams *params);
+char *ferryQMPDiskNode(virDomainObj *vm,
+                       virDomainDiskDef *disk);

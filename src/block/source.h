@@ -1,0 +1,24 @@
+/*
+ * source.h: storage sources as text, as configuration, and compared
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+int ferrySourceFormat(virBuffer *buf,
+                      virStorageSource *src,
+                      virDomainXMLOption *xmlopt,
+                      bool runtime);
+virStorageSource *ferrySourceParse(xmlNodePtr node,
+                                   virDomainXMLOption *xmlopt,
+                                   bool runtime);
+virStorageSource *ferrySourceAsConfig(virStorageSource *src,
+                                      virDomainXMLOption *xmlopt);
+bool ferrySourceInUse(virDomainDef *def,
+                      virStorageSource *elem,
+                      virStorageSource *except);
+bool ferrySourceIsFile(virStorageSource *src);

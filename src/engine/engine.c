@@ -1,0 +1,449 @@
+/*
+ * engine.c: the operations of all domains, and who looks after them
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Theory of operation
+ *
+ * Every domain with operations has an entry in a table, keyed by its private
+ * data since that is all one of the seams knows. The table has its own lock,
+ * taken inside the domain's; the list of operations in an entry is the
+ * domain's and under the domain's lock.
+ *
+ * Events come in the monitor's thread, which must not wait. They count, wake
+ * up the thread that carries the operation on, and when there is none hand it
+ * to a worker, which takes the domain's job.
+ *
+ * After a restart of the driver the journal brings the operations back: while
+ * the stock driver recovers its own jobs when QEMU still runs, at start-up
+ * when it does not.
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/journal.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virthreadpool.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.engine");
+
+#define FERRY_WORKERS_MAX 8
+
+static struct {
+    virMutex lock;
+    GHashTable *domains; /* qemuDomainObjPrivate * -> GPtrArray of ferryOp * */
+    virThreadPool *workers;
+    const ferryOpClass *const *classes;
+} engine = { .lock = VIR_MUTEX_INITIALIZER };
+
+typedef struct {
+    virDomainObj *vm;
+    ferryOp *op;
+} ferryWork;
+
+
+ferryOp *
+ferryOpRef(ferryOp *op)
+{
+    g_atomic_int_inc(&op->refs);
+    return op;
+}
+
+
+void
+ferryOpUnref(ferryOp *op)
+{
+    if (!op || !g_atomic_int_dec_and_test(&op->refs))
+        return;
+
+    if (op->data)
+        op->klass->dataFree(op->data);
+    g_free(op->name);
+    g_free(op);
+}
+
+
+/**
+ * ferryEngineOps:
+ *
+ * Returns the operations of @vm, or NULL when there are none. @vm is locked;
+ * the list belongs to the engine.
+ */
+GPtrArray *
+ferryEngineOps(virDomainObj *vm)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
+
+    return engine.domains ? g_hash_table_lookup(engine.domains, vm->privateData) : NULL;
+}
+
+
+static void
+ferryEngineAdd(virDomainObj *vm,
+               ferryOp *op)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
+    GPtrArray *ops = g_hash_table_lookup(engine.domains, vm->privateData);
+
+    if (!ops) {
+        ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+        g_hash_table_insert(engine.domains, vm->privateData, ops);
+    }
+
+    op->vm = vm;
+    g_ptr_array_add(ops, ferryOpRef(op));
+}
+
+
+/**
+ * ferryOpNew:
+ * @vm: domain, locked; NULL for one that is not (yet) to be looked after
+ * @name: unique among the operations of @vm
+ * @data: the class's; taken over
+ *
+ * Returns a reference; the domain holds another until ferryOpEnd.
+ */
+ferryOp *
+ferryOpNew(virDomainObj *vm,
+           const ferryOpClass *klass,
+           const char *name,
+           void *data)
+{
+    ferryOp *op = g_new0(ferryOp, 1);
+
+    op->refs = 1;
+    op->klass = klass;
+    op->name = g_strdup(name);
+    op->data = data;
+
+    if (vm) {
+        op->driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
+        ferryEngineAdd(vm, op);
+    }
+
+    return op;
+}
+
+
+/**
+ * ferryOpFind:
+ *
+ * Returns the operation @name of @vm, or NULL. @vm is locked; the reference is
+ * borrowed.
+ */
+ferryOp *
+ferryOpFind(virDomainObj *vm,
+            const char *name)
+{
+    GPtrArray *ops = ferryEngineOps(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (STREQ(op->name, name))
+            return op;
+    }
+
+    return NULL;
+}
+
+
+/**
+ * ferryOpEnd:
+ *
+ * The operation is settled: forgets it, in memory and in the journal, and
+ * wakes up who waits for it. Domain locked. The caller needs its own reference
+ * to go on using @op.
+ */
+void
+ferryOpEnd(ferryOp *op)
+{
+    virDomainObj *vm = op->vm;
+    virErrorPtr err = NULL;
+    GPtrArray *ops;
+
+    op->over = true;
+
+    if (!vm || !(ops = ferryEngineOps(vm)) || !g_ptr_array_remove(ops, op))
+        return;
+
+    virErrorPreserveLast(&err);
+    if (ferryJournalWrite(vm, false) < 0)
+        VIR_WARN("journal of domain '%s' not updated: %s",
+                 vm->def->name, virGetLastErrorMessage());
+    virErrorRestore(&err);
+
+    virDomainObjBroadcast(vm);
+}
+
+
+/**
+ * ferryOpDrive:
+ *
+ * From now on until ferryOpRelease() this thread carries @op on, also while it
+ * waits without the domain's job: events only wake it up. Domain locked and
+ * job held; @op is not driven by another thread.
+ */
+void
+ferryOpDrive(ferryOp *op)
+{
+    g_assert(!op->driven);
+    op->driven = true;
+    op->events = 0;
+}
+
+
+/**
+ * ferryOpRelease:
+ *
+ * Ends ferryOpDrive(). Events that came meanwhile may not have been looked at:
+ * a worker does.
+ */
+void
+ferryOpRelease(ferryOp *op)
+{
+    op->driven = false;
+
+    if (!op->over && op->events > 0)
+        ignore_value(ferryEngineSubmit(op));
+}
+
+
+static void
+ferryWorkRun(void *jobdata,
+             void *opaque G_GNUC_UNUSED)
+{
+    g_autofree ferryWork *work = jobdata;
+    virDomainObj *vm = work->vm;
+
+    virObjectLock(vm);
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) == 0) {
+        if (!work->op->over && !work->op->driven && virDomainObjIsActive(vm)) {
+            ferryOpDrive(work->op);
+            work->op->klass->jobChanged(work->op);
+            ferryOpRelease(work->op);
+        }
+        virDomainObjEndJob(vm);
+    } else {
+        VIR_WARN("operation '%s' of domain '%s' waits for its next event: %s",
+                 work->op->name, vm->def->name, virGetLastErrorMessage());
+    }
+
+    ferryOpUnref(work->op);
+    virDomainObjEndAPI(&vm);
+}
+
+
+/**
+ * ferryEngineSubmit:
+ *
+ * Lets a worker call jobChanged of @op. Domain locked; does not wait.
+ */
+int
+ferryEngineSubmit(ferryOp *op)
+{
+    ferryWork *work = g_new0(ferryWork, 1);
+
+    work->vm = virObjectRef(op->vm);
+    work->op = ferryOpRef(op);
+
+    if (virThreadPoolSendJob(engine.workers, 0, work) < 0) {
+        virObjectUnref(work->vm);
+        ferryOpUnref(work->op);
+        g_free(work);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryEngineJobEvent:
+ *
+ * A job of @vm changed its state. Called in the monitor's thread with @vm
+ * locked.
+ *
+ * Returns true when the job is one of ours.
+ */
+bool
+ferryEngineJobEvent(virDomainObj *vm,
+                    const char *jobname,
+                    int status)
+{
+    GPtrArray *ops;
+    size_t i;
+
+    if (!g_str_has_prefix(jobname, FERRY_JOB_PREFIX))
+        return false;
+
+    ops = ferryEngineOps(vm);
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+        g_autofree char *prefix = ferryJobName(op, "");
+
+        if (!g_str_has_prefix(jobname, prefix))
+            continue;
+
+        VIR_DEBUG("job=%s status=%d driven=%d", jobname, status, op->driven);
+        op->events++;
+
+        if (op->driven)
+            virDomainObjBroadcast(vm);
+        else
+            ignore_value(ferryEngineSubmit(op));
+    }
+
+    return true;
+}
+
+
+/**
+ * ferryEngineReconnected:
+ *
+ * The driver was restarted and found @vm's QEMU alive. Called with @vm locked
+ * and its job held. Never fails: the guest must go on whatever is wrong here.
+ */
+void
+ferryEngineReconnected(virDomainObj *vm)
+{
+    GPtrArray *ops = ferryEngineOps(vm);
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    size_t i;
+
+    /* recovery takes operations off the list */
+    for (i = 0; ops && i < ops->len; i++)
+        g_ptr_array_add(found, ferryOpRef(g_ptr_array_index(ops, i)));
+
+    for (i = 0; i < found->len; i++) {
+        ferryOp *op = g_ptr_array_index(found, i);
+
+        VIR_INFO("domain '%s': recovering operation '%s'", vm->def->name, op->name);
+        op->holdJob = true;
+        op->klass->recover(op);
+        op->holdJob = false;
+    }
+
+    virResetLastError();
+}
+
+
+/**
+ * ferryEngineStopped:
+ *
+ * The QEMU process of the domain whose private data is @priv is gone, or the
+ * domain itself is. Called with the domain locked.
+ */
+void
+ferryEngineStopped(qemuDomainObjPrivate *priv)
+{
+    GPtrArray *ops = NULL;
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        if (engine.domains)
+            ops = g_hash_table_lookup(engine.domains, priv);
+    }
+
+    if (!ops)
+        return;
+
+    while (ops->len > 0) {
+        g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, 0));
+
+        op->klass->stopped(op);
+        g_assert(op->over);
+    }
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        g_hash_table_remove(engine.domains, priv);
+    }
+}
+
+
+/* A journal found at start-up. When its domain runs, the operations wait for
+ * the driver to reconnect or to find QEMU gone; else they are settled now. */
+static void
+ferryEngineLoad(const unsigned char *uuid,
+                const char *name,
+                void *opaque)
+{
+    virQEMUDriver *driver = opaque;
+    virDomainObj *vm = virDomainObjListFindByUUID(driver->domains, uuid);
+    g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    /* not the id: that one is set when the driver has reconnected */
+    bool running = vm && vm->pid != 0;
+    size_t i;
+
+    if (ferryJournalRead(driver, uuid, engine.classes, ops) < 0)
+        goto cleanup;
+
+    for (i = 0; i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (running) {
+            ferryEngineAdd(vm, op);
+            continue;
+        }
+
+        VIR_INFO("domain '%s' does not run: settling operation '%s'",
+                 vm ? vm->def->name : name, op->name);
+        op->vm = vm;
+        op->klass->stopped(op);
+    }
+
+    if (!running)
+        ferryJournalRemove(driver, uuid);
+
+ cleanup:
+    virDomainObjEndAPI(&vm);
+}
+
+
+/**
+ * ferryEngineStart:
+ * @driver: its domains are loaded, none is reconnected yet
+ * @classes: the operations there are; ends with NULL
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryEngineStart(virQEMUDriver *driver,
+                 const ferryOpClass *const *classes)
+{
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        engine.classes = classes;
+        engine.domains = g_hash_table_new_full(NULL, NULL, NULL,
+                                               (GDestroyNotify) g_ptr_array_unref);
+    }
+
+    if (!(engine.workers = virThreadPoolNewFull(0, FERRY_WORKERS_MAX, 0, ferryWorkRun,
+                                                "ferry", NULL, NULL)))
+        return -1;
+
+    return ferryJournalForEach(driver, ferryEngineLoad, driver);
+}
+
+
+/**
+ * ferryEngineStop:
+ *
+ * The driver goes away. Operations stay in the journal and in QEMU.
+ */
+void
+ferryEngineStop(void)
+{
+    g_clear_pointer(&engine.workers, virThreadPoolFree);
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        g_clear_pointer(&engine.domains, g_hash_table_unref);
+    }
+}

@@ -1,0 +1,234 @@
+/*
+ * job.c: the QEMU jobs of an operation
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * All our jobs are started with auto-dismiss off, so that QEMU remembers how
+ * they ended until it is told that we know. Whoever wants to know asks QEMU;
+ * events only say that asking is worth while. An event that was lost, with
+ * the daemon that should have received it or otherwise, costs a second.
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virtime.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.job");
+
+#define FERRY_JOB_REQUERY_MS 1000
+#define FERRY_JOB_KILL_MS 30000
+
+
+void
+ferryJobInfoClear(ferryJobInfo *info)
+{
+    g_clear_pointer(&info->error, g_free);
+    info->status = QEMU_MONITOR_JOB_STATUS_UNKNOWN;
+}
+
+
+/**
+ * ferryJobName:
+ *
+ * Returns the name of a job of @op: its prefix tells our jobs from the stock
+ * driver's, the operation's name which operation it belongs to.
+ */
+char *
+ferryJobName(ferryOp *op,
+             const char *what)
+{
+    return g_strdup_printf(FERRY_JOB_PREFIX "%s-%s", op->name, what);
+}
+
+
+/**
+ * ferryJobQuery:
+ *
+ * Asks QEMU for the state of @jobname. Domain locked, job held.
+ *
+ * Returns 0 with @info filled, or -1 with an error reported.
+ */
+int
+ferryJobQuery(ferryOp *op,
+              const char *jobname,
+              ferryJobInfo *info)
+{
+    qemuMonitorJobInfo **jobs = NULL;
+    size_t njobs = 0;
+    size_t i;
+    int rc;
+
+    ferryJobInfoClear(info);
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
+    qemuDomainObjExitMonitor(op->vm);
+
+    for (i = 0; i < njobs; i++) {
+        if (rc == 0 && STREQ(jobs[i]->id, jobname)) {
+            info->status = jobs[i]->status;
+            info->error = g_strdup(jobs[i]->error);
+        }
+        qemuMonitorJobInfoFree(jobs[i]);
+    }
+    g_free(jobs);
+
+    return rc;
+}
+
+
+/* Sleeps until something about @op's domain changes, at most until @deadline.
+ * Lets go of the domain's job meanwhile, so that queries and an abort get in. */
+static int
+ferryJobSleep(ferryOp *op,
+              unsigned long long deadline)
+{
+    virDomainObj *vm = op->vm;
+    unsigned long long now;
+    int rc;
+
+    if (virTimeMillisNow(&now) < 0)
+        return -1;
+
+    /* whoever sees an event from now on must leave the operation to us */
+    g_assert(op->driven || op->holdJob);
+
+    if (!op->holdJob)
+        virDomainObjEndJob(vm);
+
+    rc = virDomainObjWaitUntil(vm, MIN(deadline, now + FERRY_JOB_REQUERY_MS));
+
+    /* Without the job nothing may go on. Whoever holds it does so for a
+     * bounded time, hence so do we. */
+    while (!op->holdJob && virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        VIR_WARN("still waiting for the job of domain '%s': %s",
+                 vm->def->name, virGetLastErrorMessage());
+
+    return MIN(rc, 0);
+}
+
+
+/**
+ * ferryJobWait:
+ * @jobname: job of @op
+ * @states: FERRY_JOB_STATE()s that end the wait, besides the job being unknown
+ * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
+ * @info: filled with the job's state
+ *
+ * Waits with neither the domain's lock nor (unless op->holdJob) its job held;
+ * has both again when it returns. Ends when QEMU dies.
+ *
+ * Returns 0 with @info filled, or -1 with an error reported; op->over then
+ * tells whether the operation was settled meanwhile.
+ */
+int
+ferryJobWait(ferryOp *op,
+             const char *jobname,
+             unsigned int states,
+             unsigned int timeout,
+             ferryJobInfo *info)
+{
+    unsigned long long deadline = ULLONG_MAX;
+
+    if (timeout > 0) {
+        if (virTimeMillisNow(&deadline) < 0)
+            return -1;
+        deadline += timeout;
+    }
+
+    while (true) {
+        unsigned int events = op->events;
+        unsigned long long now;
+
+        if (op->over || !virDomainObjIsActive(op->vm) ||
+            QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed) {
+            virReportError(VIR_ERR_OPERATION_FAILED,
+                           _("domain stopped while waiting for job '%s'"), jobname);
+            return -1;
+        }
+
+        if (ferryJobQuery(op, jobname, info) < 0)
+            return -1;
+
+        if (info->status == QEMU_MONITOR_JOB_STATUS_UNKNOWN ||
+            (states & (1U << info->status)))
+            return 0;
+
+        if (virTimeMillisNow(&now) < 0)
+            return -1;
+
+        if (now >= deadline) {
+            virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                           _("job '%s' of domain '%s' did not get on within %u ms"),
+                           jobname, op->vm->def->name, timeout);
+            return -1;
+        }
+
+        if (events == op->events && ferryJobSleep(op, deadline) < 0)
+            return -1;
+    }
+}
+
+
+/**
+ * ferryJobDismiss:
+ *
+ * Lets QEMU forget a concluded job. Failure is not reported: a job that is
+ * already gone is what was wanted.
+ */
+void
+ferryJobDismiss(ferryOp *op,
+                const char *jobname)
+{
+    g_auto(ferryJobInfo) info = { 0 };
+
+    if (ferryJobQuery(op, jobname, &info) == 0 &&
+        info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
+        qemuDomainObjEnterMonitor(op->vm);
+        ignore_value(qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname));
+        qemuDomainObjExitMonitor(op->vm);
+    }
+
+    virResetLastError();
+}
+
+
+/**
+ * ferryJobKill:
+ *
+ * Makes sure that QEMU knows no job @jobname any more: cancels it by force,
+ * waits for its end and dismisses it.
+ *
+ * Returns 0, or -1 with an error reported when it would not end.
+ */
+int
+ferryJobKill(ferryOp *op,
+             const char *jobname)
+{
+    g_auto(ferryJobInfo) info = { 0 };
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return -1;
+
+    if (info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN &&
+        info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
+        qemuDomainObjEnterMonitor(op->vm);
+        /* fails when the job concluded just now: the wait tells */
+        ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, true));
+        qemuDomainObjExitMonitor(op->vm);
+        virResetLastError();
+
+        if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_JOB_KILL_MS, &info) < 0)
+            return -1;
+    }
+
+    ferryJobDismiss(op, jobname);
+    return 0;
+}

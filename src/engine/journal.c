@@ -1,0 +1,382 @@
+/*
+ * journal.c: what the operations of a domain may have done, on disk
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * One file a domain, replaced as a whole before any step acts. It says for
+ * each operation which steps may have acted, and what is needed to take them
+ * back. Since undo looks before it acts, "may have" is enough.
+ *
+ * The files live beside the QEMU driver's lib folder, not in it: that one
+ * belongs to the user QEMU runs as, and a guest that breaks out of QEMU must
+ * not be able to choose which files the driver removes. They are not under
+ * /run because files that were created outlive a host crash.
+ */
+
+#include <config.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "engine/engine.h"
+#include "engine/journal.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+#include "virstring.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.journal");
+
+#define FERRY_JOURNAL_VERSION 1
+#define FERRY_JOURNAL_SUFFIX ".xml"
+#define FERRY_JOURNAL_SIZE_MAX (16 * 1024 * 1024)
+
+
+static char *
+ferryJournalDir(virQEMUDriver *driver)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    g_autofree char *parent = g_path_get_dirname(cfg->libDir);
+
+    return g_strdup_printf("%s/ferry", parent);
+}
+
+
+static char *
+ferryJournalPath(virQEMUDriver *driver,
+                 const unsigned char *uuid)
+{
+    g_autofree char *dir = ferryJournalDir(driver);
+    char uuidstr[VIR_UUID_STRING_BUFLEN];
+
+    virUUIDFormat(uuid, uuidstr);
+
+    return g_strdup_printf("%s/%s" FERRY_JOURNAL_SUFFIX, dir, uuidstr);
+}
+
+
+static int
+ferryJournalFormatOp(ferryOp *op,
+                     virBuffer *buf)
+{
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+    size_t i;
+
+    virBufferEscapeString(&attrs, " type='%s'", op->klass->name);
+    virBufferEscapeString(&attrs, " name='%s'", op->name);
+
+    for (i = 0; op->klass->plans[i]; i++) {
+        if (op->progress[i] == 0)
+            continue;
+        virBufferAsprintf(&children, "<plan name='%s' steps='%zu' last='%s'/>\n",
+                          op->klass->plans[i]->name, op->progress[i],
+                          op->klass->plans[i]->steps[op->progress[i] - 1].name);
+    }
+
+    if (op->klass->format(op, &children) < 0)
+        return -1;
+
+    virXMLFormatElement(buf, "operation", &attrs, &children);
+    return 0;
+}
+
+
+/* The name of a file that was just renamed or removed is on the disk once its
+ * folder is. */
+static int
+ferryJournalSyncDir(const char *dir)
+{
+    VIR_AUTOCLOSE fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0 || g_fsync(fd) < 0) {
+        virReportSystemError(errno, _("cannot write journal folder '%s' to disk"), dir);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* Neither virFileRewrite() nor GLib can replace a file atomically without
+ * waiting for the disk, and most steps need not: their effects end with QEMU,
+ * which does not outlive the host. */
+static int
+ferryJournalStore(const char *path,
+                  const char *text,
+                  bool durable)
+{
+    g_autofree char *dir = g_path_get_dirname(path);
+    g_autofree char *tmp = g_strdup_printf("%s.new", path);
+    VIR_AUTOCLOSE fd = -1;
+
+    if (g_mkdir_with_parents(dir, 0700) < 0) {
+        virReportSystemError(errno, _("cannot create journal folder '%s'"), dir);
+        return -1;
+    }
+
+    if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
+        safewrite(fd, text, strlen(text)) < 0 ||
+        (durable && g_fsync(fd) < 0) ||
+        rename(tmp, path) < 0) {
+        virReportSystemError(errno, _("cannot write journal '%s'; free some space there, "
+                                      "nothing is changed without it"), path);
+        if (fd >= 0)
+            unlink(tmp);
+        return -1;
+    }
+
+    return durable ? ferryJournalSyncDir(dir) : 0;
+}
+
+
+/**
+ * ferryJournalWrite:
+ * @vm: domain, locked; NULL for operations whose domain is gone
+ * @durable: the journal must survive a crash of the host, not only ours
+ *
+ * Replaces the journal of @vm by what its operations say now, atomically;
+ * removes it when there is none left.
+ *
+ * Returns 0, or -1 with an error reported and the old journal in place.
+ */
+int
+ferryJournalWrite(virDomainObj *vm,
+                  bool durable)
+{
+    g_auto(virBuffer) buf = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(&buf);
+    g_autofree char *path = NULL;
+    GPtrArray *ops;
+    char uuidstr[VIR_UUID_STRING_BUFLEN];
+    size_t i;
+
+    if (!vm)
+        return 0;
+
+    ops = ferryEngineOps(vm);
+
+    if (!ops || ops->len == 0) {
+        ferryJournalRemove(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid);
+        return 0;
+    }
+
+    virUUIDFormat(vm->def->uuid, uuidstr);
+    virBufferAsprintf(&attrs, " version='%d'", FERRY_JOURNAL_VERSION);
+    virBufferEscapeString(&attrs, " name='%s'", vm->def->name);
+    virBufferAsprintf(&attrs, " uuid='%s'", uuidstr);
+
+    for (i = 0; i < ops->len; i++) {
+        if (ferryJournalFormatOp(g_ptr_array_index(ops, i), &children) < 0)
+            return -1;
+    }
+
+    virXMLFormatElement(&buf, "ferry", &attrs, &children);
+    path = ferryJournalPath(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid);
+
+    return ferryJournalStore(path, virBufferCurrentContent(&buf), durable);
+}
+
+
+void
+ferryJournalRemove(virQEMUDriver *driver,
+                   const unsigned char *uuid)
+{
+    g_autofree char *path = ferryJournalPath(driver, uuid);
+
+    if (unlink(path) < 0 && errno != ENOENT)
+        VIR_WARN("cannot remove journal '%s': %s", path, g_strerror(errno));
+}
+
+
+static int
+ferryJournalParsePlans(ferryOp *op,
+                       xmlXPathContextPtr ctxt)
+{
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./plan", ctxt, &nodes);
+    int i;
+
+    if (n < 0)
+        return -1;
+
+    for (i = 0; i < n; i++) {
+        g_autofree char *name = virXMLPropStringRequired(nodes[i], "name");
+        unsigned int steps;
+        size_t p;
+        size_t s;
+
+        if (!name ||
+            virXMLPropUInt(nodes[i], "steps", 10, VIR_XML_PROP_REQUIRED, &steps) < 0)
+            return -1;
+
+        for (p = 0; op->klass->plans[p] && STRNEQ(op->klass->plans[p]->name, name); p++)
+            ;
+
+        for (s = 0; op->klass->plans[p] && s < steps && op->klass->plans[p]->steps[s].name; s++)
+            ;
+
+        if (!op->klass->plans[p] || s < steps) {
+            virReportError(VIR_ERR_XML_DETAIL,
+                           _("unknown plan '%s' or too many steps (%u) in operation '%s'"),
+                           name, steps, op->name);
+            return -1;
+        }
+
+        op->progress[p] = steps;
+    }
+
+    return 0;
+}
+
+
+static ferryOp *
+ferryJournalParseOp(virQEMUDriver *driver,
+                    const ferryOpClass *const *classes,
+                    xmlNodePtr node,
+                    xmlXPathContextPtr ctxt)
+{
+    VIR_XPATH_NODE_AUTORESTORE(ctxt)
+    g_autoptr(ferryOp) op = NULL;
+    g_autofree char *type = virXMLPropStringRequired(node, "type");
+    g_autofree char *name = virXMLPropStringRequired(node, "name");
+
+    if (!type || !name)
+        return NULL;
+
+    while (*classes && STRNEQ((*classes)->name, type))
+        classes++;
+
+    if (!*classes) {
+        virReportError(VIR_ERR_XML_DETAIL, _("unknown operation type '%s'"), type);
+        return NULL;
+    }
+
+    ctxt->node = node;
+    op = ferryOpNew(NULL, *classes, name, NULL);
+    op->driver = driver;
+
+    if (ferryJournalParsePlans(op, ctxt) < 0 ||
+        !(op->data = op->klass->parse(driver, ctxt)))
+        return NULL;
+
+    return g_steal_pointer(&op);
+}
+
+
+static int
+ferryJournalParse(virQEMUDriver *driver,
+                  const char *path,
+                  const ferryOpClass *const *classes,
+                  GPtrArray *ops)
+{
+    g_autoptr(xmlDoc) xml = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    g_autofree xmlNodePtr *nodes = NULL;
+    g_autofree char *text = NULL;
+    unsigned int version;
+    int n;
+    int i;
+
+    if (virFileReadAll(path, FERRY_JOURNAL_SIZE_MAX, &text) < 0 ||
+        !(xml = virXMLParse(NULL, text, _("(operation journal)"), "ferry", &ctxt, NULL, false)) ||
+        virXMLPropUInt(ctxt->node, "version", 10, VIR_XML_PROP_REQUIRED, &version) < 0)
+        return -1;
+
+    if (version > FERRY_JOURNAL_VERSION) {
+        virReportError(VIR_ERR_XML_DETAIL, _("journal version %u is newer than %d"),
+                       version, FERRY_JOURNAL_VERSION);
+        return -1;
+    }
+
+    if ((n = virXPathNodeSet("./operation", ctxt, &nodes)) < 0)
+        return -1;
+
+    for (i = 0; i < n; i++) {
+        ferryOp *op = ferryJournalParseOp(driver, classes, nodes[i], ctxt);
+
+        if (!op)
+            return -1;
+        g_ptr_array_add(ops, op);
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryJournalRead:
+ * @classes: the operations there are; ends with NULL
+ * @ops: filled with what the journal holds
+ *
+ * A journal that cannot be understood must keep neither the driver from
+ * starting nor the guest from running: it is renamed to *.bad, and the log
+ * says what to check.
+ *
+ * Returns 0 (also when there is no journal), or -1.
+ */
+int
+ferryJournalRead(virQEMUDriver *driver,
+                 const unsigned char *uuid,
+                 const ferryOpClass *const *classes,
+                 GPtrArray *ops)
+{
+    g_autofree char *path = ferryJournalPath(driver, uuid);
+    g_autofree char *bad = g_strdup_printf("%s.bad", path);
+
+    if (!virFileExists(path))
+        return 0;
+
+    if (ferryJournalParse(driver, path, classes, ops) == 0)
+        return 0;
+
+    VIR_ERROR(_("journal '%s' cannot be understood (%s) and was set aside as '%s'; "
+                "look there for images and jobs that may be left over"),
+              path, virGetLastErrorMessage(), bad);
+    virResetLastError();
+    g_ptr_array_set_size(ops, 0);
+
+    if (rename(path, bad) < 0)
+        VIR_ERROR(_("cannot rename journal '%s': %s"), path, g_strerror(errno));
+
+    return -1;
+}
+
+
+/**
+ * ferryJournalForEach:
+ *
+ * Calls @reader with the UUID of every domain that has a journal. @reader may
+ * remove it.
+ */
+int
+ferryJournalForEach(virQEMUDriver *driver,
+                    ferryJournalReader reader,
+                    void *opaque)
+{
+    g_autofree char *path = ferryJournalDir(driver);
+    g_autoptr(DIR) dir = NULL;
+    struct dirent *entry;
+    int rc;
+
+    if ((rc = virDirOpenIfExists(&dir, path)) <= 0)
+        return rc;
+
+    while ((rc = virDirRead(dir, &entry, path)) > 0) {
+        g_autofree char *name = g_strdup(entry->d_name);
+        unsigned char uuid[VIR_UUID_BUFLEN];
+
+        if (virStringStripSuffix(name, FERRY_JOURNAL_SUFFIX) &&
+            virUUIDParse(name, uuid) == 0)
+            reader(uuid, name, opaque);
+    }
+
+    return rc;
+}

@@ -1,0 +1,128 @@
+/*
+ * op.h: operations, plans and steps
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * An operation is what a user asked for (copy disk vda). It is carried out by
+ * plans; a plan is an array of steps; a step knows how to act and how to take
+ * back what it did. The engine writes to the domain's journal which step it
+ * is about to take, takes it, and on failure undoes backwards. Nothing here
+ * knows what a disk is.
+ */
+
+#pragma once
+
+#include "qemu/qemu_conf.h"
+#include "qemu/qemu_domain.h"
+
+typedef struct _ferryOp ferryOp;
+typedef struct _ferryOpClass ferryOpClass;
+
+/* What ferryStep.run returns besides 0. */
+typedef enum {
+    FERRY_STEP_FAILED = -1,  /* error reported; undo this step and those before */
+    FERRY_STEP_UNKNOWN = -2, /* error reported; what QEMU did is not known, or the
+                              * step lies behind the point of no return: leave
+                              * everything to recovery */
+} ferryStepError;
+
+typedef struct _ferryStep ferryStep;
+struct _ferryStep {
+    const char *name; /* stable: written to the journal */
+
+    /* Called with the domain locked and its modify job held. Both may be let
+     * go of while waiting (ferryJobWait): look at op->over afterwards. */
+    int (*run)(ferryOp *op);
+
+    /* Idempotent: also called when run() failed half-way, or when nobody knows
+     * whether it ran. Observes before it acts. Reports no error. NULL when
+     * there is nothing to take back. */
+    void (*undo)(ferryOp *op);
+
+    /* The step leaves something behind that outlives the host (a file, a
+     * pivot): its journal entry is on the disk before the step acts. */
+    bool durable;
+};
+
+typedef struct _ferryPlan ferryPlan;
+struct _ferryPlan {
+    const char *name;       /* stable: written to the journal */
+    const ferryStep *steps; /* ends with a nameless step */
+};
+
+#define FERRY_PLANS_MAX 4
+
+struct _ferryOpClass {
+    const char *name;              /* stable: written to the journal */
+    const ferryPlan *const *plans; /* ends with NULL; at most FERRY_PLANS_MAX */
+
+    /* What undo and recovery need, as children of the journal's element. */
+    int (*format)(ferryOp *op, virBuffer *buf);
+    void *(*parse)(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
+    void (*dataFree)(void *data);
+
+    /* A job of the operation changed its state and nobody waits for it.
+     * Domain locked, modify job held, QEMU runs. */
+    void (*jobChanged)(ferryOp *op);
+
+    /* The driver came back and QEMU still runs. Domain locked, job held by
+     * the reconnecting thread: must not wait for long (op->holdJob is set). */
+    void (*recover)(ferryOp *op);
+
+    /* QEMU is gone. Domain locked, no monitor. @op->vm is NULL when even the
+     * domain is gone. Must end the operation. */
+    void (*stopped)(ferryOp *op);
+};
+
+struct _ferryOp {
+    int refs; /* atomic */
+    const ferryOpClass *klass;
+    virQEMUDriver *driver;
+    virDomainObj *vm;   /* not a reference: an operation ends before its domain */
+    char *name;         /* unique in the domain; also the stem of its QEMU jobs */
+    void *data;         /* the class's */
+
+    size_t progress[FERRY_PLANS_MAX]; /* per plan: steps that may have acted */
+
+    bool over;            /* ended: nothing may be done with it any more */
+    bool holdJob;         /* waiting must not let go of the domain's job */
+    bool driven;          /* a thread is carrying it on: events only wake it up */
+    unsigned int events;  /* counts job events, so that none is missed */
+};
+
+ferryOp *ferryOpRef(ferryOp *op);
+void ferryOpUnref(ferryOp *op);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryOp, ferryOpUnref);
+
+ferryOp *ferryOpNew(virDomainObj *vm,
+                    const ferryOpClass *klass,
+                    const char *name,
+                    void *data);
+ferryOp *ferryOpFind(virDomainObj *vm,
+                     const char *name);
+void ferryOpEnd(ferryOp *op);
+void ferryOpDrive(ferryOp *op);
+void ferryOpRelease(ferryOp *op);
+
+size_t *ferryPlanProgress(ferryOp *op,
+                          const ferryPlan *plan);
+bool ferryPlanReached(ferryOp *op,
+                      const ferryPlan *plan,
+                      const char *step);
+bool ferryPlanDone(ferryOp *op,
+                   const ferryPlan *plan);
+int ferryPlanRun(ferryOp *op,
+                 const ferryPlan *plan);
+int ferryPlanResume(ferryOp *op,
+                    const ferryPlan *plan);
+void ferryPlanUndo(ferryOp *op,
+                   const ferryPlan *plan);
+
+/* Exported, so that the tests can stand between the engine and a step. */
+int ferryStepRun(ferryOp *op,
+                 const ferryPlan *plan,
+                 const ferryStep *step) G_NO_INLINE;
+void ferryStepUndo(ferryOp *op,
+                   const ferryPlan *plan,
+                   const ferryStep *step) G_NO_INLINE;

@@ -1,0 +1,191 @@
+/*
+ * plan.c: run the steps of a plan, or take them back
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "engine/journal.h"
+#include "engine/op.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.plan");
+
+
+/**
+ * ferryPlanProgress:
+ *
+ * Returns where @op counts the steps of @plan that may have acted. @plan must
+ * be one of the plans of @op's class.
+ */
+size_t *
+ferryPlanProgress(ferryOp *op,
+                  const ferryPlan *plan)
+{
+    size_t i;
+
+    for (i = 0; op->klass->plans[i] != plan; i++)
+        g_assert(op->klass->plans[i]);
+
+    return &op->progress[i];
+}
+
+
+/**
+ * ferryPlanReached:
+ *
+ * Returns true when @step of @plan, and so all steps before it, may have acted.
+ */
+bool
+ferryPlanReached(ferryOp *op,
+                 const ferryPlan *plan,
+                 const char *step)
+{
+    size_t done = *ferryPlanProgress(op, plan);
+    size_t i;
+
+    for (i = 0; i < done; i++) {
+        if (STREQ(plan->steps[i].name, step))
+            return true;
+    }
+
+    return false;
+}
+
+
+/**
+ * ferryPlanDone:
+ *
+ * Returns true when the last step of @plan was at least begun.
+ */
+bool
+ferryPlanDone(ferryOp *op,
+              const ferryPlan *plan)
+{
+    return !plan->steps[*ferryPlanProgress(op, plan)].name;
+}
+
+
+int
+ferryStepRun(ferryOp *op,
+             const ferryPlan *plan,
+             const ferryStep *step)
+{
+    VIR_DEBUG("op=%s plan=%s step=%s", op->name, plan->name, step->name);
+
+    return step->run(op);
+}
+
+
+void
+ferryStepUndo(ferryOp *op,
+              const ferryPlan *plan,
+              const ferryStep *step)
+{
+    VIR_DEBUG("op=%s plan=%s undo step=%s", op->name, plan->name, step->name);
+
+    if (step->undo)
+        step->undo(op);
+}
+
+
+static int
+ferryPlanRunFrom(ferryOp *op,
+                 const ferryPlan *plan,
+                 size_t first)
+{
+    size_t *progress = ferryPlanProgress(op, plan);
+    size_t i;
+
+    for (i = first; plan->steps[i].name; i++) {
+        const ferryStep *step = &plan->steps[i];
+        virErrorPtr err = NULL;
+        int rc;
+
+        *progress = i + 1;
+
+        if ((rc = ferryJournalWrite(op->vm, step->durable)) == 0)
+            rc = ferryStepRun(op, plan, step);
+
+        if (rc == 0)
+            continue;
+
+        /* QEMU died while the step waited, and the operation was settled */
+        if (op->over || rc == FERRY_STEP_UNKNOWN)
+            return -1;
+
+        virErrorPreserveLast(&err);
+        ferryPlanUndo(op, plan);
+        virErrorRestore(&err);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryPlanRun:
+ *
+ * Takes the steps of @plan in order. When one fails, it and those before it
+ * are undone backwards and the first error is the one reported; when one ends
+ * with FERRY_STEP_UNKNOWN nothing is undone.
+ *
+ * The domain is locked and its modify job held by the caller. The caller ends
+ * the operation: neither success nor failure of a plan does.
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryPlanRun(ferryOp *op,
+             const ferryPlan *plan)
+{
+    return ferryPlanRunFrom(op, plan, 0);
+}
+
+
+/**
+ * ferryPlanResume:
+ *
+ * Goes on with @plan where it was left: the last step that may have acted is
+ * taken again. Steps that are resumed must stand that.
+ */
+int
+ferryPlanResume(ferryOp *op,
+                const ferryPlan *plan)
+{
+    size_t done = *ferryPlanProgress(op, plan);
+
+    return ferryPlanRunFrom(op, plan, done ? done - 1 : 0);
+}
+
+
+/**
+ * ferryPlanUndo:
+ *
+ * Takes back all steps of @plan that may have acted, last one first. Any error
+ * reported on the way is dropped: an undo has nobody to report to, and what it
+ * could not remove is in the log.
+ */
+void
+ferryPlanUndo(ferryOp *op,
+              const ferryPlan *plan)
+{
+    size_t *progress = ferryPlanProgress(op, plan);
+
+    while (*progress > 0 && !op->over) {
+        ferryStepUndo(op, plan, &plan->steps[*progress - 1]);
+        (*progress)--;
+    }
+
+    if (!op->over && ferryJournalWrite(op->vm, false) < 0)
+        VIR_WARN("journal of domain '%s' not updated after undo: %s",
+                 op->vm ? op->vm->def->name : op->name, virGetLastErrorMessage());
+
+    virResetLastError();
+}

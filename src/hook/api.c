@@ -1,0 +1,334 @@
+/*
+ * api.c: our entries of the QEMU driver's API table
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Every entry checks its flags, finds the domain, asks the access driver, and
+ * then does the work, or hands the call to the stock entry it has replaced:
+ * whoever owns the job on the disk is the one to answer for it.
+ */
+
+#include <config.h>
+
+#include "datatypes.h"
+#include "hook/api.h"
+#include "ops/copy.h"
+#include "viraccessapicheck.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virtypedparam.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.api");
+
+static virHypervisorDriver stock;
+
+
+/* MiB/s, as the older calls count, to bytes/s. */
+static int
+ferryApiBandwidth(unsigned long bandwidth,
+                     bool bytes,
+                     unsigned long long *result)
+{
+    *result = bandwidth;
+
+    if (bytes)
+        return 0;
+
+    if (bandwidth > LLONG_MAX >> 20) {
+        virReportError(VIR_ERR_OVERFLOW,
+                       _("bandwidth must be less than %llu"), LLONG_MAX >> 20);
+        return -1;
+    }
+
+    *result <<= 20;
+    return 0;
+}
+
+
+static int
+ferryApiCopy(virDomainObj *vm,
+                const ferryCopyRequest *req)
+{
+    int ret;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        return -1;
+
+    ret = ferryCopyStart(vm, req);
+    virDomainObjEndJob(vm);
+
+    return ret;
+}
+
+
+static int
+ferryApiCopyParams(virTypedParameterPtr params,
+                      int nparams,
+                      ferryCopyRequest *req)
+{
+    if (virTypedParamsValidate(params, nparams,
+                               VIR_DOMAIN_BLOCK_COPY_BANDWIDTH, VIR_TYPED_PARAM_ULLONG,
+                               VIR_DOMAIN_BLOCK_COPY_GRANULARITY, VIR_TYPED_PARAM_UINT,
+                               VIR_DOMAIN_BLOCK_COPY_BUF_SIZE, VIR_TYPED_PARAM_ULLONG,
+                               NULL) < 0 ||
+        virTypedParamsGetULLong(params, nparams, VIR_DOMAIN_BLOCK_COPY_BANDWIDTH,
+                                &req->bandwidth) < 0 ||
+        virTypedParamsGetUInt(params, nparams, VIR_DOMAIN_BLOCK_COPY_GRANULARITY,
+                              &req->granularity) < 0 ||
+        virTypedParamsGetULLong(params, nparams, VIR_DOMAIN_BLOCK_COPY_BUF_SIZE,
+                                &req->bufSize) < 0)
+        return -1;
+
+    if ((req->granularity & (req->granularity - 1)) != 0) {
+        virReportError(VIR_ERR_INVALID_ARG, "%s", _("granularity must be power of 2"));
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryDomainBlockCopy(virDomainPtr dom,
+                     const char *path,
+                     const char *destxml,
+                     virTypedParameterPtr params,
+                     int nparams,
+                     unsigned int flags)
+{
+    virQEMUDriver *driver = dom->conn->privateData;
+    g_autoptr(virStorageSource) target = NULL;
+    ferryCopyRequest req = { .path = path, .flags = flags };
+    virDomainObj *vm;
+    int ret = -1;
+
+    virCheckFlags(VIR_DOMAIN_BLOCK_COPY_SHALLOW |
+                  VIR_DOMAIN_BLOCK_COPY_REUSE_EXT |
+                  VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB |
+                  VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (virDomainBlockCopyEnsureACL(dom->conn, vm->def) == 0 &&
+        ferryApiCopyParams(params, nparams, &req) == 0 &&
+        (target = virDomainDiskDefParseSource(destxml, driver->xmlopt,
+                                              VIR_DOMAIN_DEF_PARSE_INACTIVE))) {
+        req.target = target;
+        ret = ferryApiCopy(vm, &req);
+    }
+
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+/* The target of a copy by path, as virDomainBlockRebase describes it. */
+static virStorageSource *
+ferryApiRebaseTarget(const char *base,
+                        unsigned int flags)
+{
+    g_autoptr(virStorageSource) target = virStorageSourceNew();
+
+    if (flags & VIR_DOMAIN_BLOCK_REBASE_RELATIVE) {
+        virReportError(VIR_ERR_ARGUMENT_UNSUPPORTED, "%s",
+                       _("Relative backing during copy not supported yet"));
+        return NULL;
+    }
+
+    target->path = g_strdup(base);
+    target->type = flags & VIR_DOMAIN_BLOCK_REBASE_COPY_DEV ? VIR_STORAGE_TYPE_BLOCK :
+                                                              VIR_STORAGE_TYPE_FILE;
+    if (flags & VIR_DOMAIN_BLOCK_REBASE_COPY_RAW)
+        target->format = VIR_STORAGE_FILE_RAW;
+
+    return g_steal_pointer(&target);
+}
+
+
+static int
+ferryDomainBlockRebase(virDomainPtr dom,
+                       const char *path,
+                       const char *base,
+                       unsigned long bandwidth,
+                       unsigned int flags)
+{
+    g_autoptr(virStorageSource) target = NULL;
+    ferryCopyRequest req = { .path = path, .keepLabel = true };
+    virDomainObj *vm;
+    int ret = -1;
+
+    /* a pull: the stock driver checks the rest */
+    if (!(flags & VIR_DOMAIN_BLOCK_REBASE_COPY))
+        return stock.domainBlockRebase(dom, path, base, bandwidth, flags);
+
+    virCheckFlags(VIR_DOMAIN_BLOCK_REBASE_SHALLOW |
+                  VIR_DOMAIN_BLOCK_REBASE_REUSE_EXT |
+                  VIR_DOMAIN_BLOCK_REBASE_COPY |
+                  VIR_DOMAIN_BLOCK_REBASE_COPY_RAW |
+                  VIR_DOMAIN_BLOCK_REBASE_RELATIVE |
+                  VIR_DOMAIN_BLOCK_REBASE_COPY_DEV |
+                  VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (flags & VIR_DOMAIN_BLOCK_REBASE_SHALLOW)
+        req.flags |= VIR_DOMAIN_BLOCK_COPY_SHALLOW;
+    if (flags & VIR_DOMAIN_BLOCK_REBASE_REUSE_EXT)
+        req.flags |= VIR_DOMAIN_BLOCK_COPY_REUSE_EXT;
+
+    if (virDomainBlockRebaseEnsureACL(dom->conn, vm->def) == 0 &&
+        ferryApiBandwidth(bandwidth, flags & VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES,
+                             &req.bandwidth) == 0 &&
+        (target = ferryApiRebaseTarget(base, flags))) {
+        req.target = target;
+        ret = ferryApiCopy(vm, &req);
+    }
+
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+static int
+ferryDomainBlockJobAbort(virDomainPtr dom,
+                         const char *path,
+                         unsigned int flags)
+{
+    bool async = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC;
+    bool ours = false;
+    virDomainObj *vm;
+    ferryOp *op;
+    int ret = -1;
+
+    virCheckFlags(VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC |
+                  VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (virDomainBlockJobAbortEnsureACL(dom->conn, vm->def) < 0 ||
+        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        goto cleanup;
+
+    if (virDomainObjIsActive(vm) && (op = ferryCopyFind(vm, path))) {
+        g_autoptr(ferryOp) ref = ferryOpRef(op);
+
+        ours = true;
+        ret = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT ? ferryCopyPivot(op, async) :
+                                                         ferryCopyAbort(op, async);
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (!ours) {
+        virDomainObjEndAPI(&vm);
+        return stock.domainBlockJobAbort(dom, path, flags);
+    }
+
+ cleanup:
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+static int
+ferryDomainGetBlockJobInfo(virDomainPtr dom,
+                           const char *path,
+                           virDomainBlockJobInfoPtr info,
+                           unsigned int flags)
+{
+    bool ours = false;
+    virDomainObj *vm;
+    ferryOp *op;
+    int ret = -1;
+
+    virCheckFlags(VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (virDomainGetBlockJobInfoEnsureACL(dom->conn, vm->def) < 0 ||
+        virDomainObjBeginJob(vm, VIR_JOB_QUERY) < 0)
+        goto cleanup;
+
+    if (virDomainObjIsActive(vm) && (op = ferryCopyFind(vm, path))) {
+        ours = true;
+        ret = ferryCopyInfo(op, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (!ours) {
+        virDomainObjEndAPI(&vm);
+        return stock.domainGetBlockJobInfo(dom, path, info, flags);
+    }
+
+ cleanup:
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+static int
+ferryDomainBlockJobSetSpeed(virDomainPtr dom,
+                            const char *path,
+                            unsigned long bandwidth,
+                            unsigned int flags)
+{
+    unsigned long long speed;
+    bool ours = false;
+    virDomainObj *vm;
+    ferryOp *op;
+    int ret = -1;
+
+    virCheckFlags(VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES, -1);
+
+    if (ferryApiBandwidth(bandwidth, flags & VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES,
+                             &speed) < 0 ||
+        !(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (virDomainBlockJobSetSpeedEnsureACL(dom->conn, vm->def) < 0 ||
+        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        goto cleanup;
+
+    if (virDomainObjIsActive(vm) && (op = ferryCopyFind(vm, path))) {
+        ours = true;
+        ret = ferryCopySetSpeed(op, speed);
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (!ours) {
+        virDomainObjEndAPI(&vm);
+        return stock.domainBlockJobSetSpeed(dom, path, bandwidth, flags);
+    }
+
+ cleanup:
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+/**
+ * ferryApiInstall:
+ *
+ * Replaces entries of @table, the QEMU driver's, and keeps the stock ones to
+ * delegate to. Called once, before the driver is registered.
+ */
+void
+ferryApiInstall(virHypervisorDriver *table)
+{
+    stock = *table;
+
+    table->domainBlockCopy = ferryDomainBlockCopy; /* 1.2.9 */
+    table->domainBlockRebase = ferryDomainBlockRebase; /* 0.9.10 */
+    table->domainBlockJobAbort = ferryDomainBlockJobAbort; /* 0.9.4 */
+    table->domainGetBlockJobInfo = ferryDomainGetBlockJobInfo; /* 0.9.4 */
+    table->domainBlockJobSetSpeed = ferryDomainBlockJobSetSpeed; /* 0.9.4 */
+}

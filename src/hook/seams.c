@@ -1,0 +1,153 @@
+/*
+ * seams.c: where Ferry meets the unmodified QEMU driver
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The module is the stock driver's objects and ours, linked so that calls of
+ * the functions below from the stock objects end up here (ld --wrap). Nothing
+ * outside this folder knows that libvirt is being extended.
+ */
+
+#include <config.h>
+
+#include "driver.h"
+#include "engine/engine.h"
+#include "hook/api.h"
+#include "hook/version.h"
+#include "ops/copy.h"
+#include "qemu/qemu_blockjob.h"
+#include "qemu/qemu_monitor.h"
+#include "qemu/qemu_process.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.seams");
+
+/* Declares a seam: the function that takes calls, and the one it stands for. */
+#define FERRY_SEAM(type, name, ...) \
+    type __real_##name(__VA_ARGS__); \
+    type __wrap_##name(__VA_ARGS__)
+
+FERRY_SEAM(int, virRegisterConnectDriver, virConnectDriver *driver, bool setSharedDrivers);
+FERRY_SEAM(int, virRegisterStateDriver, virStateDriver *driver);
+FERRY_SEAM(void, qemuProcessReconnectAll, virQEMUDriver *driver);
+FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceDef *config,
+           GMainContext *context, qemuMonitorCallbacks *cb);
+FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
+FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
+
+static const ferryOpClass *const ferryClasses[] = {
+    &ferryCopyClass,
+    NULL,
+};
+
+static virStateDriver stockState;
+static qemuMonitorCallbacks stockCallbacks;
+
+
+/* The API table is handed over here, before anyone can call through it. */
+int
+__wrap_virRegisterConnectDriver(virConnectDriver *driver,
+                                bool setSharedDrivers)
+{
+    ferryApiInstall(driver->hypervisorDriver);
+
+    return __real_virRegisterConnectDriver(driver, setSharedDrivers);
+}
+
+
+static int
+ferryStateCleanup(void)
+{
+    ferryEngineStop();
+
+    return stockState.stateCleanup();
+}
+
+
+/* The engine's threads must end before the driver they use is freed. */
+int
+__wrap_virRegisterStateDriver(virStateDriver *driver)
+{
+    stockState = *driver;
+    driver->stateCleanup = ferryStateCleanup;
+
+    return __real_virRegisterStateDriver(driver);
+}
+
+
+/* All domains are loaded and none is reconnected: the journals are read now,
+ * so that whatever the stock driver finds of a domain, we know of it too. */
+void
+__wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
+{
+    VIR_INFO("Ferry " FERRY_VERSION " for libvirt " FERRY_LIBVIRT_VERSION);
+
+    if (ferryEngineStart(driver, ferryClasses) < 0)
+        VIR_ERROR(_("operations of an earlier run may not be settled: %s"),
+                  virGetLastErrorMessage());
+
+    __real_qemuProcessReconnectAll(driver);
+}
+
+
+static void
+ferryJobStatusChange(qemuMonitor *mon,
+                     virDomainObj *vm,
+                     const char *jobname,
+                     int status)
+{
+    bool ours;
+
+    virObjectLock(vm);
+    ours = ferryEngineJobEvent(vm, jobname, status);
+    virObjectUnlock(vm);
+
+    if (!ours)
+        stockCallbacks.jobStatusChange(mon, vm, jobname, status);
+}
+
+
+/* Events of our jobs, which the stock driver does not know, come to us. */
+qemuMonitor *
+__wrap_qemuMonitorOpen(virDomainObj *vm,
+                       virDomainChrSourceDef *config,
+                       GMainContext *context,
+                       qemuMonitorCallbacks *cb)
+{
+    /* the stock driver passes the same static table each time, but for the
+     * capabilities probe, which has no events */
+    if (cb->jobStatusChange && cb->jobStatusChange != ferryJobStatusChange) {
+        stockCallbacks.jobStatusChange = cb->jobStatusChange;
+        cb->jobStatusChange = ferryJobStatusChange;
+    }
+
+    return __real_qemuMonitorOpen(vm, config, context, cb);
+}
+
+
+/* The driver reconnected to a running QEMU and recovers its own block jobs: so
+ * do we, under the same domain job and before any client gets in. */
+int
+__wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
+{
+    int rc = __real_qemuBlockJobRefreshJobs(vm);
+
+    if (rc == 0)
+        ferryEngineReconnected(vm);
+
+    return rc;
+}
+
+
+/* QEMU is gone, labels are restored, the definitions are still there. */
+void
+__wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
+{
+    ferryEngineStopped(priv);
+
+    __real_qemuDomainObjPrivateDataClear(priv);
+}

@@ -1,0 +1,507 @@
+/*
+ * copy.c: block copy: the steps from a request to a running mirror
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * A copy lives as an operation from its first step until it is pivoted,
+ * aborted or fails. Taking it back is undoing the steps below; a pivot is a
+ * second plan (copy_pivot.c) on top of them.
+ *
+ * While it copies, target and source bypass the host's page cache: it costs a
+ * fraction of the CPU, does not push the guest's data out of the cache, and
+ * leaves nothing to flush while the guest waits for the pivot. The cache mode
+ * of the disk's definition holds again afterwards.
+ */
+
+#include <config.h>
+
+#include "block/access.h"
+#include "block/node.h"
+#include "block/qmp.h"
+#include "block/source.h"
+#include "domain_audit.h"
+#include "ops/copy.h"
+#include "qemu/qemu_block.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.copy");
+
+VIR_ENUM_IMPL(ferryCopyGoal,
+              FERRY_COPY_GOAL_LAST,
+              "mirror", "pivot", "abort");
+
+/* Data in flight. QEMU's own 16 MiB starve a TCP connection; more than this
+ * gains nothing. */
+#define FERRY_COPY_BUF_SIZE (64 * 1024 * 1024)
+
+/* Creating an image is quick, but a remote one may hang. */
+#define FERRY_COPY_CREATE_MS (5 * 60 * 1000)
+
+
+/**
+ * ferryCopyDisk:
+ *
+ * Returns the disk that @op copies. A disk with a mirror cannot be unplugged,
+ * so it is there as long as the operation is published.
+ */
+virDomainDiskDef *
+ferryCopyDisk(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    return virDomainDiskByTarget(op->vm->def, copy->dst);
+}
+
+
+/**
+ * ferryCopyTargetBacking:
+ *
+ * Returns (a reference to) the image below the target while the copy runs.
+ * The backing chain of a reused image is opened only at the pivot: oVirt fills
+ * it while the top image is being copied.
+ */
+virStorageSource *
+ferryCopyTargetBacking(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    if (copy->reuse)
+        return virStorageSourceNew();
+
+    if (copy->shallow && !virStorageSourceHasBacking(copy->target))
+        return virObjectRef(ferryCopyDisk(op)->src->backingStore);
+
+    return virObjectRef(copy->target->backingStore);
+}
+
+
+/* publish: the target shows as <mirror>, which makes every other operation on
+ * the disk keep off */
+static int
+ferryCopyPublish(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    disk->mirror = virObjectRef(copy->target);
+    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY;
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+
+    qemuDomainSaveStatus(op->vm);
+    return 0;
+}
+
+
+static void
+ferryCopyUnpublish(ferryOp *op)
+{
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (!disk || !disk->mirror)
+        return;
+
+    g_clear_pointer(&disk->mirror, virObjectUnref);
+    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+
+    qemuDomainSaveStatus(op->vm);
+}
+
+
+/* file: something to put labels on */
+static int
+ferryCopyFile(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    if (copy->origin == FERRY_IMAGE_FOREIGN)
+        return 0;
+
+    return ferryImageTouch(op->vm, copy->target);
+}
+
+
+static void
+ferryCopyUnfile(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    if (!copy->keep)
+        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+}
+
+
+/* access: QEMU may open the target */
+static int
+ferryCopyGrant(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    return ferryAccessGrant(op->vm, copy->target);
+}
+
+
+static void
+ferryCopyRevoke(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    ferryAccessRevoke(op->vm, copy->target);
+}
+
+
+/* backing: the user's own chain below a shallow copy */
+static bool
+ferryCopyHasOwnBacking(ferryCopy *copy)
+{
+    return copy->shallow && !copy->reuse && virStorageSourceHasBacking(copy->target);
+}
+
+
+static int
+ferryCopyAddBacking(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    if (!ferryCopyHasOwnBacking(copy))
+        return 0;
+
+    return ferryNodeAddChain(op->vm, copy->target->backingStore);
+}
+
+
+static void
+ferryCopyRemoveBacking(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    if (ferryCopyHasOwnBacking(copy))
+        ferryNodeRemove(op->vm, copy->target->backingStore);
+}
+
+
+/* create, format: the image itself, unless it is there already */
+static int
+ferryCopyCreateLayer(ferryOp *op,
+                     bool storage)
+{
+    ferryCopy *copy = op->data;
+    g_autofree char *jobname = ferryJobName(op, "create");
+    g_autoptr(virStorageSource) backing = NULL;
+    g_auto(ferryJobInfo) info = { 0 };
+    int rc;
+
+    if (copy->reuse)
+        return 0;
+
+    backing = ferryCopyTargetBacking(op);
+
+    if ((rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname)) <= 0)
+        return rc;
+
+    if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_COPY_CREATE_MS, &info) < 0)
+        return -1;
+
+    ferryJobDismiss(op, jobname);
+
+    if (info.error) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("failed to format image '%s' for disk '%s' of domain '%s': %s"),
+                       NULLSTR(copy->target->path), copy->dst, op->vm->def->name, info.error);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryCopyCreate(ferryOp *op)
+{
+    g_autoptr(GHashTable) nodes = NULL;
+    ferryCopy *copy = op->data;
+
+    if (copy->reuse)
+        return 0;
+
+    if (copy->target->sliceStorage) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("creation of images with slice type='storage' is not supported"));
+        return -1;
+    }
+
+    if (!(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)) ||
+        qemuBlockStorageSourceCreateDetectSize(nodes, copy->target,
+                                               ferryCopyDisk(op)->src) < 0)
+        return -1;
+
+    return ferryCopyCreateLayer(op, true);
+}
+
+
+static int
+ferryCopyFormatImage(ferryOp *op)
+{
+    return ferryCopyCreateLayer(op, false);
+}
+
+
+static void
+ferryCopyUncreate(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "create");
+
+    ignore_value(ferryJobKill(op, jobname));
+}
+
+
+/* storage, node: the target's nodes in QEMU */
+static int
+ferryCopyAddStorage(ferryOp *op)
+{
+    virStorageSource *target = ((ferryCopy *) op->data)->target;
+    int cachemode = target->cachemode;
+    int rc;
+
+    if (virStorageSourceIsLocalStorage(target) && !ferryNodeIsDirect(target)) {
+        target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+        rc = ferryNodeAddStorage(op->vm, target);
+        target->cachemode = cachemode;
+
+        if (rc == 0)
+            return 0;
+
+        /* not every file system can; if it was something else we see again */
+        virResetLastError();
+    }
+
+    return ferryNodeAddStorage(op->vm, target);
+}
+
+
+static int
+ferryCopyAddNode(ferryOp *op)
+{
+    virStorageSource *target = ((ferryCopy *) op->data)->target;
+    g_autoptr(virStorageSource) backing = ferryCopyTargetBacking(op);
+    int discard = target->discard;
+    int rc;
+
+    /* zeroes must not be written where a hole will do */
+    target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
+    rc = ferryNodeAddFormat(op->vm, target, backing);
+    target->discard = discard;
+
+    return rc;
+}
+
+
+static void
+ferryCopyRemoveNodes(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    virStorageSource *backing = g_steal_pointer(&copy->target->backingStore);
+
+    /* the chain below is another step's, or not ours at all */
+    ferryNodeRemove(op->vm, copy->target);
+    copy->target->backingStore = backing;
+}
+
+
+/* size: QEMU would notice, but after the guest's disk has changed its size */
+static int
+ferryCopyCheckSize(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    unsigned long long source;
+    unsigned long long target;
+
+    if (ferryNodeCapacity(op->vm, ferryCopyDisk(op)->src->nodeformat, &source) < 0 ||
+        ferryNodeCapacity(op->vm, copy->target->nodeformat, &target) < 0)
+        return -1;
+
+    if (source == target)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("target '%s' has %llu bytes but disk '%s' of domain '%s' has %llu: %s"),
+                   NULLSTR(copy->target->path), target, copy->dst, op->vm->def->name, source,
+                   target < source ? _("use a larger target") :
+                                     _("give it a <slice> of the disk's size"));
+    return -1;
+}
+
+
+/* cache: read the source past the page cache, too */
+static void
+ferryCopySetSourceCache(ferryOp *op,
+                        bool direct)
+{
+    ferryCopy *copy = op->data;
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    virStorageSource *n;
+
+    for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
+        /* a reconnecting driver does not fill these in */
+        n->cachemode = disk->cachemode;
+        n->iomode = disk->iomode;
+
+        if (!virStorageSourceIsLocalStorage(n) || virStorageSourceIsFD(n) || ferryNodeIsDirect(n))
+            continue;
+
+        if (direct)
+            n->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+
+        if (ferryNodeReopenStorage(op->vm, n) < 0) {
+            VIR_INFO("disk '%s' keeps its cache mode: %s", copy->dst, virGetLastErrorMessage());
+            virResetLastError();
+        }
+
+        n->cachemode = disk->cachemode;
+
+        if (copy->shallow)
+            break;
+    }
+}
+
+
+static int
+ferryCopyCacheOff(ferryOp *op)
+{
+    ferryCopySetSourceCache(op, true);
+    return 0;
+}
+
+
+static void
+ferryCopyCacheBack(ferryOp *op)
+{
+    ferryCopySetSourceCache(op, false);
+}
+
+
+/* mirror: go */
+static int
+ferryCopyMirror(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    const ferryMirrorParams params = {
+        .source = disk->src->nodeformat,
+        .target = copy->target->nodeformat,
+        .shallow = copy->shallow,
+        .synchronous = copy->synchronous,
+        .bandwidth = copy->bandwidth,
+        .granularity = copy->granularity,
+        .bufSize = copy->bufSize ? copy->bufSize : FERRY_COPY_BUF_SIZE,
+    };
+    int rc = ferryQMPMirror(op->vm, jobname, &params);
+
+    virDomainAuditDisk(op->vm, NULL, copy->target, "mirror", rc == 0);
+    return rc;
+}
+
+
+static void
+ferryCopyUnmirror(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+
+    if (ferryJobKill(op, jobname) < 0)
+        VIR_WARN("mirror of disk '%s' of domain '%s' does not end: %s",
+                 ((ferryCopy *) op->data)->dst, op->vm->def->name, virGetLastErrorMessage());
+}
+
+
+static const ferryStep ferryCopyStartSteps[] = {
+    { .name = "publish", .run = ferryCopyPublish, .undo = ferryCopyUnpublish },
+    { .name = "file", .run = ferryCopyFile, .undo = ferryCopyUnfile, .durable = true },
+    { .name = "access", .run = ferryCopyGrant, .undo = ferryCopyRevoke },
+    { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking },
+    { .name = "create", .run = ferryCopyCreate, .undo = ferryCopyUncreate },
+    { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes },
+    { .name = "format", .run = ferryCopyFormatImage, .undo = ferryCopyUncreate },
+    { .name = "node", .run = ferryCopyAddNode },
+    { .name = "size", .run = ferryCopyCheckSize },
+    { .name = "cache", .run = ferryCopyCacheOff, .undo = ferryCopyCacheBack },
+    { .name = "mirror", .run = ferryCopyMirror, .undo = ferryCopyUnmirror },
+    { 0 },
+};
+
+const ferryPlan ferryCopyStartPlan = { .name = "start", .steps = ferryCopyStartSteps };
+
+static const ferryPlan *const ferryCopyPlans[] = {
+    &ferryCopyStartPlan,
+    &ferryCopyPivotPlan,
+    NULL,
+};
+
+const ferryOpClass ferryCopyClass = {
+    .name = "copy",
+    .plans = ferryCopyPlans,
+    .format = ferryCopyFormat,
+    .parse = ferryCopyParse,
+    .dataFree = ferryCopyFree,
+    .jobChanged = ferryCopyJobChanged,
+    .recover = ferryCopyRecover,
+    .stopped = ferryCopyStopped,
+};
+
+
+/**
+ * ferryCopyStart:
+ * @vm: domain, locked, with a modify job
+ *
+ * Starts the copy that @req asks for. Returns 0 once the mirror runs, or -1
+ * with an error reported and everything as it was.
+ */
+int
+ferryCopyStart(virDomainObj *vm,
+               const ferryCopyRequest *req)
+{
+    g_autoptr(ferryOp) op = NULL;
+    g_autofree char *name = NULL;
+    ferryCopy *copy;
+    int rc;
+
+    if (!(copy = ferryCopyPrepare(vm, req)))
+        return -1;
+
+    name = g_strdup_printf("copy-%s", copy->dst);
+    op = ferryOpNew(vm, &ferryCopyClass, name, copy);
+
+    ferryOpDrive(op);
+    rc = ferryPlanRun(op, &ferryCopyStartPlan);
+    if (rc < 0 && !op->over)
+        ferryOpEnd(op);
+    ferryOpRelease(op);
+
+    return rc;
+}
+
+
+/**
+ * ferryCopyFind:
+ * @path: disk, by target or path of its source
+ *
+ * Returns the copy of that disk, borrowed, or NULL when there is none; reports
+ * no error.
+ */
+ferryOp *
+ferryCopyFind(virDomainObj *vm,
+              const char *path)
+{
+    virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, true);
+    g_autofree char *name = NULL;
+
+    if (!disk)
+        return NULL;
+
+    name = g_strdup_printf("copy-%s", disk->dst);
+    return ferryOpFind(vm, name);
+}

@@ -1,0 +1,95 @@
+/*
+ * copy.h: block copy: start, pivot, abort
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "block/image.h"
+#include "engine/engine.h"
+
+/* What a copy is heading for. */
+typedef enum {
+    FERRY_COPY_GOAL_MIRROR, /* copy, then keep both images the same */
+    FERRY_COPY_GOAL_PIVOT,  /* the guest shall go on with the target */
+    FERRY_COPY_GOAL_ABORT,  /* the guest shall stay with the source */
+
+    FERRY_COPY_GOAL_LAST
+} ferryCopyGoal;
+
+VIR_ENUM_DECL(ferryCopyGoal);
+
+/* A copy of one disk. All but the last group goes into the journal. */
+typedef struct _ferryCopy ferryCopy;
+struct _ferryCopy {
+    char *dst;                /* the disk's target in the guest: vda */
+    virStorageSource *target; /* where to; also disk->mirror once published */
+    virStorageSource *old;    /* the source's chain, once a pivot is under way */
+    ferryImageOrigin origin;  /* what was where the target is */
+    ferryCopyGoal goal;
+    bool shallow;             /* copy the top image only */
+    bool reuse;               /* the target is formatted: do not touch it */
+    bool keep;                /* aborted when ready: the copy is worth keeping */
+    bool sourceDirect;        /* the source bypasses the page cache for the copy */
+
+    bool ready;               /* clients were told */
+    bool synchronous;
+    unsigned long long bandwidth;
+    unsigned long long granularity;
+    unsigned long long bufSize;
+};
+
+/* What a client asked for, before any of it is checked. */
+typedef struct _ferryCopyRequest ferryCopyRequest;
+struct _ferryCopyRequest {
+    const char *path;             /* disk: target, or path of its source */
+    virStorageSource *target;     /* borrowed */
+    bool keepLabel;               /* target takes the source's seclabels */
+    unsigned long long bandwidth; /* bytes/s */
+    unsigned int granularity;     /* bytes */
+    unsigned long long bufSize;   /* bytes */
+    unsigned int flags;           /* virDomainBlockCopyFlags */
+};
+
+extern const ferryOpClass ferryCopyClass;
+extern const ferryPlan ferryCopyStartPlan;
+extern const ferryPlan ferryCopyPivotPlan;
+
+/* copy.c */
+int ferryCopyStart(virDomainObj *vm,
+                   const ferryCopyRequest *req);
+ferryOp *ferryCopyFind(virDomainObj *vm,
+                       const char *path);
+virDomainDiskDef *ferryCopyDisk(ferryOp *op);
+virStorageSource *ferryCopyTargetBacking(ferryOp *op);
+
+/* copy_request.c */
+ferryCopy *ferryCopyPrepare(virDomainObj *vm,
+                            const ferryCopyRequest *req);
+void ferryCopyFree(void *data);
+
+/* copy_control.c */
+int ferryCopyAbort(ferryOp *op,
+                   bool async);
+int ferryCopyPivot(ferryOp *op,
+                   bool async);
+int ferryCopyInfo(ferryOp *op,
+                  virDomainBlockJobInfoPtr info,
+                  bool bytes);
+int ferryCopySetSpeed(ferryOp *op,
+                      unsigned long long speed);
+void ferryCopySettle(ferryOp *op);
+
+/* copy_recover.c */
+int ferryCopyFormat(ferryOp *op,
+                    virBuffer *buf);
+void *ferryCopyParse(virQEMUDriver *driver,
+                     xmlXPathContextPtr ctxt);
+void ferryCopyJobChanged(ferryOp *op);
+void ferryCopyRecover(ferryOp *op);
+void ferryCopyStopped(ferryOp *op);
+
+/* copy_pivot.c */
+int ferryCopyAdoptConfig(ferryOp *op);

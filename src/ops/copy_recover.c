@@ -1,0 +1,237 @@
+/*
+ * copy_recover.c: block copy: after the driver or QEMU went away
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/source.h"
+#include "ops/copy.h"
+#include "ops/event.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.copy");
+
+
+static int
+ferryCopyFormatSource(virBuffer *buf,
+                      const char *name,
+                      virStorageSource *src,
+                      virDomainXMLOption *xmlopt)
+{
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+
+    if (!src)
+        return 0;
+
+    if (ferrySourceFormat(&children, src, xmlopt, true) < 0)
+        return -1;
+
+    virXMLFormatElement(buf, name, NULL, &children);
+    return 0;
+}
+
+
+/**
+ * ferryCopyFormat:
+ *
+ * What undo and recovery need, for the journal.
+ */
+int
+ferryCopyFormat(ferryOp *op,
+                virBuffer *buf)
+{
+    ferryCopy *copy = op->data;
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+
+    virBufferEscapeString(&attrs, " disk='%s'", copy->dst);
+    virBufferAsprintf(&attrs, " goal='%s'", ferryCopyGoalTypeToString(copy->goal));
+    virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(copy->origin));
+    virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
+    virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
+    virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
+    virXMLFormatElement(buf, "copy", &attrs, NULL);
+
+    if (ferryCopyFormatSource(buf, "target", copy->target, op->driver->xmlopt) < 0 ||
+        ferryCopyFormatSource(buf, "old", copy->old, op->driver->xmlopt) < 0)
+        return -1;
+
+    return 0;
+}
+
+
+static int
+ferryCopyParseBool(xmlNodePtr node,
+                   const char *name,
+                   bool *result)
+{
+    virTristateBool value;
+
+    if (virXMLPropTristateBool(node, name, VIR_XML_PROP_REQUIRED, &value) < 0)
+        return -1;
+
+    *result = value == VIR_TRISTATE_BOOL_YES;
+    return 0;
+}
+
+
+/**
+ * ferryCopyParse:
+ *
+ * Reads what ferryCopyFormat() wrote; @ctxt stands on the operation. Returns
+ * NULL with an error reported.
+ */
+void *
+ferryCopyParse(virQEMUDriver *driver,
+               xmlXPathContextPtr ctxt)
+{
+    ferryCopy *copy = g_new0(ferryCopy, 1);
+    xmlNodePtr node = virXPathNode("./copy", ctxt);
+    xmlNodePtr target = virXPathNode("./target/disk", ctxt);
+    xmlNodePtr old = virXPathNode("./old/disk", ctxt);
+
+    if (!node || !target) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("copy or target is missing"));
+        goto error;
+    }
+
+    if (!(copy->dst = virXMLPropStringRequired(node, "disk")) ||
+        virXMLPropEnum(node, "goal", ferryCopyGoalTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &copy->goal) < 0 ||
+        virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &copy->origin) < 0 ||
+        ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
+        ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
+        ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
+        !(copy->target = ferrySourceParse(target, driver->xmlopt, true)) ||
+        (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, true))))
+        goto error;
+
+    return copy;
+
+ error:
+    ferryCopyFree(copy);
+    return NULL;
+}
+
+
+/* The driver read disk and mirror from its status file, and the journal has
+ * them, too: make them the same objects again. */
+static void
+ferryCopyRejoin(ferryOp *op,
+                virDomainDiskDef *disk)
+{
+    ferryCopy *copy = op->data;
+    virStorageSource *live = NULL;
+
+    if (STREQ_NULLABLE(disk->src->nodeformat, copy->target->nodeformat))
+        live = disk->src;
+    else if (disk->mirror)
+        live = disk->mirror;
+
+    if (live) {
+        virObjectUnref(copy->target);
+        copy->target = virObjectRef(live);
+    }
+
+    copy->target->cachemode = disk->cachemode;
+    copy->target->iomode = disk->iomode;
+    copy->target->discard = disk->discard;
+    copy->target->detect_zeroes = disk->detect_zeroes;
+
+    /* not when the status file already knows of the pivot */
+    if (copy->old && live != disk->src) {
+        virObjectUnref(copy->old);
+        copy->old = virObjectRef(disk->src);
+    }
+
+    copy->ready = disk->mirrorState != VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+}
+
+
+/**
+ * ferryCopyRecover:
+ *
+ * The driver is back, QEMU still runs. A copy that runs goes on. One that was
+ * being started is taken back: whoever asked for it was told that it failed.
+ * An abort or a pivot that was asked for is carried out; when QEMU's part of
+ * it is not done yet, by a worker, since the driver waits for us here.
+ */
+void
+ferryCopyRecover(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+
+    if (!disk) {
+        VIR_ERROR(_("domain '%s' has no disk '%s' any more; check '%s' for an unfinished copy"),
+                  op->vm->def->name, copy->dst, NULLSTR(copy->target->path));
+        ferryOpEnd(op);
+        return;
+    }
+
+    ferryCopyRejoin(op, disk);
+
+    if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
+        ferryPlanUndo(op, &ferryCopyStartPlan);
+        ferryOpEnd(op);
+        return;
+    }
+
+    /* these steps are begun anew */
+    if (!ferryPlanReached(op, &ferryCopyPivotPlan, "drain"))
+        ferryPlanUndo(op, &ferryCopyPivotPlan);
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return;
+
+    if (copy->goal == FERRY_COPY_GOAL_MIRROR ||
+        info.status == QEMU_MONITOR_JOB_STATUS_PENDING ||
+        info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
+        info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN)
+        ferryCopyJobChanged(op);
+    else
+        ignore_value(ferryEngineSubmit(op));
+}
+
+
+/**
+ * ferryCopyStopped:
+ *
+ * QEMU is gone, or the host was restarted. The configuration names the source,
+ * or, if the guest may have written to the target, the target.
+ */
+void
+ferryCopyStopped(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    virDomainDiskDef *disk = op->vm ? ferryCopyDisk(op) : NULL;
+    bool forward = ferryPlanReached(op, &ferryCopyPivotPlan, "finalize");
+
+    if (forward) {
+        if (op->vm && ferryCopyAdoptConfig(op) < 0)
+            VIR_ERROR(_("domain '%s': edit the configuration before the next start: disk '%s' "
+                        "must use '%s'; the image '%s' is out of date"),
+                      op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
+                      copy->old ? NULLSTR(copy->old->path) : "");
+    } else {
+        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+    }
+
+    if (disk) {
+        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                           forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
+        if (disk->mirror == copy->target)
+            g_clear_pointer(&disk->mirror, virObjectUnref);
+    }
+
+    ferryOpEnd(op);
+}

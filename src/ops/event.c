@@ -1,0 +1,37 @@
+/*
+ * event.c: what clients are told
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "domain_event.h"
+#include "ops/event.h"
+
+
+/**
+ * ferryEventBlockJob:
+ *
+ * Sends both block job events: BLOCK_JOB names the image (and so exists only
+ * for local ones), BLOCK_JOB_2 the target. virsh waits for the one whose name
+ * the user typed.
+ */
+void
+ferryEventBlockJob(virDomainObj *vm,
+                   virDomainDiskDef *disk,
+                   virDomainBlockJobType type,
+                   virConnectDomainEventBlockJobStatus status)
+{
+    virObjectEventState *queue = QEMU_DOMAIN_PRIVATE(vm)->driver->domainEventState;
+
+    if (virStorageSourceIsLocalStorage(disk->src) && !virStorageSourceIsEmpty(disk->src))
+        virObjectEventStateQueue(queue,
+                                 virDomainEventBlockJobNewFromObj(vm,
+                                                                  virDomainDiskGetSource(disk),
+                                                                  type, status));
+
+    virObjectEventStateQueue(queue,
+                             virDomainEventBlockJob2NewFromObj(vm, disk->dst, type, status));
+}

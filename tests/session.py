@@ -1,0 +1,57 @@
+#!/usr/bin/python3
+"""A driver that stays: see Session in ferrytest.py. Requests and replies are
+lines of JSON."""
+
+import json
+import sys
+import threading
+import time
+
+import libvirt
+
+events = []
+lock = threading.Lock()
+
+
+def loop():
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def block_job(conn, dom, disk, type_, status, name):
+    with lock:
+        events.append([name, disk, type_, status])
+
+
+def main():
+    libvirt.registerErrorHandler(lambda ctx, err: None, None)
+    libvirt.virEventRegisterDefaultImpl()
+    conn = libvirt.open(sys.argv[1])
+    threading.Thread(target=loop, daemon=True).start()
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, block_job, 'BLOCK_JOB')
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, block_job, 'BLOCK_JOB_2')
+    print(json.dumps({'result': 'ready'}), flush=True)
+
+    for line in sys.stdin:
+        req = json.loads(line)
+        try:
+            if 'events' in req:
+                time.sleep(req.get('wait', 0))
+                with lock:
+                    result = list(events)
+            else:
+                if req['domain'] is None:
+                    obj = conn
+                else:
+                    obj = conn.lookupByName(req['domain'])
+                result = getattr(obj, req['method'])(*req['args'])
+                if not isinstance(result, (int, str, list, dict, type(None))):
+                    result = str(result)
+            reply = {'result': result}
+        except libvirt.libvirtError as e:
+            reply = {'error': str(e), 'code': e.get_error_code()}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == '__main__':
+    main()
