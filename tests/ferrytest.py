@@ -6,10 +6,14 @@ Host.virsh() call is a driver restart. A Session keeps one driver in a child
 process and collects its events.
 """
 
+import difflib
+import hashlib
 import json
 import os
+import pprint
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +24,10 @@ TOP = os.environ.get('FERRY_TOP', os.path.dirname(os.path.dirname(os.path.abspat
 BUILD = os.environ.get('FERRY_BUILD', os.path.join(TOP, 'build'))
 DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')
 QEMU = shutil.which('qemu-system-x86_64')
+
+
+# virsh commands that change nothing and do not wait for a domain's job
+LOOKING = ('domstate', 'dumpxml', 'list', 'domblklist', 'define', 'undefine', 'version', 'dominfo', 'uri')
 
 
 class Failed(Exception):
@@ -110,6 +118,74 @@ def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None):
 </domain>"""
 
 
+# QEMU's frontends
+
+def frontend(alias):
+    """QOM path of a disk that has the alias virtio-disk0, sata0-0-0 and so on."""
+    return f'/machine/peripheral/{alias}' + ('/virtio-backend' if alias.startswith('virtio') else '')
+
+
+def qemu_io(alias, command):
+    """HMP command that makes a frontend do I/O, as its guest would."""
+    return f'qemu-io -d {frontend(alias)} "{command}"'
+
+
+def written(blockstats, alias):
+    """(bytes written, writes that failed) of a frontend, out of a reply to
+    query-blockstats."""
+    for stat in blockstats:
+        if stat.get('qdev') == frontend(alias):
+            return stat['stats']['wr_bytes'], stat['stats']['failed_wr_operations']
+    raise AssertionError(f'QEMU has no disk {alias}')
+
+
+class Monitor:
+    """A QMP connection of the test's own, beside the driver's: it works while
+    no driver runs, and costs no restart of one. with_monitor() gives a domain
+    the socket for it."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(60)
+        self.socket.connect(path)
+        self.file = self.socket.makefile('rw')
+        self.file.readline()
+        self('qmp_capabilities')
+
+    def __call__(self, command, **arguments):
+        arguments = {k.replace('_', '-'): v for k, v in arguments.items()}
+        self.file.write(json.dumps({'execute': command, 'arguments': arguments}) + '\n')
+        self.file.flush()
+        while True:
+            line = self.file.readline()
+            if not line:
+                raise Failed('QEMU is gone')
+            reply = json.loads(line)
+            if 'error' in reply:
+                raise Failed(reply['error'].get('desc', str(reply)))
+            if 'return' in reply:
+                return reply['return']
+
+    def hmp(self, line):
+        return self('human-monitor-command', command_line=line)
+
+    def close(self):
+        try:
+            self.file.close()
+        except BrokenPipeError:
+            pass # QEMU was gone first
+        self.socket.close()
+
+
+def with_monitor(xml, path):
+    """The domain XML with a monitor socket for the test added."""
+    xml = xml.replace("<domain type='qemu'>",
+                      "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>")
+    args = ['-qmp', f'unix:{path},server=on,wait=off']
+    args = ''.join(f"<qemu:arg value='{a}'/>" for a in args)
+    return xml.replace('</domain>', f'<qemu:commandline>{args}</qemu:commandline></domain>')
+
+
 class Host:
     """An embedded QEMU driver. Use as a context manager: it leaves nothing
     running."""
@@ -163,8 +239,18 @@ class Host:
         return pids
 
     def virsh(self, *args, env=None, **kwargs):
-        """One virsh call, one life of the driver."""
-        return run('virsh', '-q', '-c', self.uri, *args, env=dict(self.env, **(env or {})), **kwargs)
+        """One virsh call, one life of the driver.
+
+        An embedded driver, stock ones too, may crash when its process ends
+        while it still reconnects to a running domain. Calls that wait for the
+        domain's job do not; those that only look are tried again."""
+        for _ in range(5):
+            try:
+                return run('virsh', '-q', '-c', self.uri, *args, env=dict(self.env, **(env or {})), **kwargs)
+            except Failed as e:
+                if args[0] not in LOOKING or 'exit -11' not in str(e):
+                    raise
+        raise Failed(f'virsh {args[0]} crashed five times')
 
     def virsh_fails(self, *args, **kwargs):
         """A virsh call that must fail; returns what it said."""
@@ -201,9 +287,15 @@ class Host:
     def guest_write(self, name, alias, pattern, offset, length):
         """Writes to a running domain's disk as its guest would: through the
         frontend's block backend. alias: virtio-disk0."""
-        out = self.hmp(name, f'qemu-io -d /machine/peripheral/{alias}/virtio-backend '
-                             f'"write -P {pattern} {offset} {length}"')
-        check('wrote' in out, f'write to {alias} failed: {out}')
+        # what qemu-io says goes to QEMU's stdout; its statistics tell instead
+        before = self._wrote(name, alias)
+        self.hmp(name, qemu_io(alias, f'aio_write -P {pattern} {offset} {length}'))
+        self.hmp(name, qemu_io(alias, 'aio_flush'))
+        after = self._wrote(name, alias)
+        check(after == (before[0] + length, before[1]), f'write to {alias} failed')
+
+    def _wrote(self, name, alias):
+        return written(self.qmp(name, 'query-blockstats'), alias)
 
     def live_files(self):
         """Paths of journals, status files and so on that are left."""
@@ -238,9 +330,12 @@ class Session:
 
     returns what the call returned, or raises LibvirtError with the code."""
 
-    def __init__(self, host):
+    def __init__(self, host, uri=None, secrets=False):
+        """secrets: with an embedded secret driver beside it"""
         self.host = host
-        self.child = subprocess.Popen(['/usr/bin/python3', os.path.join(TOP, 'tests', 'session.py'), host.uri],
+        self.child = subprocess.Popen(['/usr/bin/python3', os.path.join(TOP, 'tests', 'session.py'),
+                                       uri or host.uri] +
+                                      ([f'secret:///embed?root={host.root}'] if secrets else []),
                                       env=host.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._reply()
 
@@ -261,7 +356,7 @@ class Session:
         self.child.stdin.flush()
         reply = self._reply()
         if 'error' in reply:
-            raise LibvirtError(reply['code'], reply['error'])
+            raise LibvirtError(reply['code'], reply['error'], reply.get('domain'))
         return reply['result']
 
     def call(self, domain, method, *args):
@@ -286,10 +381,237 @@ class Session:
                 self.child.kill()
 
 
+# Guests
+
+CHUNK = 65536
+
+
+def pattern_content(size, seed=1):
+    """What a disk may hold: every other chunk is a byte pattern of its own,
+    the rest is zero, so that a thin image shows."""
+    data = bytearray(size)
+    for i in range(0, size // CHUNK, 2):
+        data[i * CHUNK:(i + 1) * CHUNK] = bytes([(i + seed) % 251 + 1]) * CHUNK
+    return data
+
+
+def put_image(path, fmt, content, options=None):
+    """Makes an image that holds content, without using space for its zeroes."""
+    raw = path if fmt == 'raw' else path + '.tmp'
+    with open(raw, 'wb') as f:
+        for at in range(0, len(content), CHUNK):
+            chunk = content[at:at + CHUNK]
+            if any(chunk):
+                f.seek(at)
+                f.write(chunk)
+        f.truncate(len(content))
+    if raw != path:
+        run('qemu-img', 'convert', '-f', 'raw', '-O', fmt, *(['-o', options] if options else []), raw, path)
+        os.unlink(raw)
+    return path
+
+
+def image_content(*spec):
+    """What a guest would read from an image, also one that is in use. spec: a
+    path or URL and its format, or qemu-img's arguments that name the image."""
+    source = ['-f', spec[1], spec[0]] if len(spec) == 2 else spec
+    fd, tmp = tempfile.mkstemp(prefix='ferry-content-', dir=os.environ.get('FERRY_TMP', '/var/tmp'))
+    os.close(fd)
+    try:
+        # the last argument is the image, and the output goes behind it
+        run('qemu-img', 'convert', '-U', *source[:-1], '-O', 'raw', source[-1], tmp)
+        with open(tmp, 'rb') as f:
+            return f.read()
+    finally:
+        os.unlink(tmp)
+
+
+def check_image(what, content, *spec):
+    """Fails unless an image holds content, and nothing but zeroes behind it."""
+    found = image_content(*spec)
+    if found[:len(content)] == content and not any(found[len(content):]):
+        return
+    for at in range(0, max(len(content), len(found)), 512):
+        a, b = content[at:at + 512], found[at:at + 512]
+        if a != b:
+            raise AssertionError(f'{what}: at {at} it is {b[:4].hex() or "nothing"}, not {a[:4].hex() or "nothing"} '
+                                 f'({len(found)} bytes, not {len(content)})')
+    raise AssertionError(f'{what}: {len(found)} bytes, not {len(content)}')
+
+
+class Guest:
+    """A domain whose guest is the test: its CPUs are stopped, and the test does
+    the I/O through its disks' frontends. It has a folder for images, a monitor
+    (see Monitor), and remembers what it wrote to which disk.
+
+    disks: for each target the <disk> element and what the image holds"""
+
+    def __init__(self, host, disks, name='guest', transient=False, devices='', session=None):
+        self.host = host
+        self.name = name
+        self.dir = tempfile.mkdtemp(prefix='guest-', dir=host.dir)
+        self.content = {target: bytearray(content or b'') for target, (_, content) in disks.items()}
+        self.transient = transient
+        self.mon = None
+        # not where the images are: a test compares that folder
+        fd, self.socket = tempfile.mkstemp(prefix='mon-', dir=host.dir)
+        os.close(fd)
+        self.xml = with_monitor(domain_xml(name, [xml for xml, _ in disks.values()], memory=32,
+                                           devices=devices), self.socket)
+        self.boot(session)
+
+    def boot(self, session=None):
+        """Starts it: session is for one whose disks need a secret."""
+        os.path.exists(self.socket) and os.unlink(self.socket)
+        if session:
+            session.request(domain=None, method='createXML' if self.transient else 'defineXML', args=[self.xml])
+            session.call(self.name, 'createWithFlags', 1)
+        elif self.transient:
+            self.host.create(self.xml, '--paused')
+        else:
+            self.host.define(self.xml)
+            self.host.virsh('start', self.name, '--paused')
+        self.mon = Monitor(self.socket)
+
+    def restart(self):
+        """Shuts it off and starts it as its configuration says."""
+        self.destroy()
+        self.boot_again()
+
+    def boot_again(self):
+        """Starts a persistent domain that is off."""
+        os.path.exists(self.socket) and os.unlink(self.socket)
+        self.host.virsh('start', self.name, '--paused')
+        self.mon = Monitor(self.socket)
+
+    def destroy(self):
+        self.mon.close()
+        # destroy does not wait until the driver is back, blockjob does
+        self.host.virsh(f'blockjob {self.name} vda; destroy {self.name}')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        if self.mon:
+            self.mon.close()
+        self.host.virsh(f'blockjob {self.name} vda; destroy {self.name}; '
+                        f'undefine {self.name} --checkpoints-metadata', check_exit=False)
+
+    def path(self, *names):
+        return os.path.join(self.dir, *names)
+
+    def pid(self):
+        with open(os.path.join(self.host.root, 'run', 'qemu', f'{self.name}.pid')) as f:
+            return int(f.read())
+
+    @staticmethod
+    def alias(target):
+        n = ord(target[-1]) - ord('a')
+        return f'virtio-disk{n}' if target.startswith('vd') else f'sata0-0-{n}'
+
+    def write(self, target, pattern, offset, length=CHUNK):
+        """The guest writes, and flushes: another process sees it, too."""
+        alias = self.alias(target)
+        bytes_, failed = written(self.mon('query-blockstats'), alias)
+        self.mon.hmp(qemu_io(alias, f'aio_write -P {pattern} {offset} {length}'))
+        self.mon.hmp(qemu_io(alias, 'aio_flush'))
+        self.mon.hmp(qemu_io(alias, 'flush'))
+        check(written(self.mon('query-blockstats'), alias) == (bytes_ + length, failed),
+              f'the guest cannot write to {target}')
+        self.content[target][offset:offset + length] = bytes([pattern]) * length
+
+    def discard(self, target, offset, length):
+        self.mon.hmp(qemu_io(self.alias(target), f'discard {offset} {length}'))
+
+    def flags(self):
+        """Node name to what its cache mode, among others, comes down to."""
+        return {n['node-name']: (n['drv'], n['ro'], n['detect_zeroes'], n['cache'])
+                for n in self.mon('query-named-block-nodes', flat=True)}
+
+    def nodes(self):
+        return sorted(self.flags())
+
+    def jobs(self):
+        return sorted((j['id'], j['status']) for j in self.mon('query-jobs'))
+
+    def bitmaps(self, node):
+        for n in self.mon('query-named-block-nodes', flat=True):
+            if n['node-name'] == node:
+                return {b['name']: b for b in n.get('dirty-bitmaps', []) if 'name' in b}
+        raise AssertionError(f'QEMU has no node {node}')
+
+    def top(self, target):
+        """The node that a frontend sits on."""
+        for b in self.mon('query-block'):
+            if b['qdev'] == frontend(self.alias(target)):
+                return b['inserted']['node-name']
+        raise AssertionError(f'QEMU has no disk {target}')
+
+    def ready(self):
+        jobs = self.mon('query-block-jobs')
+        return bool(jobs) and all(j['ready'] for j in jobs)
+
+    def wait_ready(self):
+        """Until QEMU and the live XML say that the copy is ready."""
+        wait_for(self.ready, 60, 0.02, 'the mirror to be ready')
+
+        def shown():
+            # dumpxml does not wait until the driver is back, blockjob does
+            self.host.virsh('blockjob', self.name, 'vda')
+            return "ready='yes'" in self.live()
+        wait_for(shown, 5, 0.1, "<mirror ready='yes'>")
+
+    def live(self):
+        return self.host.virsh('dumpxml', self.name)
+
+    def config(self):
+        return '' if self.transient else self.host.virsh('dumpxml', self.name, '--inactive')
+
+    def files(self):
+        """What lies in the folder: sizes and checksums; of the images in use
+        only that they are there, since QEMU may tidy them up."""
+        used = {n.get('file', '') for n in self.mon('query-named-block-nodes', flat=True)}
+        out = {}
+        for base, _, names in os.walk(self.dir):
+            for name in names:
+                path = os.path.join(base, name)
+                if path in used or not os.path.isfile(path):
+                    out[path] = 'in use'
+                else:
+                    with open(path, 'rb') as f:
+                        out[path] = (os.path.getsize(path), hashlib.sha1(f.read()).hexdigest())
+        return out
+
+    def state(self):
+        """All that a failed or aborted operation must leave as it was."""
+        return {
+            'domain': self.host.virsh('domstate', self.name),
+            'live XML': self.live(),
+            'configuration': self.config(),
+            'nodes': self.flags(),
+            'jobs': self.jobs(),
+            'tops': sorted((b['qdev'], b.get('inserted', {}).get('node-name')) for b in self.mon('query-block')),
+            'objects': sorted(o['name'] for o in self.mon('qom-list', path='/objects')),
+            'files': self.files(),
+            'journal': self.host.live_files(),
+        }
+
+    def check_state(self, before, ignore=()):
+        """Fails, and says where, unless the state is what it was before."""
+        after = self.state()
+        for key, value in before.items():
+            if key not in ignore and after[key] != value:
+                diff = '\n'.join(difflib.unified_diff(pprint.pformat(value).splitlines(),
+                                                      pprint.pformat(after[key]).splitlines(), lineterm='', n=0))
+                raise AssertionError(f'{key} changed:\n{diff}')
+
+
 class LibvirtError(Exception):
-    def __init__(self, code, text):
+    def __init__(self, code, text, domain=None):
         super().__init__(text)
         self.code = code
+        self.domain = domain
 
 
 def main(tests, argv=None):

@@ -2,6 +2,7 @@
 """A driver that stays: see Session in ferrytest.py. Requests and replies are
 lines of JSON."""
 
+import ctypes
 import json
 import sys
 import threading
@@ -23,9 +24,21 @@ def block_job(conn, dom, disk, type_, status, name):
         events.append([name, disk, type_, status])
 
 
+def act_as_daemon():
+    """The driver looks up secrets with the rights of whoever calls it, and
+    outside a daemon nobody has said who that is."""
+    lib = ctypes.CDLL('libvirt.so.0')
+    lib.virIdentityGetSystem.restype = ctypes.c_void_p
+    lib.virIdentitySetCurrent(ctypes.c_void_p(lib.virIdentityGetSystem()))
+
+
 def main():
     libvirt.registerErrorHandler(lambda ctx, err: None, None)
     libvirt.virEventRegisterDefaultImpl()
+    # secrets must be there first, and stay: the other driver looks there
+    secrets = libvirt.open(sys.argv[2]) if len(sys.argv) > 2 else None
+    if secrets:
+        act_as_daemon()
     conn = libvirt.open(sys.argv[1])
     threading.Thread(target=loop, daemon=True).start()
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, block_job, 'BLOCK_JOB')
@@ -35,7 +48,11 @@ def main():
     for line in sys.stdin:
         req = json.loads(line)
         try:
-            if 'events' in req:
+            if 'secret' in req:
+                secret = secrets.secretDefineXML(req['secret'])
+                secret.setValue(req['value'].encode())
+                result = secret.UUIDString()
+            elif 'events' in req:
                 time.sleep(req.get('wait', 0))
                 with lock:
                     result = list(events)
@@ -49,7 +66,7 @@ def main():
                     result = str(result)
             reply = {'result': result}
         except libvirt.libvirtError as e:
-            reply = {'error': str(e), 'code': e.get_error_code()}
+            reply = {'error': str(e), 'code': e.get_error_code(), 'domain': e.get_error_domain()}
         print(json.dumps(reply), flush=True)
 
 

@@ -34,6 +34,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryJobInfo, ferryJobInfoClear);
 #define FERRY_JOB_PREFIX "ferry-"
 #define FERRY_JOB_STATE(state) (1U << QEMU_MONITOR_JOB_STATUS_##state)
 
+bool ferryJobQEMUReachable(ferryOp *op);
 char *ferryJobName(ferryOp *op,
                    const char *what);
 int ferryJobQuery(ferryOp *op,

@@ -35,6 +35,21 @@ ferryJobInfoClear(ferryJobInfo *info)
 
 
 /**
+ * ferryJobQEMUReachable:
+ *
+ * Returns false once the connection to QEMU is broken. QEMU may live on: until
+ * the driver has killed it, or another driver has connected to it.
+ */
+bool
+ferryJobQEMUReachable(ferryOp *op)
+{
+    qemuMonitor *mon = qemuDomainGetMonitor(op->vm);
+
+    return mon && qemuMonitorLastError(mon)->code == VIR_ERR_OK;
+}
+
+
+/**
  * ferryJobName:
  *
  * Returns the name of a job of @op: its prefix tells our jobs from the stock

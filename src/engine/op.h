@@ -41,7 +41,8 @@ struct _ferryStep {
     void (*undo)(ferryOp *op);
 
     /* The step leaves something behind that outlives the host (a file, a
-     * pivot): its journal entry is on the disk before the step acts. */
+     * pivot): its journal entry is on the disk before the step acts. One that
+     * is durable and has no undo is its plan's point of no return. */
     bool durable;
 };
 
@@ -110,14 +111,16 @@ size_t *ferryPlanProgress(ferryOp *op,
 bool ferryPlanReached(ferryOp *op,
                       const ferryPlan *plan,
                       const char *step);
+bool ferryPlanPastReturn(ferryOp *op,
+                         const ferryPlan *plan);
 bool ferryPlanDone(ferryOp *op,
                    const ferryPlan *plan);
 int ferryPlanRun(ferryOp *op,
                  const ferryPlan *plan);
 int ferryPlanResume(ferryOp *op,
                     const ferryPlan *plan);
-void ferryPlanUndo(ferryOp *op,
-                   const ferryPlan *plan);
+int ferryPlanUndo(ferryOp *op,
+                  const ferryPlan *plan);
 
 /* Exported, so that the tests can stand between the engine and a step. */
 int ferryStepRun(ferryOp *op,

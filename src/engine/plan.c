@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/op.h"
 #include "virerror.h"
@@ -51,6 +52,28 @@ ferryPlanReached(ferryOp *op,
 
     for (i = 0; i < done; i++) {
         if (STREQ(plan->steps[i].name, step))
+            return true;
+    }
+
+    return false;
+}
+
+
+/**
+ * ferryPlanPastReturn:
+ *
+ * Returns true when the plan's point of no return may have been passed: what
+ * can not be asked from now on is taken for done.
+ */
+bool
+ferryPlanPastReturn(ferryOp *op,
+                    const ferryPlan *plan)
+{
+    size_t done = *ferryPlanProgress(op, plan);
+    size_t i;
+
+    for (i = 0; i < done; i++) {
+        if (plan->steps[i].durable && !plan->steps[i].undo)
             return true;
     }
 
@@ -115,12 +138,12 @@ ferryPlanRunFrom(ferryOp *op,
         if (rc == 0)
             continue;
 
-        /* QEMU died while the step waited, and the operation was settled */
+        /* over: QEMU died while the step waited, and the operation was settled */
         if (op->over || rc == FERRY_STEP_UNKNOWN)
             return -1;
 
         virErrorPreserveLast(&err);
-        ferryPlanUndo(op, plan);
+        ignore_value(ferryPlanUndo(op, plan));
         virErrorRestore(&err);
         return -1;
     }
@@ -137,7 +160,8 @@ ferryPlanRunFrom(ferryOp *op,
  * with FERRY_STEP_UNKNOWN nothing is undone.
  *
  * The domain is locked and its modify job held by the caller. The caller ends
- * the operation: neither success nor failure of a plan does.
+ * the operation, if all of the plan was undone: neither success nor failure of
+ * a plan does.
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -171,8 +195,12 @@ ferryPlanResume(ferryOp *op,
  * Takes back all steps of @plan that may have acted, last one first. Any error
  * reported on the way is dropped: an undo has nobody to report to, and what it
  * could not remove is in the log.
+ *
+ * Returns 0; or -1 when QEMU could not be reached any more: then the steps left
+ * stay in the journal, and the operation must not be ended but wait for the end
+ * of QEMU or for another driver that gets through to it.
  */
-void
+int
 ferryPlanUndo(ferryOp *op,
               const ferryPlan *plan)
 {
@@ -180,12 +208,17 @@ ferryPlanUndo(ferryOp *op,
 
     while (*progress > 0 && !op->over) {
         ferryStepUndo(op, plan, &plan->steps[*progress - 1]);
+
+        if (!op->over && !ferryJobQEMUReachable(op))
+            return -1;
+
         (*progress)--;
     }
 
     if (!op->over && ferryJournalWrite(op->vm, false) < 0)
         VIR_WARN("journal of domain '%s' not updated after undo: %s",
-                 op->vm ? op->vm->def->name : op->name, virGetLastErrorMessage());
+                 op->vm->def->name, virGetLastErrorMessage());
 
     virResetLastError();
+    return 0;
 }

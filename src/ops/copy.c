@@ -477,7 +477,7 @@ ferryCopyStart(virDomainObj *vm,
 
     ferryOpDrive(op);
     rc = ferryPlanRun(op, &ferryCopyStartPlan);
-    if (rc < 0 && !op->over)
+    if (rc < 0 && !op->over && *ferryPlanProgress(op, &ferryCopyStartPlan) == 0)
         ferryOpEnd(op);
     ferryOpRelease(op);
 

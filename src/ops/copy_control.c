@@ -112,15 +112,18 @@ ferryCopySettle(ferryOp *op)
 
     virErrorPreserveLast(&err);
 
-    if (ferryJobQuery(op, jobname, &info) < 0 || info.error) {
-        copy->keep = false;
-        VIR_WARN("copy of disk '%s' of domain '%s' ended: %s",
-                 copy->dst, op->vm->def->name, info.error ? info.error : virGetLastErrorMessage());
+    if (ferryJobQuery(op, jobname, &info) < 0) {
+        virErrorRestore(&err);
+        return;
     }
 
-    ferryPlanUndo(op, &ferryCopyStartPlan);
+    if (info.error) {
+        copy->keep = false;
+        VIR_WARN("copy of disk '%s' of domain '%s' ended: %s",
+                 copy->dst, op->vm->def->name, info.error);
+    }
 
-    if (!op->over) {
+    if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
         if (disk)
             ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
         ferryOpEnd(op);
@@ -224,7 +227,7 @@ ferryCopyAbort(ferryOp *op,
     int rc;
 
     if (copy->goal == FERRY_COPY_GOAL_ABORT ||
-        ferryPlanReached(op, &ferryCopyPivotPlan, "finalize")) {
+        ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("block job on disk '%s' is still being ended"), copy->dst);
         return -1;
@@ -278,7 +281,7 @@ ferryCopyPivotRun(ferryOp *op)
 
     /* the outcome is not known, or the guest has moved and the rest failed:
      * the next attempt, or recovery, goes on from there */
-    if (ferryPlanReached(op, &ferryCopyPivotPlan, "finalize"))
+    if (ferryPlanPastReturn(op, &ferryCopyPivotPlan))
         return -1;
 
     virErrorPreserveLast(&err);
@@ -318,7 +321,7 @@ ferryCopyPivot(ferryOp *op,
     ferryCopy *copy = op->data;
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
-    bool again = ferryPlanReached(op, &ferryCopyPivotPlan, "finalize");
+    bool again = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
     int rc = 0;
 
     if (op->driven || (copy->goal != FERRY_COPY_GOAL_MIRROR && !again)) {

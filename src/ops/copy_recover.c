@@ -181,14 +181,15 @@ ferryCopyRecover(ferryOp *op)
     ferryCopyRejoin(op, disk);
 
     if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
-        ferryPlanUndo(op, &ferryCopyStartPlan);
-        ferryOpEnd(op);
+        if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
+            ferryOpEnd(op);
         return;
     }
 
     /* these steps are begun anew */
-    if (!ferryPlanReached(op, &ferryCopyPivotPlan, "drain"))
-        ferryPlanUndo(op, &ferryCopyPivotPlan);
+    if (!ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
+        ferryPlanUndo(op, &ferryCopyPivotPlan) < 0)
+        return;
 
     if (ferryJobQuery(op, jobname, &info) < 0)
         return;
@@ -214,7 +215,7 @@ ferryCopyStopped(ferryOp *op)
 {
     ferryCopy *copy = op->data;
     virDomainDiskDef *disk = op->vm ? ferryCopyDisk(op) : NULL;
-    bool forward = ferryPlanReached(op, &ferryCopyPivotPlan, "finalize");
+    bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
 
     if (forward) {
         if (op->vm && ferryCopyAdoptConfig(op) < 0)

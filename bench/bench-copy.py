@@ -1,0 +1,189 @@
+#!/usr/bin/python3
+"""Block copy: Ferry against the stock driver on the same QEMU.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+
+Rows
+  copy-FMT-DATA-DEST  the call to READY: wall, CPU of QEMU and driver, bytes
+                      allocated at the target. The disk has 4 GiB, DATA percent
+                      of them data; file targets have the source's format and
+                      are created by the driver, NBD targets are raw and reused
+                      (both drivers are given REUSE_EXT; NBD creates nothing)
+  call-FMT            the call to its return, the job running; a small disk
+  pivot               the pivot call to its return, after a dense copy
+  gap                 the longest time a guest waited for a write at the pivot,
+                      after a dense copy
+
+Each measurement has a QEMU of its own, in the disk's default cache mode
+(writeback); its guest is paused but for the gap. Domains are transient and
+get no TRANSIENT_JOB: the stock driver copies no others.
+"""
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+
+import benchlib
+from benchlib import GIB, MIB, Domain, File, Figures, NbdTcp, NbdUnix
+
+REUSE_EXT = 2  # VIR_DOMAIN_BLOCK_COPY_REUSE_EXT: libvirt is not loaded here
+DESTINATIONS = {d.kind: d for d in (File, NbdUnix, NbdTcp)}
+
+# Wanted, Ferry/stock
+WALL = 1.0
+WALL_TCP = 0.65
+CPU_DENSE_FILE = 0.4
+GAP = 0.1
+
+# What a file system may add to the target for its own bookkeeping (extent
+# blocks count as the file's), and qcow2 for a table that is allocated early.
+ALLOCATION_SLACK = MIB
+
+
+class Run:
+    """What all rows are given."""
+
+    def __init__(self, options, folder, drivers, table):
+        self.options = options
+        self.folder = folder
+        self.drivers = drivers
+        self.table = table
+        self.images = benchlib.Images(folder)
+        self.size = 256 * MIB if options.quick else options.size * MIB
+        self.rounds = options.rounds
+        self.all = {}
+
+    def settle(self, source):
+        benchlib.settle(source, self.options.cache)
+
+    def disk(self, source, fmt):
+        return benchlib.ferrytest.disk_xml('vda', source, fmt)
+
+
+# Copy to READY
+
+def copy_once(run, driver, fmt, source, destination):
+    with destination(run.folder, run.size, fmt) as target:
+        with Domain(driver, run.disk(source, fmt)) as domain:
+            run.settle(source)
+            t = domain.copy(target.xml(), flags=REUSE_EXT if target.kind != 'file' else 0)
+            domain.abort()
+            return {'wall': t['ready'], 'cpu': t['qemu_cpu'] + t['driver_cpu'],
+                    'allocated': benchlib.ferrytest.allocated(target.path)}
+
+
+def limit(run, figures, fmt, source, destination):
+    """qemu-img's best: three ways, three times each."""
+    best = {}
+    for options in benchlib.CONVERT:
+        one = Figures()
+        for _ in range(min(3, run.rounds)):
+            with destination(run.folder, run.size, fmt) as target:
+                run.settle(source)
+                wall, cpu = benchlib.convert(source, fmt, target, options)
+                one.add('limit', wall=wall, cpu=cpu)
+        for figure in ('wall', 'cpu'):
+            best[figure] = min(best.get(figure, 1e9), one.median('limit', figure))
+    figures.add('limit', **best)
+
+
+def row_copy(run, name, fmt, percent, kind):
+    destination = DESTINATIONS[kind]
+    source = run.images.get(fmt, run.size, percent)
+    figures = run.all[name] = Figures()
+    for _ in range(run.rounds):
+        for driver in run.drivers:
+            figures.add(driver.name, **copy_once(run, driver, fmt, source, destination))
+    if not run.options.no_limit:
+        limit(run, figures, fmt, source, destination)
+
+    run.table.ratio(name, 'wall', figures, WALL_TCP if kind == 'nbd-tcp' else WALL)
+    run.table.ratio(name, 'cpu', figures, CPU_DENSE_FILE if kind == 'file' and percent == 100 else None)
+    run.table.bound(name, 'allocated', figures,
+                    benchlib.ferrytest.allocated(source) + ALLOCATION_SLACK, 'source')
+
+
+# Calls
+
+def row_call(run, name, fmt):
+    """The copy is slowed down, or a small one may end before the call does.
+    Milliseconds scatter: more rounds."""
+    source = run.images.get(fmt, 64 * MIB, 25)
+    figures = run.all[name] = Figures()
+    for _ in range(3 * run.rounds):
+        for driver in run.drivers:
+            with File(run.folder, 64 * MIB, fmt) as target, Domain(driver, run.disk(source, fmt)) as domain:
+                run.settle(source)
+                t = domain.copy(target.xml(), params={'bandwidth': MIB}, ready=False)
+                domain.abort()
+            figures.add(driver.name, call=t['call'])
+    run.table.ratio(name, 'call', figures, WALL)
+
+
+def row_pivot(run, name):
+    source = run.images.get('raw', run.size, 100)
+    figures = run.all[name] = Figures()
+    for _ in range(run.rounds):
+        for driver in run.drivers:
+            with File(run.folder, run.size, 'raw') as target, Domain(driver, run.disk(source, 'raw')) as domain:
+                run.settle(source)
+                domain.copy(target.xml())
+                t = domain.pivot()
+            figures.add(driver.name, call=t['call'])
+    run.table.ratio(name, 'call', figures, WALL)
+
+
+# All of them
+
+def rows():
+    for fmt in ('raw', 'qcow2'):
+        for percent in (25, 100):
+            for kind in DESTINATIONS:
+                yield (f'copy-{fmt}-{percent}-{kind}', row_copy, (fmt, percent, kind))
+    yield ('call-raw', row_call, ('raw',))
+    yield ('call-qcow2', row_call, ('qcow2',))
+    yield ('pivot', row_pivot, ())
+
+
+def parse():
+    p = argparse.ArgumentParser(prog='./ferry bench copy', description='Compares Ferry with the stock driver.')
+    p.add_argument('--rounds', type=int, default=5, help='measurements of each driver and row (5)')
+    p.add_argument('--quick', action='store_true', help='small images: tries the script, measures nothing')
+    p.add_argument('--size', type=int, default=4 * GIB // MIB, help="the disk's MiB (4096, which the targets are for)")
+    p.add_argument('--rows', default='*', metavar='PATTERN', help='only these rows, as in copy-raw-*-file; commas between patterns')
+    # A disk of tens of gigabytes is not in the host's page cache, and one that
+    # is 4 GiB large stands for it. Also, cold both drivers read the same disk;
+    # warm one reads memory and the other, which bypasses the cache, the disk.
+    p.add_argument('--cache', choices=('cold', 'warm'), default='cold', help="the source's data in the page cache? (cold)")
+    p.add_argument('--no-limit', action='store_true', help='without qemu-img convert')
+    p.add_argument('--dir', default=os.environ.get('FERRY_TMP', '/var/tmp'), help='where images go: 16 GiB')
+    p.add_argument('--json', metavar='FILE', help='write all samples there')
+    return p.parse_args()
+
+
+def main():
+    options = parse()
+    chosen = [r for r in rows() if any(fnmatch.fnmatchcase(r[0], p) for p in options.rows.split(','))]
+    if not chosen:
+        sys.exit(f'no row is called {options.rows}: {" ".join(r[0] for r in rows())}')
+    print(f'{options.rounds} rounds, stock and Ferry in turn; medians; source {options.cache}; '
+          f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}', flush=True)
+
+    with benchlib.Folder(options.dir) as folder, benchlib.Drivers() as drivers:
+        table = benchlib.Table()
+        run = Run(options, folder, drivers, table)
+        for name, function, args in chosen:
+            function(run, name, *args)
+        if options.json:
+            with open(options.json, 'w') as f:
+                json.dump({name: figures.samples for name, figures in run.all.items()}, f, indent=1)
+
+    print(f'{len(table.missed)} missed' + (': ' + ', '.join(table.missed) if table.missed else ''))
+    return 1 if table.missed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,111 @@
+/*
+ * faults.c: stands between the engine and its steps, and breaks them
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Loaded with LD_PRELOAD into a process that runs the driver. The file that
+ * FERRY_FAULT_FILE names holds PLAN/STEP/WHEN/WHAT: when a step of that name is
+ * run, before or after it acts, something happens:
+ *
+ *   error        the step fails
+ *   unknown      the step fails and does not know what it did
+ *   disconnect   the connection to QEMU breaks
+ *   kill-qemu    QEMU gets SIGKILL
+ *   kill-driver  this process gets SIGKILL
+ *
+ * So every step of every plan can be broken in every way, without a line in
+ * the code that is tested.
+ */
+
+#include <config.h>
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "engine/op.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+#define FAULT_FD_MAX 1024
+
+
+/* The monitor's descriptor is private to it, but its peer has a name. */
+static void
+faultDisconnect(void)
+{
+    int fd;
+
+    for (fd = 3; fd < FAULT_FD_MAX; fd++) {
+        struct sockaddr_un sa = { 0 };
+        socklen_t len = sizeof(sa);
+
+        if (getpeername(fd, (struct sockaddr *) &sa, &len) == 0 &&
+            sa.sun_family == AF_UNIX &&
+            g_str_has_suffix(sa.sun_path, "/monitor.sock"))
+            shutdown(fd, SHUT_RDWR);
+    }
+}
+
+
+static int
+faultHappen(ferryOp *op,
+            const ferryStep *step,
+            const char *what)
+{
+    if (STREQ(what, "error") || STREQ(what, "unknown")) {
+        virReportError(VIR_ERR_OPERATION_FAILED, "injected failure of step '%s'", step->name);
+        return STREQ(what, "error") ? FERRY_STEP_FAILED : FERRY_STEP_UNKNOWN;
+    }
+
+    if (STREQ(what, "disconnect"))
+        faultDisconnect();
+    else if (STREQ(what, "kill-qemu"))
+        kill(op->vm->pid, SIGKILL);
+    else if (STREQ(what, "kill-driver"))
+        kill(getpid(), SIGKILL);
+    else
+        abort();
+
+    /* the step goes on, and finds out by itself */
+    return 0;
+}
+
+
+static char **
+faultRead(void)
+{
+    const char *path = g_getenv("FERRY_FAULT_FILE");
+    g_autofree char *text = NULL;
+
+    if (!path || !g_file_get_contents(path, &text, NULL, NULL))
+        return g_new0(char *, 1);
+
+    return g_strsplit(g_strstrip(text), "/", 4);
+}
+
+
+int
+ferryStepRun(ferryOp *op,
+             const ferryPlan *plan,
+             const ferryStep *step)
+{
+    g_auto(GStrv) fault = faultRead();
+    bool hit = g_strv_length(fault) == 4 &&
+               STREQ(fault[0], plan->name) && STREQ(fault[1], step->name);
+    int rc;
+
+    if (hit && STREQ(fault[2], "before") && (rc = faultHappen(op, step, fault[3])) < 0)
+        return rc;
+
+    if ((rc = step->run(op)) < 0)
+        return rc;
+
+    if (hit && STREQ(fault[2], "after"))
+        return faultHappen(op, step, fault[3]);
+
+    return 0;
+}

@@ -1,0 +1,53 @@
+"""Reads the plans out of the module that was built: the tests walk what is
+there, not a list that somebody keeps.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import ctypes
+import os
+
+
+class Step(ctypes.Structure):
+    """struct _ferryStep, engine/op.h"""
+    _fields_ = [('name', ctypes.c_char_p), ('run', ctypes.c_void_p),
+                ('undo', ctypes.c_void_p), ('durable', ctypes.c_bool)]
+
+
+class Plan(ctypes.Structure):
+    """struct _ferryPlan"""
+    _fields_ = [('name', ctypes.c_char_p), ('steps', ctypes.POINTER(Step))]
+
+
+class OpClass(ctypes.Structure):
+    """struct _ferryOpClass, as far as needed"""
+    _fields_ = [('name', ctypes.c_char_p), ('plans', ctypes.POINTER(ctypes.POINTER(Plan)))]
+
+
+def plans(driver_dir):
+    """Yields (operation, plan, [(step, past_return)]). A step is past the point
+    of no return from the first durable one without undo on."""
+    module = ctypes.CDLL(os.path.join(driver_dir, 'libferry_driver_qemu.so'), mode=ctypes.RTLD_GLOBAL)
+    classes = (ctypes.POINTER(OpClass) * 64).in_dll(module, 'ferryClasses')
+    for cls in classes:
+        if not cls:
+            return
+        for i in range(64):
+            plan = cls.contents.plans[i]
+            if not plan:
+                break
+            steps = []
+            past = False
+            for j in range(64):
+                step = plan.contents.steps[j]
+                if not step.name:
+                    break
+                past = past or (step.durable and not step.undo)
+                steps.append((step.name.decode(), past))
+            yield cls.contents.name.decode(), plan.contents.name.decode(), steps
+
+
+if __name__ == '__main__':
+    for operation, plan, steps in plans(os.environ['FERRY_DRIVER_DIR']):
+        print(operation, plan, ' '.join(name + ('!' if past else '') for name, past in steps))
