@@ -6,6 +6,7 @@ Host.virsh() call is a driver restart. A Session keeps one driver in a child
 process and collects its events.
 """
 
+import ctypes
 import difflib
 import hashlib
 import json
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 
@@ -414,7 +416,7 @@ def put_image(path, fmt, content, options=None):
 def image_content(*spec):
     """What a guest would read from an image, also one that is in use. spec: a
     path or URL and its format, or qemu-img's arguments that name the image."""
-    source = ['-f', spec[1], spec[0]] if len(spec) == 2 else spec
+    source = spec if spec[0].startswith('-') else ['-f', spec[1], spec[0]]
     fd, tmp = tempfile.mkstemp(prefix='ferry-content-', dir=os.environ.get('FERRY_TMP', '/var/tmp'))
     os.close(fd)
     try:
@@ -439,6 +441,23 @@ def check_image(what, content, *spec):
     raise AssertionError(f'{what}: {len(found)} bytes, not {len(content)}')
 
 
+def adopt_orphans():
+    """A QEMU becomes a child of the test, not of whatever is process 1 here."""
+    PR_SET_CHILD_SUBREAPER = 36
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap(pid):
+    """Takes note of the end of a QEMU at once: while it is a zombie it is not
+    dead for libvirt, and some containers leave it so for seconds."""
+    def wait():
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass
+    threading.Thread(target=wait, daemon=True).start()
+
+
 class Guest:
     """A domain whose guest is the test: its CPUs are stopped, and the test does
     the I/O through its disks' frontends. It has a folder for images, a monitor
@@ -452,6 +471,7 @@ class Guest:
         self.dir = tempfile.mkdtemp(prefix='guest-', dir=host.dir)
         self.content = {target: bytearray(content or b'') for target, (_, content) in disks.items()}
         self.transient = transient
+        self.session = None  # set it while a Session runs: there is one driver at a time
         self.mon = None
         # not where the images are: a test compares that folder
         fd, self.socket = tempfile.mkstemp(prefix='mon-', dir=host.dir)
@@ -462,6 +482,7 @@ class Guest:
 
     def boot(self, session=None):
         """Starts it: session is for one whose disks need a secret."""
+        adopt_orphans()
         os.path.exists(self.socket) and os.unlink(self.socket)
         if session:
             session.request(domain=None, method='createXML' if self.transient else 'defineXML', args=[self.xml])
@@ -472,6 +493,7 @@ class Guest:
             self.host.define(self.xml)
             self.host.virsh('start', self.name, '--paused')
         self.mon = Monitor(self.socket)
+        reap(self.pid())
 
     def restart(self):
         """Shuts it off and starts it as its configuration says."""
@@ -483,6 +505,7 @@ class Guest:
         os.path.exists(self.socket) and os.unlink(self.socket)
         self.host.virsh('start', self.name, '--paused')
         self.mon = Monitor(self.socket)
+        reap(self.pid())
 
     def destroy(self):
         self.mon.close()
@@ -521,6 +544,9 @@ class Guest:
               f'the guest cannot write to {target}')
         self.content[target][offset:offset + length] = bytes([pattern]) * length
 
+    def flush(self, target):
+        self.mon.hmp(qemu_io(self.alias(target), 'flush'))
+
     def discard(self, target, offset, length):
         self.mon.hmp(qemu_io(self.alias(target), f'discard {offset} {length}'))
 
@@ -558,15 +584,27 @@ class Guest:
 
         def shown():
             # dumpxml does not wait until the driver is back, blockjob does
-            self.host.virsh('blockjob', self.name, 'vda')
+            if not self.session:
+                self.host.virsh('blockjob', self.name, 'vda')
             return "ready='yes'" in self.live()
         wait_for(shown, 5, 0.1, "<mirror ready='yes'>")
 
     def live(self):
-        return self.host.virsh('dumpxml', self.name)
+        if self.session:
+            return self.session.call(self.name, 'XMLDesc', 0)
+        return self.host.virsh('dumpxml', self.name).strip() + '\n'
 
     def config(self):
-        return '' if self.transient else self.host.virsh('dumpxml', self.name, '--inactive')
+        if self.transient:
+            return ''
+        if self.session:
+            return self.session.call(self.name, 'XMLDesc', 2)
+        return self.host.virsh('dumpxml', self.name, '--inactive').strip() + '\n'
+
+    def domain_state(self):
+        if self.session:
+            return {1: 'running', 3: 'paused', 5: 'shut off'}.get(self.session.call(self.name, 'state')[0])
+        return self.host.virsh('domstate', self.name).strip()
 
     def files(self):
         """What lies in the folder: sizes and checksums; of the images in use
@@ -586,7 +624,7 @@ class Guest:
     def state(self):
         """All that a failed or aborted operation must leave as it was."""
         return {
-            'domain': self.host.virsh('domstate', self.name),
+            'domain': self.domain_state(),
             'live XML': self.live(),
             'configuration': self.config(),
             'nodes': self.flags(),

@@ -255,6 +255,7 @@ class Log:
         self.reports = []
         self.troubles = []
         self.starts = []
+        self._boot = 0  # the first report of this life of the guest
         self._rest = ''
         self._file = None
         self._stop = threading.Event()
@@ -300,6 +301,7 @@ class Log:
             self.reports.append(Report(t / 1e6, ack, gap / 1e6, longest / 1e6, now))
         elif m := self.START.search(line):
             self.starts.append(int(m.group(1)))
+            self._boot = len(self.reports)
             if self.acknowledged() >= self.starts[-1]:
                 self.troubles.append(f'{self.acknowledged()} was acknowledged, '
                                      f'but the guest found only what is before {self.starts[-1]}')
@@ -335,11 +337,11 @@ class Log:
         return max((r.gap for r in self.reports[since:until]), default=0.0)
 
     def time_lost(self):
-        """By how much the guest's clock fell behind the host's while we looked:
+        """By how much the guest's clock fell behind the host's since it started:
         the time that the guest was paused, which its own clock cannot show. A
         report may be late but never early, so the least distance of the two
         clocks in a while is the true one."""
-        distances = [r.host - r.time for r in self.reports]
+        distances = [r.host - r.time for r in self.reports[self._boot:]]
         if len(distances) < 2:
             return 0.0
         n = min(20, len(distances) // 2)
@@ -359,10 +361,7 @@ def read_part(image, fmt, offset, size):
     """Reads a range of what an image that no QEMU uses shows a guest."""
     with tempfile.NamedTemporaryFile(prefix='ferry-part-', dir=os.path.dirname(os.path.abspath(image))) as f:
         run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', part_of(image, fmt, offset, size), f.name)
-        data = f.read()
-    if len(data) != size:
-        raise Lost(f'{image} ends at {offset + len(data)}')
-    return data
+        return f.read()
 
 
 def _record(data, slots):
@@ -386,7 +385,8 @@ def verify(image, fmt, acknowledged, region=REGION, newest=None):
     the acknowledged one are there unless newer ones replaced them, and there is
     no hole, that is, the image is the disk at one point in time. newest: what
     was acknowledged later than the image can be. Returns the newest record and
-    the number of records; raises Lost with all that is wrong."""
+    the number of records. Raises Lost with what is wrong, Failed if the image
+    cannot be read or is too small."""
     data = read_part(image, fmt, region.offset, region.size)
     slots = region.slots
     wrong = []

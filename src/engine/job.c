@@ -44,8 +44,9 @@ bool
 ferryJobQEMUReachable(ferryOp *op)
 {
     qemuMonitor *mon = qemuDomainGetMonitor(op->vm);
+    g_autoptr(virError) err = mon ? qemuMonitorLastError(mon) : NULL;
 
-    return mon && qemuMonitorLastError(mon)->code == VIR_ERR_OK;
+    return mon && !err;
 }
 
 

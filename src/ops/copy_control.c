@@ -214,7 +214,7 @@ ferryCopyAbortPivot(ferryOp *op,
  *
  * Ends the copy with the guest on the source. In the mirror phase the target
  * stays, as a copy of this moment; while it still streams what we created is
- * removed. Domain locked, modify job held.
+ * removed. Domain locked, modify job held; the caller has a reference to @op.
  */
 int
 ferryCopyAbort(ferryOp *op,
@@ -312,7 +312,8 @@ ferryCopyPivotRun(ferryOp *op)
  * @async: return once the pivot is under way
  *
  * Moves the guest to the target. Refused before both are the same: whether
- * they are, QEMU is asked. Domain locked, modify job held.
+ * they are, QEMU is asked. Domain locked, modify job held; the caller has a
+ * reference to @op.
  */
 int
 ferryCopyPivot(ferryOp *op,

@@ -1,0 +1,66 @@
+/*
+ * record.c: writes down what driver and QEMU say to each other
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Loaded with LD_PRELOAD between the driver and its monitor. Every command and
+ * its reply go to the file that FERRY_RECORD names, as the tests' canned files
+ * have them: blocks of JSON with an empty line between.
+ */
+
+#include <config.h>
+
+#include <dlfcn.h>
+
+#define LIBVIRT_QEMU_MONITOR_PRIV_H_ALLOW
+#include "qemu/qemu_monitor_priv.h"
+#include "virjson.h"
+
+
+/* The driver's own, which ours stands in front of. */
+static int
+(*recordReal(void))(qemuMonitor *, qemuMonitorMessage *)
+{
+    g_autofree char *path = g_strdup_printf("%s/libferry_driver_qemu.so",
+                                            g_getenv("LIBVIRT_DRIVER_DIR"));
+    void *driver = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+
+    if (!driver)
+        abort();
+
+    return (int (*)(qemuMonitor *, qemuMonitorMessage *)) dlsym(driver, "qemuMonitorSend");
+}
+
+
+static void
+recordWrite(FILE *file,
+            const char *text)
+{
+    g_autoptr(virJSONValue) json = virJSONValueFromString(text);
+    g_autofree char *pretty = json ? virJSONValueToString(json, true) : NULL;
+
+    if (pretty)
+        fprintf(file, "%s\n", pretty);
+}
+
+
+int
+qemuMonitorSend(qemuMonitor *mon,
+                qemuMonitorMessage *msg)
+{
+    g_autofree char *command = g_strdup(msg->txBuffer);
+    const char *path = g_getenv("FERRY_RECORD");
+    int rc = recordReal()(mon, msg);
+    FILE *file;
+
+    if (rc == 0 && msg->rxObject && path && (file = fopen(path, "a"))) {
+        g_autofree char *reply = virJSONValueToString(msg->rxObject, false);
+
+        recordWrite(file, command);
+        recordWrite(file, reply);
+        fclose(file);
+    }
+
+    return rc;
+}
