@@ -11,13 +11,14 @@ Rows
                       are created by the driver, NBD targets are raw and reused
                       (both drivers are given REUSE_EXT; NBD creates nothing)
   call-FMT            the call to its return, the job running; a small disk
-  pivot               the pivot call to its return, after a dense copy
-  gap                 the longest time a guest waited for a write at the pivot,
-                      after a dense copy
+  pivot               a guest writes; after a dense copy to a file and a while of
+                      mirroring: the pivot call to its return, and the longest
+                      time between two writes of the guest meanwhile, by its clock
+  pivot-idle          the same call with a paused guest, right after READY
 
 Each measurement has a QEMU of its own, in the disk's default cache mode
 (writeback); its guest is paused but for the gap. Domains are transient and
-get no TRANSIENT_JOB: the stock driver copies no others.
+get no TRANSIENT_JOB flag, without which the stock driver copies no others.
 """
 
 import argparse
@@ -25,9 +26,12 @@ import fnmatch
 import json
 import os
 import sys
+import time
 
 import benchlib
 from benchlib import GIB, MIB, Domain, File, Figures, NbdTcp, NbdUnix
+
+import guest  # benchlib knows where tests/ is
 
 REUSE_EXT = 2  # VIR_DOMAIN_BLOCK_COPY_REUSE_EXT: libvirt is not loaded here
 DESTINATIONS = {d.kind: d for d in (File, NbdUnix, NbdTcp)}
@@ -37,6 +41,12 @@ WALL = 1.0
 WALL_TCP = 0.65
 CPU_DENSE_FILE = 0.4
 GAP = 0.1
+
+# The guest of the pivot row. It writes synchronously, so its rate is what it gets
+# at most; and it writes for some seconds before the pivot, as after a copy that
+# somebody watches (virsh blockcopy --wait --pivot looks every half a second).
+GUEST_RATE = 1000
+GUEST_SECONDS = 3
 
 # What a file system may add to the target for its own bookkeeping (extent
 # blocks count as the file's), and qcow2 for a table that is allocated early.
@@ -123,7 +133,38 @@ def row_call(run, name, fmt):
     run.table.ratio(name, 'call', figures, WALL)
 
 
+def pivot_once(run, driver, source):
+    """The guest boots before the cache is settled: it is alike for both."""
+    region = guest.Region(run.size // 4, min(64 * MIB, run.size // 4))
+    console = os.path.join(run.folder, 'console')
+    benchlib.remove(console)
+    kernel, initrd = guest.build()
+    with File(run.folder, run.size, 'raw') as target, guest.Log(console) as log, \
+            Domain(driver, run.disk(source, 'raw'), paused=False, memory=guest.MEMORY,
+                   os_extra=guest.os_xml(kernel, initrd, region, GUEST_RATE, report=50),
+                   devices=guest.serial_file_xml(console)) as domain:
+        log.wait_writing()
+        run.settle(source)
+        domain.copy(target.xml())
+        time.sleep(GUEST_SECONDS)
+        log.next_report()
+        before = len(log.reports)
+        t = domain.pivot()
+        log.next_report()  # this one still tells about the pivot
+        return {'call': t['call'], 'gap': log.longest_gap(before)}
+
+
 def row_pivot(run, name):
+    source = run.images.get('raw', run.size, 100)
+    figures = run.all[name] = Figures()
+    for _ in range(run.rounds):
+        for driver in run.drivers:
+            figures.add(driver.name, **pivot_once(run, driver, source))
+    run.table.ratio(name, 'call', figures, WALL)
+    run.table.ratio(name, 'gap', figures, GAP)
+
+
+def row_pivot_idle(run, name):
     source = run.images.get('raw', run.size, 100)
     figures = run.all[name] = Figures()
     for _ in range(run.rounds):
@@ -146,6 +187,7 @@ def rows():
     yield ('call-raw', row_call, ('raw',))
     yield ('call-qcow2', row_call, ('qcow2',))
     yield ('pivot', row_pivot, ())
+    yield ('pivot-idle', row_pivot_idle, ())
 
 
 def parse():

@@ -300,7 +300,8 @@ def interrupted(signum, frame):
 
 
 def main():
-    signal.signal(signal.SIGTERM, interrupted)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupted)
     steps = Steps()
     host = Host()
     ok = False

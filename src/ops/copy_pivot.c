@@ -112,27 +112,58 @@ ferryPivotDropBitmaps(ferryOp *op)
 /* flush: nothing may be left to write out while the guest is drained, and the
  * disk's own cache mode holds from here on */
 static int
+ferryPivotReopenTarget(ferryOp *op,
+                       bool copying)
+{
+    ferryCopy *copy = op->data;
+    virStorageSource *target = copy->target;
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autoptr(virStorageSource) backing = NULL;
+    int rc;
+
+    if (copy->reuse && copy->shallow)
+        backing = virObjectRef(target->backingStore);
+    else
+        backing = ferryCopyTargetBacking(op);
+
+    target->cachemode = disk->cachemode;
+    target->iomode = disk->iomode;
+    target->discard = disk->discard;
+    target->detect_zeroes = disk->detect_zeroes;
+
+    if (copying) {
+        target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
+        if (virStorageSourceIsLocalStorage(target) && !ferryNodeIsDirect(target))
+            target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+    }
+
+    rc = ferryNodeReopen(op->vm, target, backing);
+
+    target->cachemode = disk->cachemode;
+    target->discard = disk->discard;
+    return rc;
+}
+
+
+static int
 ferryPivotFlush(ferryOp *op)
 {
     ferryCopy *copy = op->data;
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-    g_autoptr(virStorageSource) backing = NULL;
 
     virObjectUnlock(op->vm);
     ferryImageSync(copy->target);
     virObjectLock(op->vm);
 
-    if (copy->reuse && copy->shallow)
-        backing = virObjectRef(copy->target->backingStore);
-    else
-        backing = ferryCopyTargetBacking(op);
+    return ferryPivotReopenTarget(op, false);
+}
 
-    copy->target->cachemode = disk->cachemode;
-    copy->target->iomode = disk->iomode;
-    copy->target->discard = disk->discard;
-    copy->target->detect_zeroes = disk->detect_zeroes;
 
-    return ferryNodeReopen(op->vm, copy->target, backing);
+static void
+ferryPivotUnflush(ferryOp *op)
+{
+    /* where the storage cannot, it was not so before either */
+    ignore_value(ferryPivotReopenTarget(op, true));
+    virResetLastError();
 }
 
 
@@ -372,7 +403,7 @@ ferryPivotRelease(ferryOp *op)
 static const ferryStep ferryCopyPivotSteps[] = {
     { .name = "chain", .run = ferryPivotAddChain, .undo = ferryPivotRemoveChain },
     { .name = "bitmaps", .run = ferryPivotCarryBitmaps, .undo = ferryPivotDropBitmaps },
-    { .name = "flush", .run = ferryPivotFlush },
+    { .name = "flush", .run = ferryPivotFlush, .undo = ferryPivotUnflush },
     { .name = "drain", .run = ferryPivotDrain },
     { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
     { .name = "adopt", .run = ferryPivotAdopt },
