@@ -124,8 +124,7 @@ class Demo:
     # The pieces
 
     def create_disk(self):
-        """Data that compresses to nothing less, and a plain file to compare
-        with later."""
+        """The data is random; the plain file is kept to compare with."""
         with open(self.original, 'wb') as f:
             f.truncate(DISK)
             f.seek(DATA[0])
@@ -149,7 +148,8 @@ class Demo:
             while True:
                 info = session.call(NAME, 'blockJobInfo', 'vda', 0)
                 check(info, 'the copy is gone')
-                bar.show(info['cur'] * DISK // max(info['end'], 1), f', the guest wrote {self.log.acknowledged()} records')
+                bar.show(info['cur'] * DISK // max(info['end'], 1),
+                         f', the guest wrote {self.log.acknowledged()} records')
                 if info['cur'] == info['end'] and "ready='yes'" in session.call(NAME, 'XMLDesc', 0):
                     return
                 if kill_at is not None and info['cur'] * 100 >= info['end'] * kill_at:
@@ -179,8 +179,8 @@ class Demo:
         run('qemu-img', 'check', '-q', image)
         v = guest.verify(image, 'qcow2', acknowledged, REGION, newest)
         self.compare(image)
-        self.prove(f'{what}: {v.count} records, the newest {v.newest}; '
-                   f'{acknowledged} had been acknowledged. All checksums are right, no hole, the data is the same.')
+        self.prove(f'{what}: it holds records {v.newest - v.count + 1} to {v.newest}, without a hole, '
+                   f'all checksums right;\n    {acknowledged} had been acknowledged. The other data is the same.')
 
     def sources(self):
         """The images that the live and the permanent definition name."""
@@ -240,10 +240,10 @@ class Demo:
         gap, lost = log.longest_gap(), log.time_lost()
         check(gap <= LIMIT, f'the guest could not write for {gap * 1000:.1f} ms')
         check(lost <= LIMIT, f'the guest was paused for {lost * 1000:.1f} ms')
-        self.prove(f'The guest never stopped: {log.acknowledged()} writes in '
-                   f'{log.reports[-1].time - log.reports[0].time:.1f} s of its clock, '
+        self.prove(f'the guest never stopped: {log.acknowledged()} writes in '
+                   f'{log.reports[-1].time - log.reports[0].time:.1f} s of its clock,\n    '
                    f'the longest gap between two of them {gap * 1000:.1f} ms.')
-        self.prove(f'It was never paused: its clock lost {max(lost, 0) * 1000:.1f} ms against the host\'s.')
+        self.prove(f'it was never paused: its clock lost {max(lost, 0) * 1000:.1f} ms against the host\'s.')
 
     def run(self):
         with self.steps.step('build the guest (kept under build/guest)'):
@@ -282,7 +282,8 @@ def run_as_caller(host):
 def check_space(host):
     need = 4 * DATA[1] + 100 * MIB
     free = shutil.disk_usage(host.dir).free
-    check(free > need, f'{host.dir} has {free // MIB} MiB free, {need // MIB} are needed: set FERRY_TMP to another folder')
+    check(free > need, f'{host.dir} has {free // MIB} MiB free, {need // MIB} are needed: '
+                       'set FERRY_TMP to another folder')
 
 
 def show(demo, steps):

@@ -441,21 +441,41 @@ def check_image(what, content, *spec):
     raise AssertionError(f'{what}: {len(found)} bytes, not {len(content)}')
 
 
-def adopt_orphans():
-    """A QEMU becomes a child of the test, not of whatever is process 1 here."""
+def adopt_qemus():
+    """Takes note at once when a QEMU ends: a zombie is not dead for libvirt,
+    and process 1 of some containers leaves it one for seconds. So that they are
+    ours to look after, and not process 1's, orphans become children of the
+    test."""
+    global adopting
+    if adopting:
+        return
+    adopting = True
     PR_SET_CHILD_SUBREAPER = 36
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    threading.Thread(target=reap_qemus, daemon=True).start()
 
 
-def reap(pid):
-    """Takes note of the end of a QEMU at once: while it is a zombie it is not
-    dead for libvirt, and some containers leave it so for seconds."""
-    def wait():
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass
-    threading.Thread(target=wait, daemon=True).start()
+adopting = False
+
+
+def reap_qemus():
+    # What the test started itself, it waits for itself: never a QEMU.
+    while True:
+        for tid in os.listdir('/proc/self/task'):
+            try:
+                with open(f'/proc/self/task/{tid}/children') as f:
+                    pids = f.read().split()
+            except OSError:
+                continue
+            for pid in pids:
+                try:
+                    with open(f'/proc/{pid}/stat') as f:
+                        name, _, rest = f.read().rpartition(')')
+                    if '(qemu-system' in name and rest.split()[0] == 'Z':
+                        os.waitpid(int(pid), os.WNOHANG)
+                except (OSError, ChildProcessError):
+                    pass
+        time.sleep(0.02)
 
 
 class Guest:
@@ -482,7 +502,7 @@ class Guest:
 
     def boot(self, session=None):
         """Starts it: session is for one whose disks need a secret."""
-        adopt_orphans()
+        adopt_qemus()
         os.path.exists(self.socket) and os.unlink(self.socket)
         if session:
             session.request(domain=None, method='createXML' if self.transient else 'defineXML', args=[self.xml])
@@ -493,7 +513,6 @@ class Guest:
             self.host.define(self.xml)
             self.host.virsh('start', self.name, '--paused')
         self.mon = Monitor(self.socket)
-        reap(self.pid())
 
     def restart(self):
         """Shuts it off and starts it as its configuration says."""
@@ -505,7 +524,6 @@ class Guest:
         os.path.exists(self.socket) and os.unlink(self.socket)
         self.host.virsh('start', self.name, '--paused')
         self.mon = Monitor(self.socket)
-        reap(self.pid())
 
     def destroy(self):
         self.mon.close()

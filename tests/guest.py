@@ -193,10 +193,8 @@ def _build_initrd(directory, initrd):
 
 
 def _write_cpio(f, files):
-    """An archive as the kernel wants it ("newc"). Written by hand because an
-    initramfs made by cpio needs root for its device nodes, or to have none, and
-    then the kernel has no console for an init that is a script; ours opens it
-    itself."""
+    """An archive as the kernel wants it ("newc"). It needs no device nodes, which
+    only root could make: our init opens the console itself."""
     number = 0
 
     def entry(name, mode, data=b''):

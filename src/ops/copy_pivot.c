@@ -40,6 +40,39 @@
 VIR_LOG_INIT("ferry.pivot");
 
 
+/* Gives the target's nodes the options of a copy under way, or those of the
+ * disk's definition. QEMU flushes the image while it does so. */
+static int
+ferryPivotReopenTarget(ferryOp *op,
+                       virStorageSource *backing,
+                       bool copying)
+{
+    virStorageSource *target = ((ferryCopy *) op->data)->target;
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    int rc;
+
+    target->cachemode = disk->cachemode;
+    target->iomode = disk->iomode;
+    target->discard = disk->discard;
+    target->detect_zeroes = disk->detect_zeroes;
+
+    if (copying)
+        target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
+
+    rc = ferryNodeReopen(op->vm, target, backing);
+
+    /* where the storage cannot, it was not so before either */
+    if (copying && virStorageSourceIsLocalStorage(target) && !ferryNodeIsDirect(target)) {
+        target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+        ignore_value(ferryNodeReopenStorage(op->vm, target));
+    }
+
+    target->cachemode = disk->cachemode;
+    target->discard = disk->discard;
+    return rc;
+}
+
+
 /* chain: open what lies below a reused image, which its owner was free to fill
  * until now */
 static bool
@@ -83,7 +116,7 @@ ferryPivotRemoveChain(ferryOp *op)
         return;
 
     none = virStorageSourceNew();
-    if (ferryNodeReopen(op->vm, copy->target, none) < 0)
+    if (ferryPivotReopenTarget(op, none, true) < 0)
         VIR_WARN("target of disk '%s' keeps its backing chain: %s",
                  copy->dst, virGetLastErrorMessage());
     ferryNodeRemove(op->vm, copy->target->backingStore);
@@ -111,37 +144,15 @@ ferryPivotDropBitmaps(ferryOp *op)
 
 /* flush: nothing may be left to write out while the guest is drained, and the
  * disk's own cache mode holds from here on */
-static int
-ferryPivotReopenTarget(ferryOp *op,
-                       bool copying)
+static virStorageSource *
+ferryPivotTargetBacking(ferryOp *op)
 {
     ferryCopy *copy = op->data;
-    virStorageSource *target = copy->target;
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-    g_autoptr(virStorageSource) backing = NULL;
-    int rc;
 
-    if (copy->reuse && copy->shallow)
-        backing = virObjectRef(target->backingStore);
-    else
-        backing = ferryCopyTargetBacking(op);
+    if (ferryPivotHasLateChain(copy))
+        return virObjectRef(copy->target->backingStore);
 
-    target->cachemode = disk->cachemode;
-    target->iomode = disk->iomode;
-    target->discard = disk->discard;
-    target->detect_zeroes = disk->detect_zeroes;
-
-    if (copying) {
-        target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
-        if (virStorageSourceIsLocalStorage(target) && !ferryNodeIsDirect(target))
-            target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-    }
-
-    rc = ferryNodeReopen(op->vm, target, backing);
-
-    target->cachemode = disk->cachemode;
-    target->discard = disk->discard;
-    return rc;
+    return ferryCopyTargetBacking(op);
 }
 
 
@@ -149,20 +160,22 @@ static int
 ferryPivotFlush(ferryOp *op)
 {
     ferryCopy *copy = op->data;
+    g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
 
     virObjectUnlock(op->vm);
     ferryImageSync(copy->target);
     virObjectLock(op->vm);
 
-    return ferryPivotReopenTarget(op, false);
+    return ferryPivotReopenTarget(op, backing, false);
 }
 
 
 static void
 ferryPivotUnflush(ferryOp *op)
 {
-    /* where the storage cannot, it was not so before either */
-    ignore_value(ferryPivotReopenTarget(op, true));
+    g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
+
+    ignore_value(ferryPivotReopenTarget(op, backing, true));
     virResetLastError();
 }
 

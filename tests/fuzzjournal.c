@@ -1,0 +1,157 @@
+/*
+ * fuzzjournal.c: the journal's parser against damaged journals
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * usage: fuzzjournal ROUNDS SEED JOURNAL...
+ *
+ * Takes real journals, damages them (bits, cuts, repeats, pieces of others)
+ * and reads them, with the sanitizers watching. Whatever comes out, the parser
+ * must return, and a journal it refuses must be set aside. The same seed gives
+ * the same journals; a round that fails is printed by the sanitizer's report
+ * and by $FERRY_FUZZ_KEEP, a file that holds the last journal.
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/journal.h"
+#include "ops/copy.h"
+#include "testutilsqemu.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+static const ferryOpClass *const fuzzClasses[] = { &ferryCopyClass, NULL };
+
+
+static void
+fuzzOnce(GRand *rand,
+         GString *text,
+         char **seeds,
+         size_t nseeds)
+{
+    gsize at = g_rand_int_range(rand, 0, text->len + 1);
+    gsize len = g_rand_int_range(rand, 0, 40);
+    const char *other = seeds[g_rand_int_range(rand, 0, nseeds)];
+    gsize from = g_rand_int_range(rand, 0, strlen(other));
+
+    len = MIN(len, text->len - at);
+
+    switch (g_rand_int_range(rand, 0, 6)) {
+    case 0: /* a bit */
+        if (at < text->len)
+            text->str[at] ^= 1 << g_rand_int_range(rand, 0, 7);
+        break;
+    case 1: /* a cut */
+        g_string_erase(text, at, len);
+        break;
+    case 2: /* the end is missing */
+        g_string_truncate(text, at);
+        break;
+    case 3: { /* a repeat */
+        g_autofree char *piece = g_strndup(text->str + at, len);
+        g_string_insert(text, at, piece);
+        break;
+    }
+    case 4: /* a piece of another one */
+        g_string_insert_len(text, at, other + from, MIN(200, strlen(other) - from));
+        break;
+    default: /* a number that is out of any bounds */
+        g_string_insert(text, at, g_rand_boolean(rand) ? "99999999999999999999" : "-1");
+        break;
+    }
+}
+
+
+static int
+fuzzRead(virQEMUDriver *driver,
+         const char *path,
+         const unsigned char *uuid,
+         const char *text)
+{
+    g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    g_autofree char *bad = g_strdup_printf("%s.bad", path);
+    int rc;
+
+    if (virFileWriteStr(path, text, 0600) < 0)
+        return -1;
+
+    unlink(bad);
+    rc = ferryJournalRead(driver, uuid, fuzzClasses, ops);
+
+    if (rc < 0 && (ops->len > 0 || !virFileExists(bad) || virFileExists(path))) {
+        fprintf(stderr, "a refused journal was not set aside\n");
+        return -1;
+    }
+
+    unlink(path);
+    return rc == 0 ? 1 : 0;
+}
+
+
+int
+main(int argc,
+     char **argv)
+{
+    virQEMUDriver driver;
+    const unsigned char uuid[VIR_UUID_BUFLEN] = { 0 };
+    char uuidstr[VIR_UUID_STRING_BUFLEN];
+    char tmp[] = "/tmp/ferry-fuzz-XXXXXX";
+    g_autofree char *path = NULL;
+    GRand *rand;
+    char **seeds;
+    size_t nseeds = argc - 3;
+    long rounds;
+    long understood = 0;
+    long i;
+    size_t j;
+
+    if (argc < 4 || virInitialize() < 0 || qemuTestDriverInit(&driver) < 0 || !g_mkdtemp(tmp))
+        return EXIT_FAILURE;
+
+    ignore_value(virLogSetOutputs("4:file:/dev/null"));
+    rounds = strtol(argv[1], NULL, 10);
+    rand = g_rand_new_with_seed(strtol(argv[2], NULL, 10));
+    seeds = g_new0(char *, nseeds + 1);
+    for (j = 0; j < nseeds; j++) {
+        if (virFileReadAll(argv[j + 3], 1 << 20, &seeds[j]) < 0)
+            return EXIT_FAILURE;
+    }
+
+    VIR_FREE(driver.config->libDir);
+    driver.config->libDir = g_strdup_printf("%s/lib/qemu", tmp);
+    virUUIDFormat(uuid, uuidstr);
+    path = g_strdup_printf("%s/lib/ferry/%s.xml", tmp, uuidstr);
+    {
+        g_autofree char *dir = g_path_get_dirname(path);
+        g_mkdir_with_parents(dir, 0700);
+    }
+
+    for (i = 0; i < rounds; i++) {
+        GString *text = g_string_new(seeds[g_rand_int_range(rand, 0, nseeds)]);
+        int damages = g_rand_int_range(rand, 0, 5);
+        int rc;
+
+        while (damages-- > 0)
+            fuzzOnce(rand, text, seeds, nseeds);
+
+        if (g_getenv("FERRY_FUZZ_KEEP"))
+            ignore_value(g_file_set_contents(g_getenv("FERRY_FUZZ_KEEP"), text->str, text->len, NULL));
+
+        rc = fuzzRead(&driver, path, uuid, text->str);
+        g_string_free(text, TRUE);
+        if (rc < 0)
+            return EXIT_FAILURE;
+        understood += rc;
+    }
+
+    virFileDeleteTree(tmp);
+    /* both must happen, or this tests nothing */
+    printf("%ld journals, %ld understood\n", rounds, understood);
+    return understood > 0 && understood < rounds ? EXIT_SUCCESS : EXIT_FAILURE;
+}
