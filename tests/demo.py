@@ -242,7 +242,7 @@ class Demo:
         check(lost <= LIMIT, f'the guest was paused for {lost * 1000:.1f} ms')
         self.prove(f'the guest never stopped: {log.acknowledged()} writes in '
                    f'{log.reports[-1].time - log.reports[0].time:.1f} s of its clock,\n    '
-                   f'the longest gap between two of them {gap * 1000:.1f} ms.')
+                   f'the longest gap between two of them {gap * 1000:.1f} ms ({LIMIT * 1000:.0f} are allowed).')
         self.prove(f'it was never paused: its clock lost {max(lost, 0) * 1000:.1f} ms against the host\'s.')
 
     def run(self):
@@ -265,18 +265,6 @@ class Demo:
                 self.host.virsh('undefine', NAME)
                 check(not self.host.qemu_pids(), 'a QEMU is left')
         self.check_guest()
-
-
-def run_as_caller(host):
-    """The configuration of the tests has QEMU run as root, which a driver of
-    somebody else cannot do, and fails to start."""
-    if os.geteuid() == 0:
-        return
-    path = os.path.join(host.root, 'etc', 'qemu.conf')
-    with open(path) as f:
-        lines = f.readlines()
-    with open(path, 'w') as f:
-        f.writelines(line for line in lines if not line.startswith(('user ', 'group ')))
 
 
 def check_space(host):
@@ -307,7 +295,6 @@ def main():
     host = Host()
     ok = False
     try:
-        run_as_caller(host)
         check_space(host)
         demo = Demo(host, steps)
         demo.run()
