@@ -283,14 +283,25 @@ ferryPivotFinalize(ferryOp *op)
 }
 
 
-/* The persistent definition's disk @dst, if it is still the one that was
- * copied; NULL else. */
+/* The persistent definition: beside the live one while the domain runs or QEMU
+ * has only just gone. NULL for a transient domain. */
+static virDomainDef *
+ferryPivotConfig(virDomainObj *vm)
+{
+    if (!vm->persistent)
+        return NULL;
+
+    return virDomainObjIsActive(vm) || vm->newDef ? vm->newDef : vm->def;
+}
+
+
+/* Its disk, if it is still the one that was copied. */
 static virDomainDiskDef *
-ferryPivotConfigDisk(ferryOp *op)
+ferryPivotConfigDisk(ferryOp *op,
+                     virDomainDef *def)
 {
     ferryCopy *copy = op->data;
-    virDomainDef *def = virDomainObjIsActive(op->vm) || op->vm->newDef ? op->vm->newDef : op->vm->def;
-    virDomainDiskDef *disk = def ? virDomainDiskByTarget(def, copy->dst) : NULL;
+    virDomainDiskDef *disk = virDomainDiskByTarget(def, copy->dst);
 
     if (!disk || !copy->old || !virStorageSourceIsSameLocation(disk->src, copy->old))
         return NULL;
@@ -313,14 +324,14 @@ ferryCopyAdoptConfig(ferryOp *op)
 {
     ferryCopy *copy = op->data;
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
-    virDomainDiskDef *disk = ferryPivotConfigDisk(op);
+    virDomainDef *def = ferryPivotConfig(op->vm);
     g_autoptr(virStorageSource) src = NULL;
-    virDomainDef *def = op->vm->newDef ? op->vm->newDef : op->vm->def;
+    virDomainDiskDef *disk;
 
-    if (!op->vm->persistent)
+    if (!def)
         return 0;
 
-    if (disk) {
+    if ((disk = ferryPivotConfigDisk(op, def))) {
         if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
             virStorageSourceInitChainElement(src, disk->src, true) < 0)
             return -1;
