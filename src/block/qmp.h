@@ -11,7 +11,8 @@
 
 typedef struct _ferryMirrorParams ferryMirrorParams;
 struct _ferryMirrorParams {
-    const char *source;           /* node name */
+    const char *source;           /* node name: what the frontend sits on */
+    const char *replaces;         /* node below source that a pivot replaces; NULL: source */
     const char *target;           /* node name */
     bool shallow;                 /* copy the top image only */
     bool synchronous;             /* a guest write ends when both images have it */

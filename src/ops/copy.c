@@ -391,8 +391,11 @@ ferryCopyMirror(ferryOp *op)
     ferryCopy *copy = op->data;
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
+    const char *top = qemuDomainDiskGetTopNodename(disk);
     const ferryMirrorParams params = {
-        .source = disk->src->nodeformat,
+        .source = top,
+        /* a copy-on-read filter stays where it is */
+        .replaces = STREQ(top, disk->src->nodeformat) ? NULL : disk->src->nodeformat,
         .target = copy->target->nodeformat,
         .shallow = copy->shallow,
         .synchronous = copy->synchronous,

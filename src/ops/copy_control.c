@@ -406,8 +406,12 @@ ferryCopyJobChanged(ferryOp *op)
         break;
 
     case FERRY_COPY_GOAL_ABORT:
-        if (ended || info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
-            ignore_value(ferryCopyAwaitEnd(op));
+        /* whether QEMU was told before the driver died, nobody knows; telling
+         * it again does no harm */
+        if (!ended && info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
+            ferryCopyCancel(op) < 0)
+            virResetLastError();
+        ignore_value(ferryCopyAwaitEnd(op));
         break;
 
     case FERRY_COPY_GOAL_MIRROR:

@@ -363,8 +363,10 @@ ferryPivotAdopt(ferryOp *op)
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     if (disk->src != copy->target) {
-        /* a shallow copy goes on with the chain below the old image */
-        if (copy->shallow && !virStorageSourceIsBacking(copy->target->backingStore)) {
+        /* a shallow copy that we created goes on with the chain below the old
+         * image; what is below one that was given to us, its owner knows */
+        if (copy->shallow && !copy->reuse &&
+            !virStorageSourceIsBacking(copy->target->backingStore)) {
             virObjectUnref(copy->target->backingStore);
             copy->target->backingStore = g_steal_pointer(&copy->old->backingStore);
         }
