@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -225,7 +226,11 @@ class Nbd:
             f.truncate(self.size)
         self.server = subprocess.Popen(['qemu-nbd', '-t', '-f', 'raw', '--discard=unmap',
                                         *self.listen(), self.path], stdin=subprocess.DEVNULL)
-        ferrytest.wait_for(self.listens, 10, 0.02, 'qemu-nbd')
+        try:
+            ferrytest.wait_for(self.listens, 10, 0.02, 'qemu-nbd')
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc):
@@ -262,9 +267,12 @@ class NbdUnix(Nbd):
 
 class NbdTcp(Nbd):
     kind = 'nbd-tcp'
-    port = 10909
+    port = 0
 
     def listen(self):
+        # a free one: two runs, or a server of somebody else, may be there
+        with socket.create_server(('127.0.0.1', 0)) as s:
+            self.port = s.getsockname()[1]
         return ['-b', '127.0.0.1', '-p', str(self.port)]
 
     def listens(self):
@@ -361,11 +369,11 @@ class Table:
         verdict = '' if target is None or ratio is None else 'ok' if ratio <= target else 'MISS'
         self.put(row, figure, stock, ferry, limit, ratio, f'<={target:.2f}' if target else '', verdict)
 
-    def bound(self, row, figure, figures, most, text):
+    def bound(self, row, figure, figures, most, slack, text):
         """A figure that must not be above a value."""
         stock, ferry = (figures.median(who, figure) for who in DRIVERS)
         self.put(row, figure, stock, ferry, most, ferry / stock if stock else None, text,
-                 'ok' if ferry <= most else 'MISS')
+                 'ok' if ferry <= most + slack else 'MISS')
 
     def put(self, row, figure, stock, ferry, limit, ratio, target, verdict):
         if verdict == 'MISS':

@@ -23,6 +23,13 @@
 
 VIR_LOG_INIT("ferry.api");
 
+/* What virDomainBlockRebase takes together with COPY. */
+#define FERRY_REBASE_FLAGS \
+    (VIR_DOMAIN_BLOCK_REBASE_COPY | VIR_DOMAIN_BLOCK_REBASE_COPY_DEV | \
+     VIR_DOMAIN_BLOCK_REBASE_COPY_RAW | VIR_DOMAIN_BLOCK_REBASE_SHALLOW | \
+     VIR_DOMAIN_BLOCK_REBASE_REUSE_EXT | VIR_DOMAIN_BLOCK_REBASE_RELATIVE | \
+     VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES)
+
 static virHypervisorDriver stock;
 
 
@@ -165,13 +172,7 @@ ferryDomainBlockRebase(virDomainPtr dom,
     if (!(flags & VIR_DOMAIN_BLOCK_REBASE_COPY))
         return stock.domainBlockRebase(dom, path, base, bandwidth, flags);
 
-    virCheckFlags(VIR_DOMAIN_BLOCK_REBASE_SHALLOW |
-                  VIR_DOMAIN_BLOCK_REBASE_REUSE_EXT |
-                  VIR_DOMAIN_BLOCK_REBASE_COPY |
-                  VIR_DOMAIN_BLOCK_REBASE_COPY_RAW |
-                  VIR_DOMAIN_BLOCK_REBASE_RELATIVE |
-                  VIR_DOMAIN_BLOCK_REBASE_COPY_DEV |
-                  VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES, -1);
+    virCheckFlags(FERRY_REBASE_FLAGS, -1);
 
     if (!(vm = qemuDomainObjFromDomain(dom)))
         return -1;
@@ -194,15 +195,40 @@ ferryDomainBlockRebase(virDomainPtr dom,
 }
 
 
+/* Who answers for the job on disk @path? Takes a job of @vm and sets @op to the
+ * copy of that disk, with a reference. When there is none @op is NULL, the job
+ * is given back, and the stock driver has the word. */
+static int
+ferryApiFindCopy(virDomainObj *vm,
+                 virDomainJob job,
+                 const char *path,
+                 ferryOp **op)
+{
+    ferryOp *found = NULL;
+
+    if (virDomainObjBeginJob(vm, job) < 0)
+        return -1;
+
+    if (virDomainObjIsActive(vm))
+        found = ferryCopyFind(vm, path);
+
+    if (found)
+        *op = ferryOpRef(found);
+    else
+        virDomainObjEndJob(vm);
+
+    return 0;
+}
+
+
 static int
 ferryDomainBlockJobAbort(virDomainPtr dom,
                          const char *path,
                          unsigned int flags)
 {
     bool async = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC;
-    bool ours = false;
+    g_autoptr(ferryOp) op = NULL;
     virDomainObj *vm;
-    ferryOp *op;
     int ret = -1;
 
     virCheckFlags(VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC |
@@ -212,23 +238,17 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
         return -1;
 
     if (virDomainBlockJobAbortEnsureACL(dom->conn, vm->def) < 0 ||
-        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        ferryApiFindCopy(vm, VIR_JOB_MODIFY, path, &op) < 0)
         goto cleanup;
 
-    if (virDomainObjIsActive(vm) && (op = ferryCopyFind(vm, path))) {
-        g_autoptr(ferryOp) ref = ferryOpRef(op);
-
-        ours = true;
-        ret = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT ? ferryCopyPivot(op, async) :
-                                                         ferryCopyAbort(op, async);
-    }
-
-    virDomainObjEndJob(vm);
-
-    if (!ours) {
+    if (!op) {
         virDomainObjEndAPI(&vm);
         return stock.domainBlockJobAbort(dom, path, flags);
     }
+
+    ret = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT ? ferryCopyPivot(op, async) :
+                                                     ferryCopyAbort(op, async);
+    virDomainObjEndJob(vm);
 
  cleanup:
     virDomainObjEndAPI(&vm);
@@ -242,9 +262,8 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
                            virDomainBlockJobInfoPtr info,
                            unsigned int flags)
 {
-    bool ours = false;
+    g_autoptr(ferryOp) op = NULL;
     virDomainObj *vm;
-    ferryOp *op;
     int ret = -1;
 
     virCheckFlags(VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES, -1);
@@ -253,20 +272,16 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
         return -1;
 
     if (virDomainGetBlockJobInfoEnsureACL(dom->conn, vm->def) < 0 ||
-        virDomainObjBeginJob(vm, VIR_JOB_QUERY) < 0)
+        ferryApiFindCopy(vm, VIR_JOB_QUERY, path, &op) < 0)
         goto cleanup;
 
-    if (virDomainObjIsActive(vm) && (op = ferryCopyFind(vm, path))) {
-        ours = true;
-        ret = ferryCopyInfo(op, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
-    }
-
-    virDomainObjEndJob(vm);
-
-    if (!ours) {
+    if (!op) {
         virDomainObjEndAPI(&vm);
         return stock.domainGetBlockJobInfo(dom, path, info, flags);
     }
+
+    ret = ferryCopyInfo(op, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
+    virDomainObjEndJob(vm);
 
  cleanup:
     virDomainObjEndAPI(&vm);
@@ -280,34 +295,29 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
                             unsigned long bandwidth,
                             unsigned int flags)
 {
+    g_autoptr(ferryOp) op = NULL;
     unsigned long long speed;
-    bool ours = false;
     virDomainObj *vm;
-    ferryOp *op;
     int ret = -1;
 
     virCheckFlags(VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES, -1);
 
     if (ferryApiBandwidth(bandwidth, flags & VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES,
-                             &speed) < 0 ||
+                          &speed) < 0 ||
         !(vm = qemuDomainObjFromDomain(dom)))
         return -1;
 
     if (virDomainBlockJobSetSpeedEnsureACL(dom->conn, vm->def) < 0 ||
-        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        ferryApiFindCopy(vm, VIR_JOB_MODIFY, path, &op) < 0)
         goto cleanup;
 
-    if (virDomainObjIsActive(vm) && (op = ferryCopyFind(vm, path))) {
-        ours = true;
-        ret = ferryCopySetSpeed(op, speed);
-    }
-
-    virDomainObjEndJob(vm);
-
-    if (!ours) {
+    if (!op) {
         virDomainObjEndAPI(&vm);
         return stock.domainBlockJobSetSpeed(dom, path, bandwidth, flags);
     }
+
+    ret = ferryCopySetSpeed(op, speed);
+    virDomainObjEndJob(vm);
 
  cleanup:
     virDomainObjEndAPI(&vm);

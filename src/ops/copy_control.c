@@ -224,7 +224,7 @@ ferryCopyAbort(ferryOp *op,
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
     virDomainDiskDef *disk = ferryCopyDisk(op);
-    int rc;
+    int rc = 0;
 
     if (copy->goal == FERRY_COPY_GOAL_ABORT ||
         ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
@@ -233,26 +233,37 @@ ferryCopyAbort(ferryOp *op,
         return -1;
     }
 
-    if (op->driven)
+    if (op->driven && copy->goal == FERRY_COPY_GOAL_PIVOT)
         return ferryCopyAbortPivot(op, async);
+
+    if (op->driven) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("block job on disk '%s' is still being started; try again"), copy->dst);
+        return -1;
+    }
 
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
 
     copy->goal = FERRY_COPY_GOAL_ABORT;
     copy->keep = ferryCopyStatusIsReady(info.status);
+
+    if (ferryJournalWrite(op->vm, false) < 0) {
+        copy->goal = FERRY_COPY_GOAL_MIRROR;
+        copy->keep = false;
+        return -1;
+    }
+
     disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_ABORT;
     qemuDomainSaveStatus(op->vm);
 
     ferryOpDrive(op);
 
-    if ((rc = ferryJournalWrite(op->vm, false)) == 0) {
-        /* it may have ended by itself just now; the wait tells */
-        if (ferryCopyCancel(op) < 0)
-            virResetLastError();
-        if (!async)
-            rc = ferryCopyAwaitEnd(op);
-    }
+    /* it may have ended by itself just now; the wait tells */
+    if (ferryCopyCancel(op) < 0)
+        virResetLastError();
+    if (!async)
+        rc = ferryCopyAwaitEnd(op);
 
     ferryOpRelease(op);
     return rc;
