@@ -37,6 +37,11 @@ VIR_LOG_INIT("ferry.journal");
 #define FERRY_JOURNAL_SUFFIX ".xml"
 #define FERRY_JOURNAL_SIZE_MAX (16 * 1024 * 1024)
 
+/* The mark that ferryJournalCommit() sets in place: of the same length, so
+ * that nothing moves, and so short that a disk writes it or does not. */
+#define FERRY_JOURNAL_OPEN "no "
+#define FERRY_JOURNAL_COMMITTED "yes"
+
 
 static char *
 ferryJournalDir(virQEMUDriver *driver)
@@ -71,6 +76,7 @@ ferryJournalFormatOp(ferryOp *op,
 
     virBufferEscapeString(&attrs, " type='%s'", op->klass->name);
     virBufferEscapeString(&attrs, " name='%s'", op->name);
+    virBufferAddLit(&attrs, " committed='" FERRY_JOURNAL_OPEN "'");
 
     for (i = 0; op->klass->plans[i]; i++) {
         if (op->progress[i] == 0)
@@ -185,6 +191,51 @@ ferryJournalWrite(virDomainObj *vm,
 }
 
 
+/**
+ * ferryJournalCommit:
+ * @op: about to take the step that is its plan's point of no return, after
+ *      ferryJournalWrite() durably said that the step before it is taken
+ *
+ * Says so on the disk, by as little as possible: three bytes of a file whose
+ * blocks are there. A whole new journal would need the file system's log, and
+ * cost the guest ten times the wait.
+ *
+ * Returns 0, or -1 with an error reported and nothing written.
+ */
+int
+ferryJournalCommit(ferryOp *op)
+{
+    g_autofree char *path = ferryJournalPath(op->driver, op->vm->def->uuid);
+    g_autofree char *text = NULL;
+    g_autofree char *start = g_strdup_printf(" name='%s' committed='", op->name);
+    const char *mark;
+    VIR_AUTOCLOSE fd = -1;
+    off_t offset;
+
+    if (virFileReadAll(path, FERRY_JOURNAL_SIZE_MAX, &text) < 0)
+        return -1;
+
+    if (!(mark = strstr(text, start))) {
+        virReportError(VIR_ERR_INTERNAL_ERROR,
+                       _("journal '%s' does not have operation '%s'"), path, op->name);
+        return -1;
+    }
+
+    offset = mark + strlen(start) - text;
+
+    if ((fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
+        pwrite(fd, FERRY_JOURNAL_COMMITTED, strlen(FERRY_JOURNAL_COMMITTED), offset) !=
+        (ssize_t) strlen(FERRY_JOURNAL_COMMITTED) ||
+        fdatasync(fd) < 0) {
+        virReportSystemError(errno, _("cannot write journal '%s'; nothing is changed without it"),
+                             path);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 void
 ferryJournalRemove(virQEMUDriver *driver,
                    const unsigned char *uuid)
@@ -237,6 +288,22 @@ ferryJournalParsePlans(ferryOp *op,
 }
 
 
+/* A committed operation has begun the step after the one that its plan says, if
+ * that is the point of no return; a journal written later says so itself. */
+static void
+ferryJournalApplyCommit(ferryOp *op)
+{
+    size_t i;
+
+    for (i = 0; op->klass->plans[i]; i++) {
+        if (op->progress[i] > 0 &&
+            op->klass->plans[i]->steps[op->progress[i]].name &&
+            ferryStepIsReturn(&op->klass->plans[i]->steps[op->progress[i]]))
+            op->progress[i]++;
+    }
+}
+
+
 static ferryOp *
 ferryJournalParseOp(virQEMUDriver *driver,
                     const ferryOpClass *const *classes,
@@ -247,6 +314,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
     g_autoptr(ferryOp) op = NULL;
     g_autofree char *type = virXMLPropStringRequired(node, "type");
     g_autofree char *name = virXMLPropStringRequired(node, "name");
+    g_autofree char *committed = virXMLPropString(node, "committed");
 
     if (!type || !name)
         return NULL;
@@ -266,6 +334,9 @@ ferryJournalParseOp(virQEMUDriver *driver,
     if (ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))
         return NULL;
+
+    if (STREQ_NULLABLE(committed, FERRY_JOURNAL_COMMITTED))
+        ferryJournalApplyCommit(op);
 
     return g_steal_pointer(&op);
 }

@@ -15,6 +15,7 @@ typedef void (*ferryJournalReader)(const unsigned char *uuid,
 
 int ferryJournalWrite(virDomainObj *vm,
                       bool durable) G_NO_INLINE;
+int ferryJournalCommit(ferryOp *op) G_NO_INLINE;
 int ferryJournalRead(virQEMUDriver *driver,
                      const unsigned char *uuid,
                      const ferryOpClass *const *classes,

@@ -42,7 +42,8 @@ struct _ferryStep {
 
     /* The step leaves something behind that outlives the host (a file, a
      * pivot): its journal entry is on the disk before the step acts. One that
-     * is durable and has no undo is its plan's point of no return. */
+     * is durable and has no undo is its plan's point of no return, and not the
+     * plan's first step. */
     bool durable;
 };
 
@@ -106,6 +107,7 @@ void ferryOpEnd(ferryOp *op);
 void ferryOpDrive(ferryOp *op);
 void ferryOpRelease(ferryOp *op);
 
+bool ferryStepIsReturn(const ferryStep *step);
 size_t *ferryPlanProgress(ferryOp *op,
                           const ferryPlan *plan);
 bool ferryPlanReached(ferryOp *op,

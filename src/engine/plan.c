@@ -19,6 +19,18 @@ VIR_LOG_INIT("ferry.plan");
 
 
 /**
+ * ferryStepIsReturn:
+ *
+ * Returns true when @step is its plan's point of no return.
+ */
+bool
+ferryStepIsReturn(const ferryStep *step)
+{
+    return step->durable && !step->undo;
+}
+
+
+/**
  * ferryPlanProgress:
  *
  * Returns where @op counts the steps of @plan that may have acted. @plan must
@@ -73,7 +85,7 @@ ferryPlanPastReturn(ferryOp *op,
     size_t i;
 
     for (i = 0; i < done; i++) {
-        if (plan->steps[i].durable && !plan->steps[i].undo)
+        if (ferryStepIsReturn(&plan->steps[i]))
             return true;
     }
 
@@ -117,6 +129,20 @@ ferryStepUndo(ferryOp *op,
 }
 
 
+/* Writes down that @step is about to act. The guest may be waiting when the
+ * point of no return is reached: all but a mark is written with the step
+ * before. */
+static int
+ferryPlanRecord(ferryOp *op,
+                const ferryStep *step)
+{
+    if (ferryStepIsReturn(step))
+        return ferryJournalCommit(op);
+
+    return ferryJournalWrite(op->vm, step->durable || ferryStepIsReturn(step + 1));
+}
+
+
 static int
 ferryPlanRunFrom(ferryOp *op,
                  const ferryPlan *plan,
@@ -132,7 +158,7 @@ ferryPlanRunFrom(ferryOp *op,
 
         *progress = i + 1;
 
-        if ((rc = ferryJournalWrite(op->vm, step->durable)) == 0)
+        if ((rc = ferryPlanRecord(op, step)) == 0)
             rc = ferryStepRun(op, plan, step);
 
         if (rc == 0)

@@ -263,23 +263,25 @@ ferryCopyUncreate(ferryOp *op)
 static int
 ferryCopyAddStorage(ferryOp *op)
 {
-    virStorageSource *target = ((ferryCopy *) op->data)->target;
-    int cachemode = target->cachemode;
-    int rc;
+    return ferryNodeAddStorage(op->vm, ((ferryCopy *) op->data)->target);
+}
 
-    if (virStorageSourceIsLocalStorage(target) && !ferryNodeIsDirect(target)) {
-        target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-        rc = ferryNodeAddStorage(op->vm, target);
-        target->cachemode = cachemode;
 
-        if (rc == 0)
-            return 0;
+/**
+ * ferryCopyDiscard:
+ *
+ * Returns the discard mode of a target while it is copied to. In a file zeroes
+ * must not be written where a hole will do. An NBD server makes holes anyhow,
+ * while with this mode the mirror job first zeroes all of it, which takes
+ * seconds over TCP.
+ */
+int
+ferryCopyDiscard(virStorageSource *target)
+{
+    if (virStorageSourceIsLocalStorage(target))
+        return VIR_DOMAIN_DISK_DISCARD_UNMAP;
 
-        /* not every file system can; if it was something else we see again */
-        virResetLastError();
-    }
-
-    return ferryNodeAddStorage(op->vm, target);
+    return target->discard;
 }
 
 
@@ -291,8 +293,7 @@ ferryCopyAddNode(ferryOp *op)
     int discard = target->discard;
     int rc;
 
-    /* zeroes must not be written where a hole will do */
-    target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
+    target->discard = ferryCopyDiscard(target);
     rc = ferryNodeAddFormat(op->vm, target, backing);
     target->discard = discard;
 
@@ -336,7 +337,34 @@ ferryCopyCheckSize(ferryOp *op)
 }
 
 
-/* cache: read the source past the page cache, too */
+/* cache: source and target bypass the page cache. After the target was
+ * formatted: that is many small writes, each of which would wait for the disk. */
+static void
+ferryCopySetCache(virDomainObj *vm,
+                  virDomainDiskDef *disk,
+                  virStorageSource *src,
+                  bool direct)
+{
+    /* a reconnecting driver does not fill these in */
+    src->cachemode = disk->cachemode;
+    src->iomode = disk->iomode;
+
+    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
+        return;
+
+    if (direct)
+        src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+
+    /* not every file system can */
+    if (ferryNodeReopenStorage(vm, src) < 0) {
+        VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    src->cachemode = disk->cachemode;
+}
+
+
 static void
 ferryCopySetSourceCache(ferryOp *op,
                         bool direct)
@@ -346,22 +374,7 @@ ferryCopySetSourceCache(ferryOp *op,
     virStorageSource *n;
 
     for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
-        /* a reconnecting driver does not fill these in */
-        n->cachemode = disk->cachemode;
-        n->iomode = disk->iomode;
-
-        if (!virStorageSourceIsLocalStorage(n) || virStorageSourceIsFD(n) || ferryNodeIsDirect(n))
-            continue;
-
-        if (direct)
-            n->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-
-        if (ferryNodeReopenStorage(op->vm, n) < 0) {
-            VIR_INFO("disk '%s' keeps its cache mode: %s", copy->dst, virGetLastErrorMessage());
-            virResetLastError();
-        }
-
-        n->cachemode = disk->cachemode;
+        ferryCopySetCache(op->vm, disk, n, direct);
 
         if (copy->shallow)
             break;
@@ -372,11 +385,13 @@ ferryCopySetSourceCache(ferryOp *op,
 static int
 ferryCopyCacheOff(ferryOp *op)
 {
+    ferryCopySetCache(op->vm, ferryCopyDisk(op), ((ferryCopy *) op->data)->target, true);
     ferryCopySetSourceCache(op, true);
     return 0;
 }
 
 
+/* the target's nodes go away, or a pivot gave it its mode */
 static void
 ferryCopyCacheBack(ferryOp *op)
 {

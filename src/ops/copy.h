@@ -64,6 +64,7 @@ ferryOp *ferryCopyFind(virDomainObj *vm,
                        const char *path);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);
+int ferryCopyDiscard(virStorageSource *target);
 
 /* copy_request.c */
 ferryCopy *ferryCopyPrepare(virDomainObj *vm,

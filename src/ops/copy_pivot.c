@@ -57,7 +57,7 @@ ferryPivotReopenTarget(ferryOp *op,
     target->detect_zeroes = disk->detect_zeroes;
 
     if (copying)
-        target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
+        target->discard = ferryCopyDiscard(target);
 
     rc = ferryNodeReopen(op->vm, target, backing);
 
