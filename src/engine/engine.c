@@ -295,6 +295,10 @@ ferryEngineJobEvent(virDomainObj *vm,
             continue;
 
         VIR_DEBUG("job=%s status=%d driven=%d", jobname, status, op->driven);
+
+        if (!op->klass->jobMatters(op, status))
+            continue;
+
         op->events++;
 
         if (op->driven)

@@ -64,6 +64,13 @@ struct _ferryOpClass {
     void *(*parse)(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
     void (*dataFree)(void *data);
 
+    /* Is there anything to do about a job of the operation that is in @status
+     * (qemuMonitorJobStatus) now? Called in the monitor's thread with the domain
+     * locked: must only look. A job leaves and enters states whenever QEMU
+     * drains its nodes, and a worker that takes the domain's job for nothing is
+     * in everybody's way. */
+    bool (*jobMatters)(ferryOp *op, int status);
+
     /* A job of the operation changed its state and nobody waits for it.
      * Domain locked, modify job held, QEMU runs. */
     void (*jobChanged)(ferryOp *op);

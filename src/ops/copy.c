@@ -465,6 +465,7 @@ const ferryOpClass ferryCopyClass = {
     .format = ferryCopyFormat,
     .parse = ferryCopyParse,
     .dataFree = ferryCopyFree,
+    .jobMatters = ferryCopyJobMatters,
     .jobChanged = ferryCopyJobChanged,
     .recover = ferryCopyRecover,
     .stopped = ferryCopyStopped,

@@ -88,6 +88,8 @@ int ferryCopyFormat(ferryOp *op,
                     virBuffer *buf);
 void *ferryCopyParse(virQEMUDriver *driver,
                      xmlXPathContextPtr ctxt);
+bool ferryCopyJobMatters(ferryOp *op,
+                         int status);
 void ferryCopyJobChanged(ferryOp *op);
 void ferryCopyRecover(ferryOp *op);
 void ferryCopyStopped(ferryOp *op);

@@ -117,8 +117,10 @@ ferryCopySettle(ferryOp *op)
         return;
     }
 
-    if (info.error) {
+    if (info.error)
         copy->keep = false;
+
+    if (info.error && copy->goal != FERRY_COPY_GOAL_ABORT) {
         VIR_WARN("copy of disk '%s' of domain '%s' ended: %s",
                  copy->dst, op->vm->def->name, info.error);
     }
@@ -385,6 +387,26 @@ ferryCopyReady(ferryOp *op)
     disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_READY;
     qemuDomainSaveStatus(op->vm);
     ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, VIR_DOMAIN_BLOCK_JOB_READY);
+}
+
+
+/**
+ * ferryCopyJobMatters:
+ *
+ * Returns true for the states that ferryCopyJobChanged(), or a thread that
+ * waits, has to do with. That a copy is ready matters once.
+ */
+bool
+ferryCopyJobMatters(ferryOp *op,
+                    int status)
+{
+    ferryCopy *copy = op->data;
+
+    if (ferryCopyStatusIsReady(status))
+        return !copy->ready || copy->goal != FERRY_COPY_GOAL_MIRROR;
+
+    return status == QEMU_MONITOR_JOB_STATUS_PENDING ||
+           status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
 }
 
 
