@@ -162,6 +162,12 @@ ferryPivotFlush(ferryOp *op)
     ferryCopy *copy = op->data;
     g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
 
+    /* Recovery must find the chain that is to go even when the definition no
+     * longer has it: the next step's journal entry, the last full one before
+     * the point of no return, takes it along. */
+    if (!copy->old)
+        copy->old = virObjectRef(ferryCopyDisk(op)->src);
+
     virObjectUnlock(op->vm);
     ferryImageSync(copy->target);
     virObjectLock(op->vm);
@@ -188,11 +194,6 @@ ferryPivotDrain(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
     int rc;
-
-    /* recovery must find the chain that is to go even when the definition no
-     * longer has it */
-    if (!copy->old)
-        copy->old = virObjectRef(ferryCopyDisk(op)->src);
 
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
