@@ -6,7 +6,8 @@
  *
  * Loaded with LD_PRELOAD into a process that runs the driver. The file that
  * FERRY_FAULT_FILE names holds PLAN/STEP/WHEN/WHAT: when a step of that name is
- * run, before or after it acts, something happens:
+ * run or undone, before or after it acts (WHEN: before, after, undo-before,
+ * undo-after), something happens:
  *
  *   error        the step fails
  *   unknown      the step fails and does not know what it did
@@ -88,24 +89,55 @@ faultRead(void)
 }
 
 
+/* What is to happen to @step, or NULL. */
+static char *
+faultFind(const ferryPlan *plan,
+          const ferryStep *step,
+          const char *when)
+{
+    g_auto(GStrv) fault = faultRead();
+
+    if (g_strv_length(fault) == 4 && STREQ(fault[0], plan->name) &&
+        STREQ(fault[1], step->name) && STREQ(fault[2], when))
+        return g_strdup(fault[3]);
+
+    return NULL;
+}
+
+
 int
 ferryStepRun(ferryOp *op,
              const ferryPlan *plan,
              const ferryStep *step)
 {
-    g_auto(GStrv) fault = faultRead();
-    bool hit = g_strv_length(fault) == 4 &&
-               STREQ(fault[0], plan->name) && STREQ(fault[1], step->name);
+    g_autofree char *before = faultFind(plan, step, "before");
+    g_autofree char *after = faultFind(plan, step, "after");
     int rc;
 
-    if (hit && STREQ(fault[2], "before") && (rc = faultHappen(op, step, fault[3])) < 0)
+    if (before && (rc = faultHappen(op, step, before)) < 0)
         return rc;
 
     if ((rc = step->run(op)) < 0)
         return rc;
 
-    if (hit && STREQ(fault[2], "after"))
-        return faultHappen(op, step, fault[3]);
+    return after ? faultHappen(op, step, after) : 0;
+}
 
-    return 0;
+
+void
+ferryStepUndo(ferryOp *op,
+              const ferryPlan *plan,
+              const ferryStep *step)
+{
+    g_autofree char *before = faultFind(plan, step, "undo-before");
+    g_autofree char *after = faultFind(plan, step, "undo-after");
+
+    if (before)
+        ignore_value(faultHappen(op, step, before));
+
+    if (step->undo)
+        step->undo(op);
+
+    if (after)
+        ignore_value(faultHappen(op, step, after));
 }

@@ -373,6 +373,11 @@ class Session:
         """Block job events so far, oldest first, as [event, disk, type, status]."""
         return self.request(events=True, wait=wait)
 
+    def other_events(self, wait=0.0):
+        """['job-completed', statistics] and ['threshold', device, path, limit]
+        events so far."""
+        return self.request(events='others', wait=wait)
+
     def kill(self):
         """SIGKILL: the driver gets no chance to clean up."""
         self.child.kill()

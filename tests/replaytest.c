@@ -97,7 +97,7 @@ static int
 replayCall(const replayCase *c,
            virDomainObj *vm)
 {
-    ferryOp *found = ferryCopyFind(vm, "vda");
+    ferryOp *found = ferryOpFind(vm, "copy-vda");
     g_autoptr(ferryOp) op = found ? ferryOpRef(found) : NULL;
     g_autoptr(virStorageSource) target = NULL;
     ferryCopyRequest req = { .path = "vda", .flags = c->flags };
@@ -161,7 +161,7 @@ replayCompareState(const replayCase *c,
 
     if (STREQ(disk->src->path, c->source) &&
         c->mirror == !!disk->mirror &&
-        c->mirror == !!ferryCopyFind(vm, "vda") &&
+        c->mirror == !!ferryOpFind(vm, "copy-vda") &&
         c->mirror == left)
         return 0;
 

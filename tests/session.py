@@ -11,6 +11,7 @@ import time
 import libvirt
 
 events = []
+others = []
 lock = threading.Lock()
 
 
@@ -24,12 +25,29 @@ def block_job(conn, dom, disk, type_, status, name):
         events.append([name, disk, type_, status])
 
 
+def job_completed(conn, dom, stats, opaque):
+    with lock:
+        others.append(['job-completed', stats])
+
+
+def threshold(conn, dom, device, path, limit, excess, opaque):
+    with lock:
+        others.append(['threshold', device, path, limit])
+
+
 def act_as_daemon():
     """The driver looks up secrets with the rights of whoever calls it, and
     outside a daemon nobody has said who that is."""
     lib = ctypes.CDLL('libvirt.so.0')
     lib.virIdentityGetSystem.restype = ctypes.c_void_p
     lib.virIdentitySetCurrent(ctypes.c_void_p(lib.virIdentityGetSystem()))
+
+
+def plain(value):
+    """What JSON can say; an object of libvirt's is its name."""
+    if isinstance(value, (int, str, list, dict, type(None))):
+        return value
+    return value.getName() if hasattr(value, 'getName') else str(value)
 
 
 def main():
@@ -43,6 +61,8 @@ def main():
     threading.Thread(target=loop, daemon=True).start()
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, block_job, 'BLOCK_JOB')
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, block_job, 'BLOCK_JOB_2')
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed, None)
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD, threshold, None)
     print(json.dumps({'result': 'ready'}), flush=True)
 
     for line in sys.stdin:
@@ -55,15 +75,19 @@ def main():
             elif 'events' in req:
                 time.sleep(req.get('wait', 0))
                 with lock:
-                    result = list(events)
+                    result = list(others if req['events'] == 'others' else events)
             else:
                 if req['domain'] is None:
                     obj = conn
                 else:
                     obj = conn.lookupByName(req['domain'])
+                if 'checkpoint' in req:
+                    obj = obj.checkpointLookupByName(req['checkpoint'])
                 result = getattr(obj, req['method'])(*req['args'])
-                if not isinstance(result, (int, str, list, dict, type(None))):
-                    result = str(result)
+                if isinstance(result, list):
+                    result = [plain(r) for r in result]
+                else:
+                    result = plain(result)
             reply = {'result': result}
         except libvirt.libvirtError as e:
             reply = {'error': str(e), 'code': e.get_error_code(), 'domain': e.get_error_domain()}

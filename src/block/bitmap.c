@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/bitmap.h"
+#include "block/qmp.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -39,7 +40,6 @@ ferryBitmapsCarry(virDomainObj *vm,
 {
     g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
     g_autoptr(virJSONValue) actions = NULL;
-    int rc;
 
     /* bitmaps are persistent in qcow2 only; a checkpoint does not survive a
      * copy into another format, as documented for the stock driver */
@@ -51,14 +51,7 @@ ferryBitmapsCarry(virDomainObj *vm,
                                        NULL, NULL, NULL, &actions, nodes) < 0)
         return -1;
 
-    if (!actions)
-        return 0;
-
-    qemuDomainObjEnterMonitor(vm);
-    rc = qemuMonitorTransaction(qemuDomainGetMonitor(vm), &actions);
-    qemuDomainObjExitMonitor(vm);
-
-    return rc;
+    return actions ? ferryQMPTransaction(vm, &actions) : 0;
 }
 
 
@@ -89,11 +82,6 @@ ferryBitmapsDrop(virDomainObj *vm,
             break;
     }
 
-    if (virJSONValueArraySize(actions) > 0) {
-        qemuDomainObjEnterMonitor(vm);
-        ignore_value(qemuMonitorTransaction(qemuDomainGetMonitor(vm), &actions));
-        qemuDomainObjExitMonitor(vm);
-    }
-
+    ignore_value(ferryQMPTransaction(vm, &actions));
     virResetLastError();
 }

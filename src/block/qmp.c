@@ -110,6 +110,83 @@ ferryQMPMirror(virDomainObj *vm,
 
 
 /**
+ * ferryQMPTransaction:
+ * @actions: array of actions, taken over; empty: nothing to do
+ *
+ * Carries out all of @actions, or none of them. Domain locked, job held.
+ */
+int
+ferryQMPTransaction(virDomainObj *vm,
+                    virJSONValue **actions)
+{
+    int rc;
+
+    if (virJSONValueArraySize(*actions) == 0)
+        return 0;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorTransaction(qemuDomainGetMonitor(vm), actions);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryQMPAddAction:
+ * @data: arguments of the action, taken over
+ *
+ * Adds an action of a kind that libvirt's monitor has no function for.
+ */
+int
+ferryQMPAddAction(virJSONValue *actions,
+                  const char *type,
+                  virJSONValue **data)
+{
+    g_autoptr(virJSONValue) action = NULL;
+
+    if (virJSONValueObjectAdd(&action, "s:type", type, "a:data", data, NULL) < 0)
+        return -1;
+
+    return virJSONValueArrayAppend(actions, &action);
+}
+
+
+/**
+ * ferryQMPBackupAction:
+ *
+ * Adds the start of a backup job. The job is not forgotten when it ends:
+ * ferryJobDismiss().
+ */
+int
+ferryQMPBackupAction(virJSONValue *actions,
+                     const char *jobname,
+                     const ferryBackupParams *params)
+{
+    g_autoptr(virJSONValue) data = NULL;
+    const char *sync = "full";
+
+    if (params->onlyOverwritten)
+        sync = "none";
+    else if (params->bitmap)
+        sync = "incremental";
+
+    if (virJSONValueObjectAdd(&data,
+                              "s:job-id", jobname,
+                              "s:device", params->source,
+                              "s:target", params->target,
+                              "s:sync", sync,
+                              "S:bitmap", params->onlyOverwritten ? NULL : params->bitmap,
+                              "P:speed", params->bandwidth,
+                              "b:auto-dismiss", false,
+                              NULL) < 0)
+        return -1;
+
+    return ferryQMPAddAction(actions, "blockdev-backup", &data);
+}
+
+
+/**
  * ferryQMPDiskNode:
  *
  * Asks QEMU which node the frontend of @disk sits on: the one thing that tells

@@ -21,6 +21,15 @@ struct _ferryMirrorParams {
     unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
 };
 
+typedef struct _ferryBackupParams ferryBackupParams;
+struct _ferryBackupParams {
+    const char *source;           /* node name of the disk's image */
+    const char *target;           /* node name */
+    const char *bitmap;           /* copy what it marks; NULL: everything */
+    bool onlyOverwritten;         /* keep old data of what the guest overwrites, no more */
+    unsigned long long bandwidth; /* bytes/s, 0: unlimited */
+};
+
 int ferryQMP(virDomainObj *vm,
              const char *command,
              virJSONValue **args,
@@ -30,3 +39,11 @@ int ferryQMPMirror(virDomainObj *vm,
                    const ferryMirrorParams *params);
 char *ferryQMPDiskNode(virDomainObj *vm,
                        virDomainDiskDef *disk);
+int ferryQMPTransaction(virDomainObj *vm,
+                        virJSONValue **actions);
+int ferryQMPAddAction(virJSONValue *actions,
+                      const char *type,
+                      virJSONValue **data);
+int ferryQMPBackupAction(virJSONValue *actions,
+                         const char *jobname,
+                         const ferryBackupParams *params);

@@ -49,3 +49,7 @@ void ferryJobDismiss(ferryOp *op,
                      const char *jobname);
 int ferryJobKill(ferryOp *op,
                  const char *jobname);
+int ferryJobKillAll(ferryOp *op,
+                    const char *what);
+int ferryOpSleep(ferryOp *op,
+                 unsigned int timeout);

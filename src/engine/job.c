@@ -100,11 +100,19 @@ ferryJobQuery(ferryOp *op,
 }
 
 
-/* Sleeps until something about @op's domain changes, at most until @deadline.
- * Lets go of the domain's job meanwhile, so that queries and an abort get in. */
-static int
-ferryJobSleep(ferryOp *op,
-              unsigned long long deadline)
+/**
+ * ferryOpSleep:
+ * @timeout: milliseconds
+ *
+ * Sleeps until something about @op's domain changes, at most for @timeout.
+ * Lets go of the domain's job meanwhile (unless op->holdJob), so that queries
+ * and an abort get in. Look at op->over afterwards.
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryOpSleep(ferryOp *op,
+             unsigned int timeout)
 {
     virDomainObj *vm = op->vm;
     unsigned long long now;
@@ -119,7 +127,7 @@ ferryJobSleep(ferryOp *op,
     if (!op->holdJob)
         virDomainObjEndJob(vm);
 
-    rc = virDomainObjWaitUntil(vm, MIN(deadline, now + FERRY_JOB_REQUERY_MS));
+    rc = virDomainObjWaitUntil(vm, now + timeout);
 
     /* Without the job nothing may go on. Whoever holds it does so for a
      * bounded time, hence so do we. */
@@ -187,7 +195,8 @@ ferryJobWait(ferryOp *op,
             return -1;
         }
 
-        if (events == op->events && ferryJobSleep(op, deadline) < 0)
+        if (events == op->events &&
+            ferryOpSleep(op, MIN(deadline - now, FERRY_JOB_REQUERY_MS)) < 0)
             return -1;
     }
 }
@@ -247,4 +256,51 @@ ferryJobKill(ferryOp *op,
 
     ferryJobDismiss(op, jobname);
     return 0;
+}
+
+
+/**
+ * ferryJobKillAll:
+ * @what: begin of the names, as for ferryJobName()
+ *
+ * ferryJobKill() for all jobs of @op whose name begins so: all are told to end
+ * before the first one is waited for.
+ *
+ * Returns 0, or -1 with an error reported when one would not end.
+ */
+int
+ferryJobKillAll(ferryOp *op,
+                const char *what)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    qemuMonitorJobInfo **jobs = NULL;
+    size_t njobs = 0;
+    size_t i;
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
+
+    for (i = 0; i < njobs; i++) {
+        if (rc == 0 && g_str_has_prefix(jobs[i]->id, prefix)) {
+            g_ptr_array_add(names, g_strdup(jobs[i]->id));
+            if (jobs[i]->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+                ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm),
+                                                       jobs[i]->id, true));
+        }
+        qemuMonitorJobInfoFree(jobs[i]);
+    }
+    qemuDomainObjExitMonitor(op->vm);
+    g_free(jobs);
+
+    if (rc < 0)
+        return -1;
+
+    virResetLastError();
+
+    for (i = 0; i < names->len && rc == 0; i++)
+        rc = ferryJobKill(op, g_ptr_array_index(names, i));
+
+    return rc;
 }

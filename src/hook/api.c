@@ -13,6 +13,9 @@
 
 #include "datatypes.h"
 #include "hook/api.h"
+#include "ops/backup.h"
+#include "ops/blockjob.h"
+#include "ops/checkpoint.h"
 #include "ops/copy.h"
 #include "viraccessapicheck.h"
 #include "virerror.h"
@@ -195,26 +198,22 @@ ferryDomainBlockRebase(virDomainPtr dom,
 }
 
 
-/* Who answers for the job on disk @path? Takes a job of @vm and sets @op to the
- * copy of that disk, with a reference. When there is none @op is NULL, the job
- * is given back, and the stock driver has the word. */
+/* Who answers for the job on disk @path? Takes a job of @vm and fills in @found.
+ * When it is none of ours its op is NULL, the job is given back, and the stock
+ * driver has the word. */
 static int
-ferryApiFindCopy(virDomainObj *vm,
-                 virDomainJob job,
-                 const char *path,
-                 ferryOp **op)
+ferryApiFindJob(virDomainObj *vm,
+                virDomainJob job,
+                const char *path,
+                ferryBlockJob *found)
 {
-    ferryOp *found = NULL;
-
     if (virDomainObjBeginJob(vm, job) < 0)
         return -1;
 
     if (virDomainObjIsActive(vm))
-        found = ferryCopyFind(vm, path);
+        ferryBlockJobFind(vm, path, found);
 
-    if (found)
-        *op = ferryOpRef(found);
-    else
+    if (!found->op)
         virDomainObjEndJob(vm);
 
     return 0;
@@ -226,8 +225,7 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
                          const char *path,
                          unsigned int flags)
 {
-    bool async = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC;
-    g_autoptr(ferryOp) op = NULL;
+    g_auto(ferryBlockJob) job = { 0 };
     virDomainObj *vm;
     int ret = -1;
 
@@ -238,16 +236,16 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
         return -1;
 
     if (virDomainBlockJobAbortEnsureACL(dom->conn, vm->def) < 0 ||
-        ferryApiFindCopy(vm, VIR_JOB_MODIFY, path, &op) < 0)
+        ferryApiFindJob(vm, VIR_JOB_MODIFY, path, &job) < 0)
         goto cleanup;
 
-    if (!op) {
+    if (!job.op) {
         virDomainObjEndAPI(&vm);
         return stock.domainBlockJobAbort(dom, path, flags);
     }
 
-    ret = flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT ? ferryCopyPivot(op, async) :
-                                                     ferryCopyAbort(op, async);
+    ret = ferryBlockJobAbort(&job, flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT,
+                             flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC);
     virDomainObjEndJob(vm);
 
  cleanup:
@@ -262,7 +260,7 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
                            virDomainBlockJobInfoPtr info,
                            unsigned int flags)
 {
-    g_autoptr(ferryOp) op = NULL;
+    g_auto(ferryBlockJob) job = { 0 };
     virDomainObj *vm;
     int ret = -1;
 
@@ -272,15 +270,15 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
         return -1;
 
     if (virDomainGetBlockJobInfoEnsureACL(dom->conn, vm->def) < 0 ||
-        ferryApiFindCopy(vm, VIR_JOB_QUERY, path, &op) < 0)
+        ferryApiFindJob(vm, VIR_JOB_QUERY, path, &job) < 0)
         goto cleanup;
 
-    if (!op) {
+    if (!job.op) {
         virDomainObjEndAPI(&vm);
         return stock.domainGetBlockJobInfo(dom, path, info, flags);
     }
 
-    ret = ferryCopyInfo(op, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
+    ret = ferryBlockJobInfo(&job, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
     virDomainObjEndJob(vm);
 
  cleanup:
@@ -295,7 +293,7 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
                             unsigned long bandwidth,
                             unsigned int flags)
 {
-    g_autoptr(ferryOp) op = NULL;
+    g_auto(ferryBlockJob) job = { 0 };
     unsigned long long speed;
     virDomainObj *vm;
     int ret = -1;
@@ -308,18 +306,174 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
         return -1;
 
     if (virDomainBlockJobSetSpeedEnsureACL(dom->conn, vm->def) < 0 ||
-        ferryApiFindCopy(vm, VIR_JOB_MODIFY, path, &op) < 0)
+        ferryApiFindJob(vm, VIR_JOB_MODIFY, path, &job) < 0)
         goto cleanup;
 
-    if (!op) {
+    if (!job.op) {
         virDomainObjEndAPI(&vm);
         return stock.domainBlockJobSetSpeed(dom, path, bandwidth, flags);
     }
 
-    ret = ferryCopySetSpeed(op, speed);
+    ret = ferryBlockJobSetSpeed(&job, speed);
     virDomainObjEndJob(vm);
 
  cleanup:
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+static int
+ferryDomainBackupBegin(virDomainPtr dom,
+                       const char *backupXML,
+                       const char *checkpointXML,
+                       unsigned int flags)
+{
+    virDomainObj *vm;
+    int ret = -1;
+
+    virCheckFlags(VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (virDomainBackupBeginEnsureACL(dom->conn, vm->def) == 0)
+        ret = ferryBackupBegin(vm, backupXML, checkpointXML, flags);
+
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+static char *
+ferryDomainBackupGetXMLDesc(virDomainPtr dom,
+                            unsigned int flags)
+{
+    virDomainObj *vm;
+    ferryOp *op = NULL;
+    char *ret = NULL;
+    bool allowed;
+
+    virCheckFlags(0, NULL);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return NULL;
+
+    allowed = virDomainBackupGetXMLDescEnsureACL(dom->conn, vm->def) == 0;
+
+    if (allowed && (op = ferryBackupFind(vm)))
+        ret = ferryBackupGetXML(op);
+
+    virDomainObjEndAPI(&vm);
+
+    /* none, or one of the stock driver's from before we came */
+    return allowed && !op ? stock.domainBackupGetXMLDesc(dom, flags) : ret;
+}
+
+
+/* Ends the backup of @vm, if there is one. Returns 1 then, 0 when there is
+ * none, -1 with an error reported. */
+static int
+ferryApiAbortBackup(virDomainObj *vm)
+{
+    g_autoptr(ferryOp) op = NULL;
+    int ret;
+
+    if (!ferryBackupFind(vm))
+        return 0;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        return -1;
+
+    /* it may have ended while we waited */
+    if (!(op = ferryBackupFind(vm))) {
+        virReportError(VIR_ERR_OPERATION_INVALID, "%s", _("no job is active on the domain"));
+        ret = -1;
+    } else {
+        ferryOpRef(op);
+        ret = ferryBackupAbort(op, false) < 0 ? -1 : 1;
+    }
+
+    virDomainObjEndJob(vm);
+    return ret;
+}
+
+
+static int
+ferryDomainAbortJobFlags(virDomainPtr dom,
+                         unsigned int flags)
+{
+    virDomainObj *vm;
+    int rc = -1;
+
+    virCheckFlags(VIR_DOMAIN_ABORT_JOB_POSTCOPY, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+
+    if (virDomainAbortJobFlagsEnsureACL(dom->conn, vm->def) == 0)
+        rc = flags == 0 ? ferryApiAbortBackup(vm) : 0;
+
+    virDomainObjEndAPI(&vm);
+
+    if (rc != 0)
+        return rc < 0 ? -1 : 0;
+
+    return stock.domainAbortJobFlags(dom, flags);
+}
+
+
+static int
+ferryDomainAbortJob(virDomainPtr dom)
+{
+    return ferryDomainAbortJobFlags(dom, 0);
+}
+
+
+static virDomainCheckpointPtr
+ferryDomainCheckpointCreateXML(virDomainPtr dom,
+                               const char *xml,
+                               unsigned int flags)
+{
+    virDomainCheckpointPtr ret = NULL;
+    g_autofree char *name = NULL;
+    virDomainObj *vm;
+
+    /* definitions only: nothing happens to the images */
+    if (flags & VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
+        return stock.domainCheckpointCreateXML(dom, xml, flags);
+
+    virCheckFlags(VIR_DOMAIN_CHECKPOINT_CREATE_QUIESCE, NULL);
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return NULL;
+
+    if (virDomainCheckpointCreateXMLEnsureACL(dom->conn, vm->def, flags) == 0 &&
+        ferryCheckpointCreate(vm, xml, flags & VIR_DOMAIN_CHECKPOINT_CREATE_QUIESCE, &name) == 0)
+        ret = virGetDomainCheckpoint(dom, name);
+
+    virDomainObjEndAPI(&vm);
+    return ret;
+}
+
+
+static int
+ferryDomainCheckpointDelete(virDomainCheckpointPtr checkpoint,
+                            unsigned int flags)
+{
+    virDomainObj *vm;
+    int ret = -1;
+
+    virCheckFlags(VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN |
+                  VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY |
+                  VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY, -1);
+
+    if (!(vm = qemuDomainObjFromDomain(checkpoint->domain)))
+        return -1;
+
+    if (virDomainCheckpointDeleteEnsureACL(checkpoint->domain->conn, vm->def) == 0)
+        ret = ferryCheckpointDelete(vm, checkpoint->name, flags);
+
     virDomainObjEndAPI(&vm);
     return ret;
 }
@@ -341,4 +495,10 @@ ferryApiInstall(virHypervisorDriver *table)
     table->domainBlockJobAbort = ferryDomainBlockJobAbort; /* 0.9.4 */
     table->domainGetBlockJobInfo = ferryDomainGetBlockJobInfo; /* 0.9.4 */
     table->domainBlockJobSetSpeed = ferryDomainBlockJobSetSpeed; /* 0.9.4 */
+    table->domainBackupBegin = ferryDomainBackupBegin; /* 6.0.0 */
+    table->domainBackupGetXMLDesc = ferryDomainBackupGetXMLDesc; /* 6.0.0 */
+    table->domainAbortJob = ferryDomainAbortJob; /* 0.7.7 */
+    table->domainAbortJobFlags = ferryDomainAbortJobFlags; /* 8.5.0 */
+    table->domainCheckpointCreateXML = ferryDomainCheckpointCreateXML; /* 5.6.0 */
+    table->domainCheckpointDelete = ferryDomainCheckpointDelete; /* 5.6.0 */
 }

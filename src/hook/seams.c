@@ -15,6 +15,8 @@
 #include "engine/engine.h"
 #include "hook/api.h"
 #include "hook/version.h"
+#include "ops/backup.h"
+#include "ops/checkpoint.h"
 #include "ops/copy.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
@@ -38,11 +40,14 @@ FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceD
            GMainContext *context, qemuMonitorCallbacks *cb);
 FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
 FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
+FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
 
 /* All operations there are. Not static: the tests walk their plans. */
 extern const ferryOpClass *const ferryClasses[];
 const ferryOpClass *const ferryClasses[] = {
     &ferryCopyClass,
+    &ferryBackupClass,
+    &ferryCheckpointClass,
     NULL,
 };
 
@@ -113,7 +118,24 @@ ferryJobStatusChange(qemuMonitor *mon,
 }
 
 
-/* Events of our jobs, which the stock driver does not know, come to us. */
+static void
+ferryIOError(qemuMonitor *mon,
+             virDomainObj *vm,
+             const char *alias,
+             const char *node,
+             int action,
+             const char *reason)
+{
+    stockCallbacks.domainIOError(mon, vm, alias, node, action, reason);
+
+    virObjectLock(vm);
+    ferryBackupIOError(vm);
+    virObjectUnlock(vm);
+}
+
+
+/* Events of our jobs, which the stock driver does not know, come to us. An I/O
+ * error may be due to a backup. */
 qemuMonitor *
 __wrap_qemuMonitorOpen(virDomainObj *vm,
                        virDomainChrSourceDef *config,
@@ -125,6 +147,8 @@ __wrap_qemuMonitorOpen(virDomainObj *vm,
     if (cb->jobStatusChange && cb->jobStatusChange != ferryJobStatusChange) {
         stockCallbacks.jobStatusChange = cb->jobStatusChange;
         cb->jobStatusChange = ferryJobStatusChange;
+        stockCallbacks.domainIOError = cb->domainIOError;
+        cb->domainIOError = ferryIOError;
     }
 
     return __real_qemuMonitorOpen(vm, config, context, cb);
@@ -152,4 +176,15 @@ __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
     ferryEngineStopped(priv);
 
     __real_qemuDomainObjPrivateDataClear(priv);
+}
+
+
+/* Statistics of the domain's job, which is a backup. */
+int
+__wrap_qemuBackupGetJobInfoStats(virDomainObj *vm,
+                                 virDomainJobData *data)
+{
+    ferryOp *op = ferryBackupFind(vm);
+
+    return op ? ferryBackupStats(op, data) : __real_qemuBackupGetJobInfoStats(vm, data);
 }

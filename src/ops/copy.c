@@ -502,25 +502,3 @@ ferryCopyStart(virDomainObj *vm,
 
     return rc;
 }
-
-
-/**
- * ferryCopyFind:
- * @path: disk, by target or path of its source
- *
- * Returns the copy of that disk, borrowed, or NULL when there is none; reports
- * no error.
- */
-ferryOp *
-ferryCopyFind(virDomainObj *vm,
-              const char *path)
-{
-    virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, true);
-    g_autofree char *name = NULL;
-
-    if (!disk)
-        return NULL;
-
-    name = g_strdup_printf("copy-%s", disk->dst);
-    return ferryOpFind(vm, name);
-}

@@ -9,6 +9,7 @@
 
 #include "block/image.h"
 #include "engine/engine.h"
+#include "ops/blockjob.h"
 
 /* What a copy is heading for. */
 typedef enum {
@@ -56,12 +57,11 @@ struct _ferryCopyRequest {
 extern const ferryOpClass ferryCopyClass;
 extern const ferryPlan ferryCopyStartPlan;
 extern const ferryPlan ferryCopyPivotPlan;
+extern const ferryBlockJobHandler ferryCopyBlockJob;
 
 /* copy.c */
 int ferryCopyStart(virDomainObj *vm,
                    const ferryCopyRequest *req);
-ferryOp *ferryCopyFind(virDomainObj *vm,
-                       const char *path);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 int ferryCopyDiscard(virStorageSource *target);
@@ -76,11 +76,6 @@ int ferryCopyAbort(ferryOp *op,
                    bool async);
 int ferryCopyPivot(ferryOp *op,
                    bool async);
-int ferryCopyInfo(ferryOp *op,
-                  virDomainBlockJobInfoPtr info,
-                  bool bytes);
-int ferryCopySetSpeed(ferryOp *op,
-                      unsigned long long speed);
 void ferryCopySettle(ferryOp *op);
 
 /* copy_recover.c */

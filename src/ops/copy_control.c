@@ -28,71 +28,6 @@ ferryCopyStatusIsReady(qemuMonitorJobStatus status)
 
 
 /**
- * ferryCopyInfo:
- *
- * Fills in @info as virDomainGetBlockJobInfo promises. @bytes: bandwidth in
- * bytes/s, not MiB/s. Clients take cur == end for "ready": it is not shown
- * before QEMU says so.
- *
- * Returns 1, or -1 with an error reported.
- */
-int
-ferryCopyInfo(ferryOp *op,
-              virDomainBlockJobInfoPtr info,
-              bool bytes)
-{
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    g_autoptr(GHashTable) jobs = NULL;
-    qemuMonitorBlockJobInfo *job;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    jobs = qemuMonitorGetAllBlockJobInfo(qemuDomainGetMonitor(op->vm), true);
-    qemuDomainObjExitMonitor(op->vm);
-
-    if (!jobs)
-        return -1;
-
-    *info = (virDomainBlockJobInfo) { .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, .end = 1 };
-
-    /* between its end in QEMU and ours */
-    if (!(job = g_hash_table_lookup(jobs, jobname)))
-        return 1;
-
-    if (job->end > 0) {
-        info->cur = job->cur;
-        info->end = job->end;
-    } else if (job->ready) {
-        info->cur = 1;
-    }
-
-    if (!job->ready && info->cur >= info->end)
-        info->cur = info->end - 1;
-
-    info->bandwidth = bytes ? job->bandwidth : VIR_DIV_UP(job->bandwidth, 1ULL << 20);
-    return 1;
-}
-
-
-/**
- * ferryCopySetSpeed:
- * @speed: bytes/s, 0 for unlimited
- */
-int
-ferryCopySetSpeed(ferryOp *op,
-                  unsigned long long speed)
-{
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    int rc;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(op->vm), jobname, speed);
-    qemuDomainObjExitMonitor(op->vm);
-
-    return rc;
-}
-
-
-/**
  * ferryCopySettle:
  *
  * The mirror job of @op ended, or never began, and the guest is on the source:
@@ -461,3 +396,20 @@ ferryCopyJobChanged(ferryOp *op)
         break;
     }
 }
+
+
+static char *
+ferryCopyJobName(ferryOp *op,
+                 const char *dst)
+{
+    return STREQ(((ferryCopy *) op->data)->dst, dst) ? ferryJobName(op, "mirror") : NULL;
+}
+
+
+const ferryBlockJobHandler ferryCopyBlockJob = {
+    .klass = &ferryCopyClass,
+    .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+    .jobName = ferryCopyJobName,
+    .abort = ferryCopyAbort,
+    .pivot = ferryCopyPivot,
+};

@@ -87,7 +87,6 @@ ferryPivotAddChain(ferryOp *op)
 {
     ferryCopy *copy = op->data;
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
-    int rc;
 
     if (!ferryPivotHasLateChain(copy))
         return 0;
@@ -98,11 +97,7 @@ ferryPivotAddChain(ferryOp *op)
                                                copy->target->nodeformat) < 0)
         return -1;
 
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorTransaction(qemuDomainGetMonitor(op->vm), &actions);
-    qemuDomainObjExitMonitor(op->vm);
-
-    return rc;
+    return ferryQMPTransaction(op->vm, &actions);
 }
 
 

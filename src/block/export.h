@@ -1,0 +1,41 @@
+/*
+ * export.h: QEMU's NBD server
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+/* A server that is being started; nobody can connect to it yet. */
+typedef struct _ferryExportServer ferryExportServer;
+struct _ferryExportServer {
+    int fd;        /* the listening socket; -1 for none */
+    char *private; /* where its file is until it is published; NULL for TCP */
+};
+
+int ferryExportAddressCheck(virDomainObj *vm,
+                            virStorageNetHostDef *address);
+char *ferryExportPrivatePath(const char *path);
+int ferryExportServerStart(virDomainObj *vm,
+                           virStorageNetHostDef *address,
+                           const char *tlsAlias,
+                           ferryExportServer *server);
+int ferryExportServerPublish(virStorageNetHostDef *address,
+                             ferryExportServer *server);
+void ferryExportServerStop(virDomainObj *vm);
+void ferryExportServerForget(ferryExportServer *server);
+bool ferryExportServerHasClients(virStorageNetHostDef *address);
+void ferryExportSocketRemove(virStorageNetHostDef *address);
+int ferryExportAdd(virDomainObj *vm,
+                   virStorageSource *src,
+                   const char *name,
+                   const char *bitmap);
+int ferryExportTLSAdd(virDomainObj *vm,
+                      const char *base,
+                      char **alias,
+                      char **secretAlias);
+void ferryExportTLSRemove(virDomainObj *vm,
+                          const char *base);

@@ -1,0 +1,695 @@
+/*
+ * backup.c: backup: the steps from a request to running jobs
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Theory of operation
+ *
+ * A push backup is a job for every disk that copies what was there at one
+ * moment into an image. A pull backup is a job that keeps what the guest
+ * overwrites in a scratch image on top of the disk, and an NBD server that
+ * shows this image to a client: the disk as it was. All jobs, the bitmap of a
+ * checkpoint and those that say what an incremental backup has to copy come
+ * into being in one transaction: one point in time.
+ *
+ * A backup lives as an operation until its jobs have ended and everything
+ * below is undone. What the undo leaves (images of a push, the checkpoint) its
+ * result decides.
+ */
+
+#include <config.h>
+
+#include "block/access.h"
+#include "block/node.h"
+#include "block/qmp.h"
+#include "ops/backup.h"
+#include "ops/checkpoint.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_blockjob.h"
+#include "qemu/qemu_monitor.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.backup");
+
+VIR_ENUM_IMPL(ferryBackupResult,
+              FERRY_BACKUP_RESULT_LAST,
+              "none", "completed", "failed", "canceled");
+
+/* Creating images is quick, but remote ones may hang. */
+#define FERRY_BACKUP_CREATE_MS (5 * 60 * 1000)
+
+#define FERRY_BACKUP_TLS_BASE "libvirt_backup"
+
+
+static bool
+ferryBackupIsPull(ferryBackup *backup)
+{
+    return backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+}
+
+
+/**
+ * ferryBackupDomainDisk:
+ *
+ * Returns the domain's disk that @disk backs up. One with a job cannot be
+ * unplugged, so it is there as long as the operation is published.
+ */
+virDomainDiskDef *
+ferryBackupDomainDisk(ferryOp *op,
+                      ferryBackupDisk *disk)
+{
+    return virDomainDiskByTarget(op->vm->def, disk->def->name);
+}
+
+
+/* publish: the stock driver knows of the backup, and keeps off its disks */
+static bool
+ferryBackupStockKnows(virStorageSource *store)
+{
+    /* It would not read others back from its status file. */
+    return store->type == VIR_STORAGE_TYPE_FILE || store->type == VIR_STORAGE_TYPE_BLOCK;
+}
+
+
+/* What the stock driver needs for statistics and thresholds of the stores. */
+static virDomainBackupDef *
+ferryBackupStockView(ferryBackup *backup)
+{
+    virDomainBackupDef *view = g_new0(virDomainBackupDef, 1);
+    size_t i;
+
+    view->type = backup->def->type;
+    view->disks = g_new0(virDomainBackupDiskDef, backup->ndisks);
+    /* who created what is our business: it must remove nothing */
+    view->apiFlags = VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virDomainBackupDiskDef *def = backup->disks[i].def;
+
+        if (!ferryBackupStockKnows(def->store))
+            continue;
+
+        view->disks[view->ndisks++] = (virDomainBackupDiskDef) {
+            .name = g_strdup(def->name),
+            .backup = VIR_TRISTATE_BOOL_YES,
+            .backupmode = def->backupmode,
+            .store = virObjectRef(def->store),
+            .state = VIR_DOMAIN_BACKUP_DISK_STATE_RUNNING,
+        };
+    }
+
+    return view;
+}
+
+
+/* Marks @disk as one that has a block job. The stock driver looks for that in
+ * its private data; its list of jobs to save, recover and follow has none. */
+static void
+ferryBackupMark(virDomainObj *vm,
+                virDomainDiskDef *disk,
+                virStorageSource *store)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    g_autoptr(qemuBlockJobData) job = qemuBlockJobDiskNewBackup(vm, disk, store, NULL);
+
+    if (!job)
+        return;
+
+    job->state = QEMU_BLOCKJOB_STATE_RUNNING;
+    ignore_value(g_hash_table_remove(priv->blockjobs, job->name));
+}
+
+
+/**
+ * ferryBackupPublish:
+ *
+ * Idempotent; also called after a restart.
+ */
+void
+ferryBackupPublish(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    qemuDomainObjPrivate *priv = op->vm->privateData;
+    size_t i;
+
+    g_clear_pointer(&priv->backup, virDomainBackupDefFree);
+    priv->backup = ferryBackupStockView(backup);
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
+
+        if (disk && !QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob)
+            ferryBackupMark(op->vm, disk, backup->disks[i].def->store);
+    }
+
+    qemuDomainSaveStatus(op->vm);
+}
+
+
+static int
+ferryBackupRunPublish(ferryOp *op)
+{
+    ferryBackupPublish(op);
+    return 0;
+}
+
+
+static void
+ferryBackupUnpublish(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    qemuDomainObjPrivate *priv = op->vm->privateData;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
+
+        if (disk)
+            g_clear_pointer(&QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob, virObjectUnref);
+    }
+
+    g_clear_pointer(&priv->backup, virDomainBackupDefFree);
+    qemuDomainSaveStatus(op->vm);
+}
+
+
+/* files: something to put labels on, and the checkpoint's definition */
+static int
+ferryBackupFiles(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (backup->disks[i].origin != FERRY_IMAGE_FOREIGN &&
+            ferryImageTouch(op->vm, backup->disks[i].def->store) < 0)
+            return -1;
+    }
+
+    return backup->chkdef ? ferryCheckpointSave(op->vm, backup->chkdef) : 0;
+}
+
+
+static void
+ferryBackupUnfiles(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (!completed || ferryBackupIsPull(backup))
+            ferryImageRestore(op->driver, op->vm, backup->disks[i].def->store,
+                              backup->disks[i].origin);
+    }
+
+    if (backup->checkpoint && !completed) {
+        /* a driver that was just started found the file */
+        ferryCheckpointDisown(op->vm, backup->checkpoint);
+        ferryCheckpointUnsave(op->vm, backup->checkpoint);
+    }
+}
+
+
+/* access: QEMU may open the stores */
+static int
+ferryBackupGrant(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryAccessGrant(op->vm, backup->disks[i].def->store) < 0) {
+            while (i > 0)
+                ferryAccessRevoke(op->vm, backup->disks[--i].def->store);
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+static void
+ferryBackupRevoke(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++)
+        ferryAccessRevoke(op->vm, backup->disks[i].def->store);
+}
+
+
+/* create, format: the images, all at the same time */
+static virStorageSource *
+ferryBackupBacking(ferryOp *op,
+                   ferryBackupDisk *disk)
+{
+    ferryBackup *backup = op->data;
+
+    if (ferryBackupIsPull(backup) ||
+        (disk->bitmap && disk->def->store->format >= VIR_STORAGE_FILE_BACKING))
+        return virObjectRef(ferryBackupDomainDisk(op, disk)->src);
+
+    return virStorageSourceNew();
+}
+
+
+static int
+ferryBackupCreateWait(ferryOp *op,
+                      ferryBackupDisk *disk)
+{
+    g_autofree char *what = g_strdup_printf("create-%s", disk->def->name);
+    g_autofree char *jobname = ferryJobName(op, what);
+    g_auto(ferryJobInfo) info = { 0 };
+
+    if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_BACKUP_CREATE_MS, &info) < 0)
+        return -1;
+
+    ferryJobDismiss(op, jobname);
+
+    if (info.error) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("failed to format image '%s' for disk '%s' of domain '%s': %s"),
+                       NULLSTR(disk->def->store->path), disk->def->name, op->vm->def->name,
+                       info.error);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupCreateLayer(ferryOp *op,
+                       bool storage)
+{
+    ferryBackup *backup = op->data;
+    g_autofree bool *running = g_new0(bool, backup->ndisks);
+    size_t i;
+
+    for (i = 0; !backup->reuse && i < backup->ndisks; i++) {
+        ferryBackupDisk *disk = &backup->disks[i];
+        g_autofree char *what = g_strdup_printf("create-%s", disk->def->name);
+        g_autofree char *jobname = ferryJobName(op, what);
+        g_autoptr(virStorageSource) backing = ferryBackupBacking(op, disk);
+        int rc = ferryImageFormatStart(op->vm, disk->def->store, backing, storage, jobname);
+
+        if (rc < 0)
+            return -1;
+        running[i] = rc > 0;
+    }
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (running[i] && ferryBackupCreateWait(op, &backup->disks[i]) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupCreate(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    g_autoptr(GHashTable) nodes = NULL;
+    size_t i;
+
+    if (backup->reuse)
+        return 0;
+
+    if (!(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+        return -1;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (qemuBlockStorageSourceCreateDetectSize(nodes, backup->disks[i].def->store,
+                                                   ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0)
+            return -1;
+    }
+
+    return ferryBackupCreateLayer(op, true);
+}
+
+
+static int
+ferryBackupFormatImages(ferryOp *op)
+{
+    return ferryBackupCreateLayer(op, false);
+}
+
+
+static void
+ferryBackupUncreate(ferryOp *op)
+{
+    ignore_value(ferryJobKillAll(op, "create-"));
+}
+
+
+/* storage, node: the stores' nodes in QEMU */
+static int
+ferryBackupAddStorage(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryNodeAddStorage(op->vm, backup->disks[i].def->store) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupAddNodes(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        g_autoptr(virStorageSource) backing = ferryBackupBacking(op, &backup->disks[i]);
+
+        if (ferryNodeAddFormat(op->vm, backup->disks[i].def->store, backing) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static void
+ferryBackupRemoveNodes(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++)
+        ferryNodeRemove(op->vm, backup->disks[i].def->store);
+}
+
+
+/* server: where clients will find the exports, but not yet */
+static int
+ferryBackupServe(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    virDomainBackupDef *def = backup->def;
+
+    if (!ferryBackupIsPull(backup))
+        return 0;
+
+    if (def->tls == VIR_TRISTATE_BOOL_YES &&
+        ferryExportTLSAdd(op->vm, FERRY_BACKUP_TLS_BASE, &def->tlsAlias, &def->tlsSecretAlias) < 0)
+        return -1;
+
+    if (ferryExportServerStart(op->vm, def->server, def->tlsAlias, &backup->server) < 0)
+        return -1;
+
+    backup->serving = true;
+    return 0;
+}
+
+
+static void
+ferryBackupUnserve(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+
+    if (!ferryBackupIsPull(backup))
+        return;
+
+    ferryExportServerForget(&backup->server);
+
+    if (backup->serving) {
+        ferryExportServerStop(op->vm);
+        ferryExportSocketRemove(backup->def->server);
+        backup->serving = false;
+    }
+
+    if (backup->def->tls == VIR_TRISTATE_BOOL_YES)
+        ferryExportTLSRemove(op->vm, FERRY_BACKUP_TLS_BASE);
+}
+
+
+/* freeze, thaw: around the transaction, and no longer */
+static int
+ferryBackupFreeze(ferryOp *op)
+{
+    return ferryQuiesceFreeze(op, &((ferryBackup *) op->data)->extras.quiesce);
+}
+
+
+static void
+ferryBackupUnfreeze(ferryOp *op)
+{
+    ferryQuiesceThawAlways(op, &((ferryBackup *) op->data)->extras.quiesce);
+}
+
+
+static int
+ferryBackupThaw(ferryOp *op)
+{
+    return ferryQuiesceThaw(op, &((ferryBackup *) op->data)->extras.quiesce);
+}
+
+
+/* start: one moment for all disks, bitmaps and the checkpoint */
+static int
+ferryBackupDiskActions(ferryOp *op,
+                       ferryBackupDisk *disk,
+                       GHashTable *nodes,
+                       virJSONValue *actions)
+{
+    ferryBackup *backup = op->data;
+    bool pull = ferryBackupIsPull(backup);
+    virStorageSource *src = ferryBackupDomainDisk(op, disk)->src;
+    virStorageSource *store = disk->def->store;
+    g_autofree char *jobname = ferryJobName(op, disk->def->name);
+    g_autoptr(virJSONValue) merge = NULL;
+    const ferryBackupParams params = {
+        .source = src->nodeformat,
+        .target = store->nodeformat,
+        .bitmap = disk->bitmap,
+        .onlyOverwritten = pull,
+        .bandwidth = backup->extras.bandwidth,
+    };
+
+    /* what a client reads is the scratch image, what a push job reads the disk */
+    if (disk->bitmap &&
+        (qemuBlockGetBitmapMergeActions(src, NULL, pull ? store : src, disk->def->incremental,
+                                        disk->bitmap, NULL, &merge, nodes) < 0 ||
+         (merge && virJSONValueArrayConcat(actions, merge) < 0)))
+        return -1;
+
+    return ferryQMPBackupAction(actions, jobname, &params);
+}
+
+
+static int
+ferryBackupStart(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+    size_t i;
+
+    if (!nodes ||
+        (backup->chkdef &&
+         ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0))
+        return -1;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryBackupDiskActions(op, &backup->disks[i], nodes, actions) < 0)
+            return -1;
+    }
+
+    if (ferryQMPTransaction(op->vm, &actions) < 0)
+        return -1;
+
+    backup->started = true;
+    return 0;
+}
+
+
+/* A push job's bitmap is on the disk itself, and outlives the job. */
+static void
+ferryBackupDropBitmaps(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    g_autoptr(GHashTable) nodes = NULL;
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+    size_t i;
+
+    if (ferryBackupIsPull(backup) || !(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+        return;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
+        const char *bitmap = backup->disks[i].bitmap;
+
+        if (disk && bitmap && qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, bitmap))
+            ignore_value(qemuMonitorTransactionBitmapRemove(actions, disk->src->nodeformat,
+                                                            bitmap));
+    }
+
+    if (ferryQMPTransaction(op->vm, &actions) < 0)
+        VIR_WARN("temporary bitmaps of domain '%s' are left: %s",
+                 op->vm->def->name, virGetLastErrorMessage());
+    virResetLastError();
+}
+
+
+static void
+ferryBackupUnstart(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    virDomainCheckpointDef *chkdef = backup->chkdef;
+
+    if (!backup->started)
+        return;
+
+    if (ferryJobKillAll(op, "") < 0)
+        VIR_WARN("backup of domain '%s' does not end: %s",
+                 op->vm->def->name, virGetLastErrorMessage());
+
+    if (op->over)
+        return;
+
+    ferryBackupDropBitmaps(op);
+
+    if (!chkdef && backup->checkpoint)
+        chkdef = ferryCheckpointFind(op->vm, backup->checkpoint);
+    if (chkdef && backup->result != FERRY_BACKUP_RESULT_COMPLETED)
+        ferryCheckpointDropBitmaps(op->vm, chkdef);
+
+    backup->started = false;
+}
+
+
+/* adopt: the checkpoint is the domain's */
+static int
+ferryBackupAdopt(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+
+    return backup->chkdef ? ferryCheckpointAdopt(op->vm, backup->chkdef) : 0;
+}
+
+
+static void
+ferryBackupDisown(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+
+    if (!backup->checkpoint || backup->result == FERRY_BACKUP_RESULT_COMPLETED)
+        return;
+
+    /* its bitmaps are still to be removed */
+    if (!backup->chkdef) {
+        virDomainCheckpointDef *def = ferryCheckpointFind(op->vm, backup->checkpoint);
+
+        backup->chkdef = def ? virObjectRef(def) : NULL;
+    }
+
+    ferryCheckpointDisown(op->vm, backup->checkpoint);
+}
+
+
+/* export: what clients will find */
+static int
+ferryBackupExport(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    size_t i;
+
+    for (i = 0; ferryBackupIsPull(backup) && i < backup->ndisks; i++) {
+        virDomainBackupDiskDef *def = backup->disks[i].def;
+
+        if (ferryExportAdd(op->vm, def->store, def->exportname, backup->disks[i].bitmap) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/* open: let them in */
+static int
+ferryBackupOpen(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+
+    if (!ferryBackupIsPull(backup))
+        return 0;
+
+    return ferryExportServerPublish(backup->def->server, &backup->server);
+}
+
+
+static void
+ferryBackupClose(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+
+    /* all exports go at once */
+    if (backup->serving) {
+        ferryExportServerStop(op->vm);
+        ferryExportSocketRemove(backup->def->server);
+        backup->serving = false;
+    }
+}
+
+
+/* begun: who finds this step in the journal knows that the one before is done */
+static int
+ferryBackupBegun(ferryOp *op G_GNUC_UNUSED)
+{
+    return 0;
+}
+
+
+static const ferryStep ferryBackupBeginSteps[] = {
+    { .name = "publish", .run = ferryBackupRunPublish, .undo = ferryBackupUnpublish },
+    { .name = "files", .run = ferryBackupFiles, .undo = ferryBackupUnfiles, .durable = true },
+    { .name = "access", .run = ferryBackupGrant, .undo = ferryBackupRevoke },
+    { .name = "create", .run = ferryBackupCreate, .undo = ferryBackupUncreate },
+    { .name = "storage", .run = ferryBackupAddStorage, .undo = ferryBackupRemoveNodes },
+    { .name = "format", .run = ferryBackupFormatImages, .undo = ferryBackupUncreate },
+    { .name = "node", .run = ferryBackupAddNodes },
+    { .name = "server", .run = ferryBackupServe, .undo = ferryBackupUnserve },
+    { .name = "freeze", .run = ferryBackupFreeze, .undo = ferryBackupUnfreeze },
+    { .name = "start", .run = ferryBackupStart, .undo = ferryBackupUnstart },
+    { .name = "thaw", .run = ferryBackupThaw },
+    { .name = "adopt", .run = ferryBackupAdopt, .undo = ferryBackupDisown },
+    { .name = "export", .run = ferryBackupExport },
+    { .name = "open", .run = ferryBackupOpen, .undo = ferryBackupClose },
+    { .name = "begun", .run = ferryBackupBegun },
+    { 0 },
+};
+
+const ferryPlan ferryBackupBeginPlan = { .name = "begin", .steps = ferryBackupBeginSteps };
+
+static const ferryPlan *const ferryBackupPlans[] = {
+    &ferryBackupBeginPlan,
+    NULL,
+};
+
+const ferryOpClass ferryBackupClass = {
+    .name = "backup",
+    .plans = ferryBackupPlans,
+    .format = ferryBackupFormat,
+    .parse = ferryBackupParse,
+    .dataFree = ferryBackupFree,
+    .jobMatters = ferryBackupJobMatters,
+    .jobChanged = ferryBackupJobChanged,
+    .recover = ferryBackupRecover,
+    .stopped = ferryBackupStopped,
+};

@@ -1,0 +1,128 @@
+/*
+ * backup.h: backup, push and pull
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "block/export.h"
+#include "block/image.h"
+#include "engine/engine.h"
+#include "ops/blockjob.h"
+#include "ops/quiesce.h"
+#include "backup_conf.h" /* does not stand alone */
+#include "checkpoint_conf.h"
+
+/* How a backup ended. */
+typedef enum {
+    FERRY_BACKUP_RESULT_NONE, /* it runs, or never did */
+    FERRY_BACKUP_RESULT_COMPLETED,
+    FERRY_BACKUP_RESULT_FAILED,
+    FERRY_BACKUP_RESULT_CANCELED,
+
+    FERRY_BACKUP_RESULT_LAST
+} ferryBackupResult;
+
+VIR_ENUM_DECL(ferryBackupResult);
+
+typedef struct _ferryBackupDisk ferryBackupDisk;
+struct _ferryBackupDisk {
+    virDomainBackupDiskDef *def; /* of ferryBackup.def: name, store, names of the export */
+    char *bitmap;                /* temporary bitmap of what is to be copied; NULL for all */
+    ferryImageOrigin origin;     /* what was where the store is */
+    bool ended;                  /* its job has; not in the journal */
+};
+
+/* What a client may ask for beside libvirt's own XML. */
+typedef struct _ferryBackupExtras ferryBackupExtras;
+struct _ferryBackupExtras {
+    ferryQuiesce quiesce;
+    unsigned long long bandwidth; /* bytes/s for each disk at start-up; push */
+    unsigned int idleTimeout;     /* seconds without a client; 0: none; pull */
+};
+
+/* A backup. All but the last group goes into the journal. */
+typedef struct _ferryBackup ferryBackup;
+struct _ferryBackup {
+    virDomainBackupDef *def;
+    ferryBackupDisk *disks; /* those that are backed up */
+    size_t ndisks;
+    char *checkpoint;       /* made with it, or NULL */
+    ferryBackupExtras extras;
+    bool reuse;             /* stores are images already: do not touch them */
+    ferryBackupResult result;
+
+    virDomainCheckpointDef *chkdef; /* until it is the domain's */
+    bool started;           /* the transaction took place */
+    bool serving;           /* the NBD server is ours */
+    ferryExportServer server;
+    unsigned long long cur; /* progress of all jobs, in bytes */
+    unsigned long long end;
+    char *error;            /* why a job failed */
+    unsigned long long idleSince; /* ms; 0: somebody is connected */
+};
+
+extern const ferryOpClass ferryBackupClass;
+extern const ferryPlan ferryBackupBeginPlan;
+extern const ferryBlockJobHandler ferryBackupBlockJob;
+
+#define FERRY_BACKUP_NAME "backup"
+
+/* What others may do to the domain while a backup runs. */
+#define FERRY_BACKUP_JOB_MASK \
+    (VIR_JOB_DEFAULT_MASK | JOB_MASK(VIR_JOB_SUSPEND) | JOB_MASK(VIR_JOB_MODIFY))
+
+/* backup.c */
+void ferryBackupPublish(ferryOp *op);
+virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op,
+                                        ferryBackupDisk *disk);
+
+/* backup_request.c */
+ferryBackup *ferryBackupPrepare(virDomainObj *vm,
+                                virDomainBackupDef *def,
+                                const ferryBackupExtras *extras,
+                                const char *checkpointXML,
+                                unsigned int flags);
+void ferryBackupFree(void *data);
+void ferryBackupListDisks(ferryBackup *backup);
+
+/* backup_xml.c */
+virDomainBackupDef *ferryBackupParseXML(virQEMUDriver *driver,
+                                        const char *xml,
+                                        ferryBackupExtras *extras);
+int ferryBackupFormat(ferryOp *op,
+                      virBuffer *buf);
+void *ferryBackupParse(virQEMUDriver *driver,
+                       xmlXPathContextPtr ctxt);
+
+/* backup_control.c */
+int ferryBackupBegin(virDomainObj *vm,
+                     const char *backupXML,
+                     const char *checkpointXML,
+                     unsigned int flags);
+ferryOp *ferryBackupFind(virDomainObj *vm);
+int ferryBackupAbort(ferryOp *op,
+                     bool async);
+int ferryBackupStats(ferryOp *op,
+                     virDomainJobData *data);
+void ferryBackupFillStats(ferryOp *op,
+                          virDomainJobData *data);
+char *ferryBackupGetXML(ferryOp *op);
+
+/* backup_watch.c */
+void ferryBackupWatch(ferryOp *op);
+bool ferryBackupIsForsaken(ferryOp *op);
+void ferryBackupIOError(virDomainObj *vm);
+bool ferryBackupFreeGuest(ferryOp *op);
+
+/* backup_end.c */
+bool ferryBackupJobMatters(ferryOp *op,
+                           int status);
+void ferryBackupJobChanged(ferryOp *op);
+void ferryBackupEnd(ferryOp *op,
+                    ferryBackupResult result);
+void ferryBackupRecover(ferryOp *op);
+void ferryBackupStopped(ferryOp *op);
+int ferryBackupProgress(ferryOp *op);

@@ -1,0 +1,293 @@
+/*
+ * backup_end.c: backup: how it ends, by itself, by a restart, with QEMU
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * To end a backup is to undo its steps. The result is in the journal before
+ * that begins, so whoever goes on with it does the same.
+ */
+
+#include <config.h>
+
+#include "engine/journal.h"
+#include "ops/backup.h"
+#include "ops/checkpoint.h"
+#include "ops/event.h"
+#include "qemu/qemu_domainjob.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.backup");
+
+/* How the jobs of a backup are doing. */
+typedef struct {
+    size_t ended;
+    size_t failed;
+} ferryBackupJobs;
+
+
+/* Asks QEMU for all jobs of @op, and adds up how far they are. */
+static int
+ferryBackupQuery(ferryOp *op,
+                 ferryBackupJobs *state)
+{
+    ferryBackup *backup = op->data;
+    qemuMonitorJobInfo **jobs = NULL;
+    size_t njobs = 0;
+    size_t i;
+    size_t k;
+    int rc;
+
+    *state = (ferryBackupJobs) { .ended = backup->ndisks, .failed = backup->ndisks };
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
+    qemuDomainObjExitMonitor(op->vm);
+
+    if (rc == 0)
+        backup->cur = backup->end = 0;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        g_autofree char *jobname = ferryJobName(op, backup->disks[i].def->name);
+
+        for (k = 0; rc == 0 && k < njobs; k++) {
+            if (STRNEQ(jobs[k]->id, jobname))
+                continue;
+
+            backup->cur += jobs[k]->progressCurrent;
+            backup->end += jobs[k]->progressTotal;
+
+            backup->disks[i].ended = jobs[k]->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+            if (!backup->disks[i].ended)
+                state->ended--;
+            if (!backup->disks[i].ended || !jobs[k]->error)
+                state->failed--;
+            else if (!backup->error)
+                backup->error = g_strdup(jobs[k]->error);
+        }
+    }
+
+    for (k = 0; k < njobs; k++)
+        qemuMonitorJobInfoFree(jobs[k]);
+    g_free(jobs);
+
+    return rc;
+}
+
+
+/**
+ * ferryBackupProgress:
+ *
+ * Brings backup->cur and backup->end up to date.
+ */
+int
+ferryBackupProgress(ferryOp *op)
+{
+    ferryBackupJobs state;
+
+    return ferryBackupQuery(op, &state);
+}
+
+
+/* What clients learn afterwards: the statistics of the completed job, and the
+ * events. */
+static void
+ferryBackupTell(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    virDomainObj *vm = op->vm;
+    bool pull = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+    int status = VIR_DOMAIN_BLOCK_JOB_COMPLETED;
+    virDomainJobStatus jobStatus = VIR_DOMAIN_JOB_STATUS_COMPLETED;
+    size_t i;
+
+    if (backup->result == FERRY_BACKUP_RESULT_FAILED) {
+        status = VIR_DOMAIN_BLOCK_JOB_FAILED;
+        jobStatus = VIR_DOMAIN_JOB_STATUS_FAILED;
+    } else if (backup->result == FERRY_BACKUP_RESULT_CANCELED) {
+        status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
+        jobStatus = VIR_DOMAIN_JOB_STATUS_CANCELED;
+    } else if (pull) {
+        /* the client has what it wanted, but no job ran to its end */
+        status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
+    }
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
+
+        if (disk)
+            ferryEventBlockJob(vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
+    }
+
+    if (!vm->job->current)
+        return;
+
+    qemuDomainJobDataUpdateTime(vm->job->current);
+    g_clear_pointer(&vm->job->completed, virDomainJobDataFree);
+    vm->job->completed = virDomainJobDataCopy(vm->job->current);
+    vm->job->completed->status = jobStatus;
+    vm->job->completed->errmsg = g_strdup(backup->error);
+    ferryBackupFillStats(op, vm->job->completed);
+
+    qemuDomainEventEmitJobCompleted(op->driver, vm);
+}
+
+
+/**
+ * ferryBackupEnd:
+ * @result: how it ended; NONE: it never ran, nobody is told
+ *
+ * Ends the backup: takes back what it did but for what @result says is to
+ * stay, tells clients, and lets the next job begin. Domain locked, modify job
+ * held; the caller has a reference to @op. Keeps the last error.
+ *
+ * The operation is not over afterwards when QEMU cannot be reached: its end,
+ * or the next driver, settles it.
+ */
+void
+ferryBackupEnd(ferryOp *op,
+               ferryBackupResult result)
+{
+    ferryBackup *backup = op->data;
+    virDomainObj *vm = op->vm;
+    virErrorPtr err = NULL;
+
+    virErrorPreserveLast(&err);
+
+    if (backup->started)
+        ignore_value(ferryBackupProgress(op));
+
+    if (backup->result == FERRY_BACKUP_RESULT_NONE) {
+        backup->result = result;
+        if (result != FERRY_BACKUP_RESULT_FAILED)
+            g_clear_pointer(&backup->error, g_free);
+        /* what must not be taken back, if we do not live to see the end */
+        if (result != FERRY_BACKUP_RESULT_NONE)
+            ignore_value(ferryJournalWrite(vm, result == FERRY_BACKUP_RESULT_COMPLETED));
+    }
+
+    if (ferryPlanUndo(op, &ferryBackupBeginPlan) == 0 && !op->over) {
+        if (backup->result != FERRY_BACKUP_RESULT_NONE)
+            ferryBackupTell(op);
+        ferryOpEnd(op);
+    }
+
+    if (op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
+        virDomainObjEndAsyncJob(vm);
+
+    virErrorRestore(&err);
+}
+
+
+/**
+ * ferryBackupJobMatters:
+ *
+ * Returns true for the end of a job: nothing else is to be acted upon.
+ */
+bool
+ferryBackupJobMatters(ferryOp *op G_GNUC_UNUSED,
+                      int status)
+{
+    return status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+/**
+ * ferryBackupJobChanged:
+ *
+ * Does what the state of the jobs asks for: one that failed ends all, and so
+ * does the end of the last one.
+ */
+void
+ferryBackupJobChanged(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    ferryBackupJobs state;
+
+    if (!ferryPlanDone(op, &ferryBackupBeginPlan) ||
+        backup->result != FERRY_BACKUP_RESULT_NONE) {
+        ferryBackupEnd(op, FERRY_BACKUP_RESULT_NONE);
+        return;
+    }
+
+    if (ferryBackupFreeGuest(op) || ferryBackupQuery(op, &state) < 0)
+        return;
+
+    if (state.failed > 0 || ferryBackupIsForsaken(op))
+        ferryBackupEnd(op, FERRY_BACKUP_RESULT_FAILED);
+    else if (state.ended == backup->ndisks)
+        ferryBackupEnd(op, FERRY_BACKUP_RESULT_COMPLETED);
+}
+
+
+/**
+ * ferryBackupRecover:
+ *
+ * The driver is back, QEMU still runs. A backup that runs goes on; one that
+ * was being begun is taken back, and one that was being ended is ended. By a
+ * worker, since both may wait: for jobs, or for the guest's agent.
+ */
+void
+ferryBackupRecover(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    virDomainObj *vm = op->vm;
+    bool done = ferryPlanDone(op, &ferryBackupBeginPlan);
+
+    backup->started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
+    backup->serving = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL &&
+                      ferryPlanReached(op, &ferryBackupBeginPlan, "server");
+    backup->extras.quiesce.frozen = backup->extras.quiesce.wanted &&
+                                    ferryPlanReached(op, &ferryBackupBeginPlan, "freeze") &&
+                                    !ferryPlanReached(op, &ferryBackupBeginPlan, "adopt");
+
+    ferryBackupPublish(op);
+
+    if (vm->job->asyncJob != VIR_ASYNC_JOB_BACKUP)
+        qemuDomainObjRestoreAsyncJob(vm, VIR_ASYNC_JOB_BACKUP, 0, 0,
+                                     VIR_DOMAIN_JOB_OPERATION_BACKUP,
+                                     QEMU_DOMAIN_JOB_STATS_TYPE_BACKUP,
+                                     VIR_DOMAIN_JOB_STATUS_ACTIVE,
+                                     FERRY_BACKUP_JOB_MASK);
+
+    if (done && backup->extras.idleTimeout > 0)
+        ferryBackupWatch(op);
+
+    ignore_value(ferryEngineSubmit(op));
+}
+
+
+/**
+ * ferryBackupStopped:
+ *
+ * QEMU is gone, or the host was restarted: there is no backup, unless it was
+ * complete already. Labels and the final event are the stock driver's.
+ */
+void
+ferryBackupStopped(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
+    bool pull = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (pull || !completed)
+            ferryImageRestore(op->driver, op->vm, backup->disks[i].def->store,
+                              backup->disks[i].origin);
+    }
+
+    if (pull)
+        ferryExportSocketRemove(backup->def->server);
+
+    if (op->vm && backup->checkpoint && !completed) {
+        ferryCheckpointDisown(op->vm, backup->checkpoint);
+        ferryCheckpointUnsave(op->vm, backup->checkpoint);
+    }
+
+    ferryOpEnd(op);
+}

@@ -1,0 +1,187 @@
+/*
+ * blockjob.c: who answers for the block job on a disk
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * A disk has one block job at most: a copy's, a backup's, or the stock
+ * driver's. Calls that name a disk find theirs here.
+ */
+
+#include <config.h>
+
+#include "ops/backup.h"
+#include "ops/blockjob.h"
+#include "ops/copy.h"
+#include "qemu/qemu_blockjob.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+static const ferryBlockJobHandler *const ferryBlockJobHandlers[] = {
+    &ferryCopyBlockJob,
+    &ferryBackupBlockJob,
+};
+
+
+void
+ferryBlockJobClear(ferryBlockJob *job)
+{
+    g_clear_pointer(&job->op, ferryOpUnref);
+    g_clear_pointer(&job->name, g_free);
+    g_clear_pointer(&job->dst, g_free);
+}
+
+
+/**
+ * ferryBlockJobFind:
+ * @path: disk, by target or path of its source
+ *
+ * Fills in @job; its op is NULL when no operation of ours works on the disk:
+ * then the stock driver answers. Domain locked. Reports no error.
+ */
+void
+ferryBlockJobFind(virDomainObj *vm,
+                  const char *path,
+                  ferryBlockJob *job)
+{
+    virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, true);
+    GPtrArray *ops = ferryEngineOps(vm);
+    size_t i;
+    size_t k;
+
+    for (i = 0; disk && ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        for (k = 0; k < G_N_ELEMENTS(ferryBlockJobHandlers); k++) {
+            const ferryBlockJobHandler *handler = ferryBlockJobHandlers[k];
+
+            if (op->klass == handler->klass && (job->name = handler->jobName(op, disk->dst))) {
+                job->handler = handler;
+                job->op = ferryOpRef(op);
+                job->dst = g_strdup(disk->dst);
+                return;
+            }
+        }
+    }
+}
+
+
+static bool
+ferryBlockJobHasEnded(ferryBlockJob *job)
+{
+    return job->handler->jobEnded && job->handler->jobEnded(job->op, job->dst);
+}
+
+
+static int
+ferryBlockJobCheck(ferryBlockJob *job)
+{
+    if (!ferryBlockJobHasEnded(job))
+        return 0;
+
+    virReportError(VIR_ERR_INVALID_ARG,
+                   _("disk %s does not have an active block job"), job->dst);
+    return -1;
+}
+
+
+/**
+ * ferryBlockJobInfo:
+ *
+ * Fills in @info as virDomainGetBlockJobInfo promises. @bytes: bandwidth in
+ * bytes/s, not MiB/s. Clients take cur == end for "ready": it is not shown
+ * before QEMU says so.
+ *
+ * Returns 1, 0 when there is no job any more, or -1 with an error reported.
+ */
+int
+ferryBlockJobInfo(ferryBlockJob *job,
+                  virDomainBlockJobInfoPtr info,
+                  bool bytes)
+{
+    virDomainObj *vm = job->op->vm;
+    g_autoptr(GHashTable) jobs = NULL;
+    qemuMonitorBlockJobInfo *data;
+
+    if (ferryBlockJobHasEnded(job)) {
+        memset(info, 0, sizeof(*info));
+        return 0;
+    }
+
+    qemuDomainObjEnterMonitor(vm);
+    jobs = qemuMonitorGetAllBlockJobInfo(qemuDomainGetMonitor(vm), true);
+    qemuDomainObjExitMonitor(vm);
+
+    if (!jobs)
+        return -1;
+
+    *info = (virDomainBlockJobInfo) { .type = job->handler->type, .end = 1 };
+
+    /* between its end in QEMU and ours */
+    if (!(data = g_hash_table_lookup(jobs, job->name)))
+        return 1;
+
+    if (data->end > 0) {
+        info->cur = data->cur;
+        info->end = data->end;
+    } else if (data->ready) {
+        info->cur = 1;
+    }
+
+    if (!data->ready && info->cur >= info->end)
+        info->cur = info->end - 1;
+
+    info->bandwidth = bytes ? data->bandwidth : VIR_DIV_UP(data->bandwidth, 1ULL << 20);
+    return 1;
+}
+
+
+/**
+ * ferryBlockJobSetSpeed:
+ * @speed: bytes/s, 0 for unlimited
+ */
+int
+ferryBlockJobSetSpeed(ferryBlockJob *job,
+                      unsigned long long speed)
+{
+    virDomainObj *vm = job->op->vm;
+    int rc;
+
+    if (ferryBlockJobCheck(job) < 0)
+        return -1;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(vm), job->name, speed);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryBlockJobAbort:
+ * @pivot: go on with what the job made
+ * @async: return once the end is under way
+ */
+int
+ferryBlockJobAbort(ferryBlockJob *job,
+                   bool pivot,
+                   bool async)
+{
+    if (ferryBlockJobCheck(job) < 0)
+        return -1;
+
+    if (!pivot)
+        return job->handler->abort(job->op, async);
+
+    if (!job->handler->pivot) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("job type '%s' does not support pivot"),
+                       qemuBlockjobTypeToString(job->handler->type));
+        return -1;
+    }
+
+    return job->handler->pivot(job->op, async);
+}

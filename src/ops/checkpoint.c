@@ -1,0 +1,745 @@
+/*
+ * checkpoint.c: checkpoints on their own: create and delete
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Creating is taken back unless it was completed. Deleting has a point of no
+ * return: the transaction that removes the bitmaps. From there on it goes
+ * forward: definitions without bitmaps are of no use.
+ */
+
+#include <config.h>
+
+#include "block/qmp.h"
+#include "ops/checkpoint.h"
+#include "ops/quiesce.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_monitor.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virstring.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.checkpoint");
+
+#define FERRY_CHECKPOINT_NAME "checkpoint"
+
+/* What is created or deleted. All but the last group goes into the journal. */
+typedef struct _ferryCheckpoint ferryCheckpoint;
+struct _ferryCheckpoint {
+    GPtrArray *names;     /* of checkpoints: the one to create, those to delete */
+    bool metadataOnly;    /* leave bitmaps alone */
+    ferryQuiesce quiesce;
+
+    virDomainCheckpointDef *def; /* to create */
+    bool started;         /* its bitmaps are there */
+    GHashTable *writable; /* images that were opened for writing; NULL: not known */
+};
+
+
+static ferryCheckpoint *
+ferryCheckpointNew(void)
+{
+    ferryCheckpoint *data = g_new0(ferryCheckpoint, 1);
+
+    data->names = g_ptr_array_new_with_free_func(g_free);
+    return data;
+}
+
+
+static void
+ferryCheckpointFree(void *opaque)
+{
+    ferryCheckpoint *data = opaque;
+
+    g_ptr_array_unref(data->names);
+    virObjectUnref(data->def);
+    g_clear_pointer(&data->writable, g_hash_table_unref);
+    g_free(data);
+}
+
+
+static bool
+ferryCheckpointIsListed(ferryCheckpoint *data,
+                        const char *name)
+{
+    return name && g_ptr_array_find_with_equal_func(data->names, name, g_str_equal, NULL);
+}
+
+
+/* create: file */
+static int
+ferryCheckpointRunFile(ferryOp *op)
+{
+    return ferryCheckpointSave(op->vm, ((ferryCheckpoint *) op->data)->def);
+}
+
+
+static void
+ferryCheckpointUndoFile(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    const char *name = g_ptr_array_index(data->names, 0);
+
+    /* a driver that was just started found the file */
+    ferryCheckpointDisown(op->vm, name);
+    ferryCheckpointUnsave(op->vm, name);
+}
+
+
+/* create: freeze, thaw */
+static int
+ferryCheckpointFreeze(ferryOp *op)
+{
+    return ferryQuiesceFreeze(op, &((ferryCheckpoint *) op->data)->quiesce);
+}
+
+
+static void
+ferryCheckpointUnfreeze(ferryOp *op)
+{
+    ferryQuiesceThawAlways(op, &((ferryCheckpoint *) op->data)->quiesce);
+}
+
+
+static int
+ferryCheckpointThaw(ferryOp *op)
+{
+    return ferryQuiesceThaw(op, &((ferryCheckpoint *) op->data)->quiesce);
+}
+
+
+/* create: start: the bitmaps of all disks */
+static int
+ferryCheckpointStart(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+
+    if (!nodes ||
+        ferryCheckpointAddBitmaps(op->vm, data->def, nodes, actions) < 0 ||
+        ferryQMPTransaction(op->vm, &actions) < 0)
+        return -1;
+
+    data->started = true;
+    return 0;
+}
+
+
+static void
+ferryCheckpointUnstart(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    virDomainCheckpointDef *def = data->def;
+
+    if (!def)
+        def = ferryCheckpointFind(op->vm, g_ptr_array_index(data->names, 0));
+
+    if (def && data->started)
+        ferryCheckpointDropBitmaps(op->vm, def);
+}
+
+
+/* create: adopt */
+static int
+ferryCheckpointRunAdopt(ferryOp *op)
+{
+    return ferryCheckpointAdopt(op->vm, ((ferryCheckpoint *) op->data)->def);
+}
+
+
+static void
+ferryCheckpointUndoAdopt(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    const char *name = g_ptr_array_index(data->names, 0);
+
+    /* its bitmaps are still to be removed */
+    if (!data->def && ferryCheckpointFind(op->vm, name))
+        data->def = virObjectRef(ferryCheckpointFind(op->vm, name));
+
+    ferryCheckpointDisown(op->vm, name);
+}
+
+
+static const ferryStep ferryCheckpointCreateSteps[] = {
+    { .name = "file", .run = ferryCheckpointRunFile, .undo = ferryCheckpointUndoFile, .durable = true },
+    { .name = "freeze", .run = ferryCheckpointFreeze, .undo = ferryCheckpointUnfreeze },
+    { .name = "start", .run = ferryCheckpointStart, .undo = ferryCheckpointUnstart },
+    { .name = "thaw", .run = ferryCheckpointThaw },
+    { .name = "adopt", .run = ferryCheckpointRunAdopt, .undo = ferryCheckpointUndoAdopt },
+    { 0 },
+};
+
+static const ferryPlan ferryCheckpointCreatePlan = {
+    .name = "checkpoint", .steps = ferryCheckpointCreateSteps
+};
+
+
+/* Calls @func for every image that has a bitmap of @def. */
+typedef int (*ferryCheckpointBitmapFunc)(ferryOp *op,
+                                         virDomainDiskDef *disk,
+                                         virStorageSource *src,
+                                         const char *bitmap,
+                                         void *opaque);
+
+static int
+ferryCheckpointForEachImage(ferryOp *op,
+                            virDomainCheckpointDef *def,
+                            GHashTable *nodes,
+                            ferryCheckpointBitmapFunc func,
+                            void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, chkdisk->name);
+        virStorageSource *n;
+
+        /* it may have been unplugged */
+        if (!disk || chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP || !chkdisk->bitmap)
+            continue;
+
+        for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
+            if (qemuBlockNamedNodeDataGetBitmapByName(nodes, n, chkdisk->bitmap) &&
+                func(op, disk, n, chkdisk->bitmap, opaque) < 0)
+                return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* The same for all checkpoints that are to be deleted. */
+static int
+ferryCheckpointForEachBitmap(ferryOp *op,
+                             ferryCheckpointBitmapFunc func,
+                             void *opaque)
+{
+    ferryCheckpoint *data = op->data;
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    size_t i;
+
+    if (!nodes)
+        return -1;
+
+    for (i = 0; i < data->names->len; i++) {
+        virDomainCheckpointDef *def = ferryCheckpointFind(op->vm,
+                                                          g_ptr_array_index(data->names, i));
+
+        if (def && ferryCheckpointForEachImage(op, def, nodes, func, opaque) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/* delete: open: images below the top one are not writable as a rule */
+static int
+ferryCheckpointOpenImage(ferryOp *op,
+                         virDomainDiskDef *disk,
+                         virStorageSource *src,
+                         const char *bitmap G_GNUC_UNUSED,
+                         void *opaque G_GNUC_UNUSED)
+{
+    ferryCheckpoint *data = op->data;
+
+    if (src == disk->src || g_hash_table_contains(data->writable, src))
+        return 0;
+
+    g_hash_table_add(data->writable, src);
+
+    if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, false, false, false) < 0)
+        return -1;
+
+    return qemuBlockReopenReadWrite(op->vm, src, VIR_ASYNC_JOB_NONE);
+}
+
+
+static int
+ferryCheckpointOpen(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+
+    if (data->metadataOnly)
+        return 0;
+
+    data->writable = g_hash_table_new(NULL, NULL);
+    return ferryCheckpointForEachBitmap(op, ferryCheckpointOpenImage, NULL);
+}
+
+
+static void
+ferryCheckpointClose(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    size_t i;
+
+    for (i = 0; !data->metadataOnly && i < op->vm->def->ndisks; i++) {
+        virStorageSource *n = op->vm->def->disks[i]->src->backingStore;
+
+        for (; virStorageSourceIsBacking(n); n = n->backingStore) {
+            if (data->writable && !g_hash_table_contains(data->writable, n))
+                continue;
+
+            /* a driver that was just started believes that it is */
+            n->readonly = false;
+            if (qemuBlockReopenReadOnly(op->vm, n, VIR_ASYNC_JOB_NONE) < 0 ||
+                qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, true, false, false) < 0)
+                VIR_WARN("image '%s' of domain '%s' stays writable: %s",
+                         NULLSTR(n->path), op->vm->def->name, virGetLastErrorMessage());
+        }
+    }
+
+    virResetLastError();
+}
+
+
+/* delete: bitmaps: the point of no return */
+static int
+ferryCheckpointRemoveBitmap(ferryOp *op G_GNUC_UNUSED,
+                            virDomainDiskDef *disk G_GNUC_UNUSED,
+                            virStorageSource *src,
+                            const char *bitmap,
+                            void *opaque)
+{
+    return qemuMonitorTransactionBitmapRemove(opaque, src->nodeformat, bitmap);
+}
+
+
+static int
+ferryCheckpointRemoveBitmaps(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+
+    /* one that is not there need not be removed */
+    if (data->metadataOnly)
+        return 0;
+
+    if (ferryCheckpointForEachBitmap(op, ferryCheckpointRemoveBitmap, actions) < 0)
+        return -1;
+
+    return ferryQMPTransaction(op->vm, &actions);
+}
+
+
+/* delete: close */
+static int
+ferryCheckpointRunClose(ferryOp *op)
+{
+    ferryCheckpointClose(op);
+    return 0;
+}
+
+
+/* delete: metadata: children go to the nearest ancestor that stays. Does again
+ * what may have been done. */
+static virDomainMomentObj *
+ferryCheckpointSurvivor(ferryCheckpoint *data,
+                        virDomainObj *vm,
+                        virDomainMomentObj *chk)
+{
+    while (chk && ferryCheckpointIsListed(data, chk->def->name))
+        chk = chk->def->parent_name ? virDomainCheckpointFindByName(vm->checkpoints,
+                                                                    chk->def->parent_name) : NULL;
+    return chk;
+}
+
+
+typedef struct {
+    ferryOp *op;
+    int rc;
+} ferryCheckpointReparentData;
+
+
+static int
+ferryCheckpointReparent(void *payload,
+                        const char *key G_GNUC_UNUSED,
+                        void *opaque)
+{
+    virDomainMomentObj *chk = payload;
+    ferryCheckpointReparentData *reparent = opaque;
+    ferryOp *op = reparent->op;
+    ferryCheckpoint *data = op->data;
+    virDomainMomentObj *parent;
+
+    if (ferryCheckpointIsListed(data, chk->def->name) ||
+        !ferryCheckpointIsListed(data, chk->def->parent_name))
+        return 0;
+
+    parent = ferryCheckpointSurvivor(data, op->vm,
+                                     virDomainCheckpointFindByName(op->vm->checkpoints,
+                                                                   chk->def->parent_name));
+    g_free(chk->def->parent_name);
+    chk->def->parent_name = parent ? g_strdup(parent->def->name) : NULL;
+
+    if (ferryCheckpointSave(op->vm, virDomainCheckpointObjGetDef(chk)) < 0)
+        reparent->rc = -1;
+
+    return 0;
+}
+
+
+static int
+ferryCheckpointForget(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    virDomainObj *vm = op->vm;
+    ferryCheckpointReparentData reparent = { .op = op };
+    virDomainMomentObj *current = virDomainCheckpointGetCurrent(vm->checkpoints);
+    size_t i;
+
+    virDomainCheckpointForEach(vm->checkpoints, ferryCheckpointReparent, &reparent);
+    if (reparent.rc < 0)
+        return FERRY_STEP_UNKNOWN;
+
+    virDomainCheckpointSetCurrent(vm->checkpoints, ferryCheckpointSurvivor(data, vm, current));
+
+    for (i = 0; i < data->names->len; i++) {
+        const char *name = g_ptr_array_index(data->names, i);
+        virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
+
+        ferryCheckpointUnsave(vm, name);
+
+        if (chk) {
+            virDomainMomentMoveChildren(chk, chk->parent);
+            virDomainMomentDropParent(chk);
+            virDomainCheckpointObjListRemove(vm->checkpoints, chk);
+        }
+    }
+
+    return 0;
+}
+
+
+static const ferryStep ferryCheckpointDeleteSteps[] = {
+    { .name = "open", .run = ferryCheckpointOpen, .undo = ferryCheckpointClose },
+    { .name = "bitmaps", .run = ferryCheckpointRemoveBitmaps, .durable = true },
+    { .name = "close", .run = ferryCheckpointRunClose },
+    { .name = "metadata", .run = ferryCheckpointForget },
+    { 0 },
+};
+
+static const ferryPlan ferryCheckpointDeletePlan = {
+    .name = "delete", .steps = ferryCheckpointDeleteSteps
+};
+
+
+static int
+ferryCheckpointFormat(ferryOp *op,
+                      virBuffer *buf)
+{
+    ferryCheckpoint *data = op->data;
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+    size_t i;
+
+    virBufferAsprintf(&attrs, " metadata='%s'", data->metadataOnly ? "yes" : "no");
+    for (i = 0; i < data->names->len; i++)
+        virBufferEscapeString(&children, "<name>%s</name>\n", g_ptr_array_index(data->names, i));
+
+    virXMLFormatElement(buf, "checkpoints", &attrs, &children);
+    ferryQuiesceFormat(buf, &data->quiesce);
+    return 0;
+}
+
+
+static void *
+ferryCheckpointParse(virQEMUDriver *driver G_GNUC_UNUSED,
+                     xmlXPathContextPtr ctxt)
+{
+    ferryCheckpoint *data = ferryCheckpointNew();
+    xmlNodePtr node = virXPathNode("./checkpoints", ctxt);
+    g_autofree xmlNodePtr *names = NULL;
+    virTristateBool metadataOnly;
+    int n = virXPathNodeSet("./checkpoints/name", ctxt, &names);
+    int i;
+
+    for (i = 0; i < n; i++) {
+        char *name = virXMLNodeContentString(names[i]);
+
+        if (!name)
+            goto error;
+        g_ptr_array_add(data->names, name);
+
+        /* it becomes a part of a path */
+        if (!*name || strchr(name, '/')) {
+            virReportError(VIR_ERR_XML_DETAIL, _("bad checkpoint name '%s'"), name);
+            goto error;
+        }
+    }
+
+    if (!node || n <= 0) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("checkpoints are missing"));
+        goto error;
+    }
+
+    if (virXMLPropTristateBool(node, "metadata", VIR_XML_PROP_REQUIRED, &metadataOnly) < 0 ||
+        ferryQuiesceParse(ctxt, &data->quiesce) < 0)
+        goto error;
+
+    data->metadataOnly = metadataOnly == VIR_TRISTATE_BOOL_YES;
+    return data;
+
+ error:
+    ferryCheckpointFree(data);
+    return NULL;
+}
+
+
+/* These operations have no jobs of QEMU. */
+static bool
+ferryCheckpointJobMatters(ferryOp *op G_GNUC_UNUSED,
+                          int status G_GNUC_UNUSED)
+{
+    return false;
+}
+
+
+/* What recovery left to a worker. */
+static void
+ferryCheckpointJobChanged(ferryOp *op)
+{
+    if (ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        if (ferryPlanResume(op, &ferryCheckpointDeletePlan) < 0)
+            return;
+    } else if (!ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
+        if (ferryPlanUndo(op, &ferryCheckpointDeletePlan) < 0 ||
+            ferryPlanUndo(op, &ferryCheckpointCreatePlan) < 0)
+            return;
+    }
+
+    if (!op->over)
+        ferryOpEnd(op);
+}
+
+
+static void
+ferryCheckpointRecover(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+
+    data->started = ferryPlanReached(op, &ferryCheckpointCreatePlan, "start");
+    data->quiesce.frozen = data->quiesce.wanted &&
+                           ferryPlanReached(op, &ferryCheckpointCreatePlan, "freeze") &&
+                           !ferryPlanReached(op, &ferryCheckpointCreatePlan, "adopt");
+
+    ignore_value(ferryEngineSubmit(op));
+}
+
+
+static void
+ferryCheckpointStopped(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+
+    if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        ignore_value(ferryCheckpointForget(op));
+    } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
+               !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
+        ferryCheckpointDisown(op->vm, g_ptr_array_index(data->names, 0));
+        ferryCheckpointUnsave(op->vm, g_ptr_array_index(data->names, 0));
+    }
+
+    ferryOpEnd(op);
+}
+
+
+static const ferryPlan *const ferryCheckpointPlans[] = {
+    &ferryCheckpointCreatePlan,
+    &ferryCheckpointDeletePlan,
+    NULL,
+};
+
+const ferryOpClass ferryCheckpointClass = {
+    .name = "checkpoint",
+    .plans = ferryCheckpointPlans,
+    .format = ferryCheckpointFormat,
+    .parse = ferryCheckpointParse,
+    .dataFree = ferryCheckpointFree,
+    .jobMatters = ferryCheckpointJobMatters,
+    .jobChanged = ferryCheckpointJobChanged,
+    .recover = ferryCheckpointRecover,
+    .stopped = ferryCheckpointStopped,
+};
+
+
+/* Carries out @plan. Takes over @data. */
+static int
+ferryCheckpointRun(virDomainObj *vm,
+                   ferryCheckpoint *data,
+                   const ferryPlan *plan)
+{
+    g_autoptr(ferryOp) op = NULL;
+    int rc;
+
+    if (ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("an earlier operation on checkpoints of domain '%s' is not settled yet; "
+                         "try again"), vm->def->name);
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    op = ferryOpNew(vm, &ferryCheckpointClass, FERRY_CHECKPOINT_NAME, data);
+
+    ferryOpDrive(op);
+    rc = ferryPlanRun(op, plan);
+    if (!op->over && (rc == 0 || *ferryPlanProgress(op, plan) == 0))
+        ferryOpEnd(op);
+    ferryOpRelease(op);
+
+    /* what could not be finished is tried once more, and at the next delete */
+    if (!op->over)
+        ignore_value(ferryEngineSubmit(op));
+
+    return rc;
+}
+
+
+/**
+ * ferryCheckpointCreate:
+ * @vm: domain, locked, without a job
+ * @name: set to the checkpoint's name
+ *
+ * Creates the checkpoint that @xml describes. Returns 0, or -1 with an error
+ * reported and everything as it was.
+ */
+int
+ferryCheckpointCreate(virDomainObj *vm,
+                      const char *xml,
+                      bool quiesce,
+                      char **name)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    ferryCheckpoint *data = ferryCheckpointNew();
+    int rc = -1;
+
+    data->quiesce.wanted = quiesce;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    if (!virDomainObjIsActive(vm)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("cannot create checkpoint for inactive domain"));
+    } else if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_INCREMENTAL_BACKUP)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("checkpoints of domain '%s' need QEMU 6.1 or newer"), vm->def->name);
+    } else if ((data->def = ferryCheckpointPrepare(vm, xml)) &&
+               ferryQuiesceCheck(vm, &data->quiesce) == 0) {
+        *name = g_strdup(data->def->parent.name);
+        g_ptr_array_add(data->names, g_strdup(*name));
+        rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointCreatePlan);
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (data)
+        ferryCheckpointFree(data);
+    return rc;
+}
+
+
+static int
+ferryCheckpointList(void *payload,
+                    const char *key G_GNUC_UNUSED,
+                    void *opaque)
+{
+    virDomainMomentObj *chk = payload;
+    GPtrArray *names = opaque;
+
+    g_ptr_array_add(names, g_strdup(chk->def->name));
+    return 0;
+}
+
+
+/* Fills in what is to be deleted. */
+static int
+ferryCheckpointSelect(virDomainObj *vm,
+                      const char *name,
+                      unsigned int flags,
+                      ferryCheckpoint *data)
+{
+    virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
+
+    if (!data->metadataOnly && !virDomainObjIsActive(vm)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("cannot delete checkpoint for inactive domain"));
+        return -1;
+    }
+
+    if (!chk) {
+        virReportError(VIR_ERR_NO_DOMAIN_CHECKPOINT,
+                       _("no domain checkpoint with matching name '%s'"), name);
+        return -1;
+    }
+
+    if (!(flags & VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY))
+        g_ptr_array_add(data->names, g_strdup(name));
+
+    if (flags & (VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN | VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY))
+        virDomainMomentForEachDescendant(chk, ferryCheckpointList, data->names);
+
+    return 0;
+}
+
+
+/**
+ * ferryCheckpointDelete:
+ * @vm: domain, locked, without a job
+ * @flags: virDomainCheckpointDeleteFlags
+ *
+ * Deletes a checkpoint, or its descendants, or both. What is left of their
+ * bitmaps goes; bitmaps that are missing do no harm.
+ */
+int
+ferryCheckpointDelete(virDomainObj *vm,
+                      const char *name,
+                      unsigned int flags)
+{
+    ferryCheckpoint *data = ferryCheckpointNew();
+    ferryOp *op;
+    int rc = -1;
+
+    data->metadataOnly = flags & VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    /* one that could not save the definitions, say: go on with it first */
+    if ((op = ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) && !op->driven &&
+        ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        ferryOpDrive(op);
+        ferryOpRef(op);
+        ferryCheckpointJobChanged(op);
+        ferryOpRelease(op);
+        ferryOpUnref(op);
+    }
+
+    if (ferryCheckpointSelect(vm, name, flags, data) == 0) {
+        if (data->names->len > 0)
+            rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointDeletePlan);
+        else
+            rc = 0; /* no children */
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (data)
+        ferryCheckpointFree(data);
+    return rc;
+}

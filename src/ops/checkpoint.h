@@ -1,0 +1,43 @@
+/*
+ * checkpoint.h: checkpoints: create, delete
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/engine.h"
+#include "checkpoint_conf.h"
+#include "virdomaincheckpointobjlist.h"
+
+extern const ferryOpClass ferryCheckpointClass;
+
+/* checkpoint_create.c: also for the checkpoint that a backup makes */
+virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm,
+                                               const char *xml);
+int ferryCheckpointSave(virDomainObj *vm,
+                        virDomainCheckpointDef *def);
+void ferryCheckpointUnsave(virDomainObj *vm,
+                           const char *name);
+int ferryCheckpointAddBitmaps(virDomainObj *vm,
+                              virDomainCheckpointDef *def,
+                              GHashTable *nodes,
+                              virJSONValue *actions);
+void ferryCheckpointDropBitmaps(virDomainObj *vm,
+                                virDomainCheckpointDef *def);
+int ferryCheckpointAdopt(virDomainObj *vm,
+                         virDomainCheckpointDef *def);
+void ferryCheckpointDisown(virDomainObj *vm,
+                           const char *name);
+virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm,
+                                            const char *name);
+
+/* checkpoint.c */
+int ferryCheckpointCreate(virDomainObj *vm,
+                          const char *xml,
+                          bool quiesce,
+                          char **name);
+int ferryCheckpointDelete(virDomainObj *vm,
+                          const char *name,
+                          unsigned int flags);

@@ -1,0 +1,33 @@
+/*
+ * quiesce.h: the guest's file systems, frozen for a moment
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/engine.h"
+
+/* Part of an operation that may freeze the guest. */
+typedef struct _ferryQuiesce ferryQuiesce;
+struct _ferryQuiesce {
+    bool wanted;
+    bool frozen;          /* maybe: thaw it. Not in the journal; its plan tells */
+    unsigned int timeout; /* seconds that freezing may take; 0: FERRY_QUIESCE_SECONDS */
+};
+
+#define FERRY_QUIESCE_SECONDS 10
+
+int ferryQuiesceCheck(virDomainObj *vm,
+                      ferryQuiesce *quiesce);
+int ferryQuiesceFreeze(ferryOp *op,
+                       ferryQuiesce *quiesce);
+int ferryQuiesceThaw(ferryOp *op,
+                     ferryQuiesce *quiesce);
+void ferryQuiesceThawAlways(ferryOp *op,
+                            ferryQuiesce *quiesce);
+void ferryQuiesceFormat(virBuffer *buf,
+                        const ferryQuiesce *quiesce);
+int ferryQuiesceParse(xmlXPathContextPtr ctxt,
+                      ferryQuiesce *quiesce);

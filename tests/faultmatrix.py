@@ -1,0 +1,316 @@
+"""The fault matrix: every step of every plan fails, loses QEMU, or loses the
+driver, before and after it acts or is undone. Afterwards everything is as
+before the operation or as after it, and the operation works when it is tried
+again.
+
+Nobody writes these cases: the plans are read out of the module (plans.py), the
+faults are put between engine and step (faults.c). What is written is how to
+set a plan going, and what "before" and "after" look like: a Scene.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import plans
+from ferrytest import (BUILD, DRIVER_DIR, Failed, Host, LibvirtError, Monitor, Session, check, disk_xml, domain_xml,
+                       main, qemu_io, wait_for, with_monitor)
+
+PRELOAD = os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so')
+FAULTS = ('error', 'disconnect', 'kill-qemu', 'kill-driver')
+
+# libvirt's names for these are not to be had without its Python module
+INACTIVE = 2
+PAUSED = 1
+
+
+class Bench:
+    """A driver that can be broken, and started again."""
+
+    def __init__(self, host):
+        self.host = host
+        self.fault_file = host.path('fault')
+        host.env.update(LD_PRELOAD=PRELOAD, FERRY_FAULT_FILE=self.fault_file)
+        self.fault(None)
+        self.session = Session(host)
+
+    def fault(self, what):
+        with open(self.fault_file, 'w') as f:
+            f.write(what or '')
+
+    def call(self, domain, method, *args, **kwargs):
+        """A call to a driver that may die of it."""
+        try:
+            return self.session.request(domain=domain, method=method, args=args, **kwargs)
+        except (BrokenPipeError, Failed):
+            self.fault(None)
+            self.restart()
+            raise Failed('the driver died')
+
+    def restart(self):
+        self.session.kill()
+        self.session = Session(self.host)
+
+
+class Scene:
+    """A domain that something is about to be done with.
+
+    A class says which plans it sets going:
+        PLANS = {(operation, plan): (prepare, act)}
+        UNDONE = the same for plans that act() undoes
+    """
+
+    PLANS = {}
+    UNDONE = {}
+    DISKS = ('vda',)
+
+    def __init__(self, bench, number):
+        self.bench = bench
+        self.host = bench.host
+        self.name = f'g{number}'
+        self.prepare()
+        socket = self.path('qmp')
+        xml = with_monitor(domain_xml(self.name, [disk_xml(d, self.image(d)) for d in self.DISKS]), socket)
+        bench.session.call(None, 'defineXML', xml)
+        bench.session.call(self.name, 'createWithFlags', PAUSED)
+        self.qmp = Monitor(socket)
+
+    def path(self, name):
+        return self.host.path(f'{self.name}-{name}')
+
+    def image(self, disk):
+        return self.path(f'{disk}.qcow2')
+
+    def call(self, method, *args, **kwargs):
+        return self.bench.call(self.name, method, *args, **kwargs)
+
+    def write(self, pattern, offset, length, disk='virtio-disk0'):
+        """As the guest would."""
+        self.qmp.hmp(qemu_io(disk, f'aio_write -P {pattern} {offset} {length}'))
+        self.qmp.hmp(qemu_io(disk, 'aio_flush'))
+        # only what was flushed has to survive a SIGKILL of QEMU
+        self.qmp.hmp(qemu_io(disk, 'flush'))
+
+    def running(self):
+        return self.call('isActive') == 1
+
+    def settle(self, fault):
+        """Until the driver has dealt with whatever happened: a call that takes
+        the domain's job comes after recovery, or after the end of QEMU, which
+        the driver also kills when it has lost the connection."""
+        def settled():
+            try:
+                self.call('blockJobInfo', 'vda', 0)
+                return fault not in ('kill-qemu', 'disconnect')
+            except LibvirtError:
+                return not self.running()
+        wait_for(settled, 60, 0.02, 'recovery')
+
+    def config_source(self):
+        xml = ET.fromstring(self.call('XMLDesc', INACTIVE))
+        return xml.find('devices/disk/source').get('file')
+
+    def live_disks(self):
+        """The disks' live XML; the numbers of nodes are not the user's."""
+        xml = self.call('XMLDesc', 0)
+        return re.sub(r" index='\d+'", '', ''.join(re.findall(r'<disk.*?</disk>', xml, re.S)))
+
+    def journal(self):
+        """Is there one? What it says may differ."""
+        return any(f"name='{self.name}'" in open(f).read() for f in self.host.live_files())
+
+    def files(self):
+        return sorted(f.lstrip('.')[len(self.name):] for f in os.listdir(self.host.dir)
+                      if f.lstrip('.').startswith(self.name + '-') and not f.endswith('-qmp'))
+
+    def state(self):
+        """All that an operation may change and must put back. Whether a mirror
+        is ready by now is a matter of time, and not looked at."""
+        state = {'config': self.config_source(), 'files': self.files(), 'journal': self.journal()}
+        if self.running():
+            nodes = self.qmp('query-named-block-nodes', flat=True)
+            jobs = self.qmp('query-jobs')
+            state.update(
+                live=self.live_disks().replace(" ready='yes'", ''),
+                nodes=sorted((re.sub(r'\d+', 'N', n['node-name']), str(n['cache']), n['ro'],
+                              n.get('backing_file_depth'), bitmaps(n)) for n in nodes),
+                exports=sorted(e['id'] for e in self.qmp('query-block-exports')),
+                objects=sorted(o['name'] for o in self.qmp('qom-list', path='/objects')),
+                jobs=sorted((j['id'], re.sub('running|standby', 'ready', j['status'])) for j in jobs))
+        state.update(self.more_state())
+        return {k: re.sub(r'libvirt-\d+-', 'libvirt-N-', re.sub(r'\bg\d+-', 'g-', repr(v)))
+                for k, v in state.items()}
+
+    def more_state(self):
+        return {}
+
+    def prepare(self):
+        """Makes the images."""
+        raise NotImplementedError
+
+    def nudge(self, act):
+        """A step does not know what it did: the next call finds out and goes
+        on, unless an event came first."""
+        try:
+            act(self)
+        except LibvirtError:
+            pass
+
+    def check_stopped(self):
+        """QEMU is gone: what must hold besides an empty journal."""
+
+    def check_data(self):
+        """The domain is shut off, the operation was repeated: is all there?"""
+
+    def again(self, states):
+        """Whatever it was, the user can now have what was asked for."""
+
+    def finish(self):
+        if self.running():
+            self.call('destroy')
+        self.call('undefineFlags', 1 << 4)
+        self.qmp.close()
+        for f in os.listdir(self.host.dir):
+            if f.lstrip('.').startswith(self.name + '-'):
+                os.unlink(self.host.path(f))
+
+
+def bitmaps(node):
+    return sorted((b.get('name', ''), b['recording'], b['persistent'], b.get('inconsistent', False))
+                  for b in node.get('dirty-bitmaps', []))
+
+
+def reference(bench, cls, trigger):
+    """The states without the operation, before it, and after it, when nothing
+    goes wrong."""
+    prepare, act = trigger
+    scene = cls(bench, 0)
+    states = [scene.state()]
+    prepare(scene)
+    states.append(scene.state())
+    act(scene)
+    states.append(scene.state())
+    scene.finish()
+    return states
+
+
+def case(bench, number, cls, trigger, states, name, fault):
+    prepare, act = trigger
+    scene = cls(bench, number)
+    prepare(scene)
+    bench.fault(name)
+    said = 'nothing'
+    try:
+        act(scene)
+    except (LibvirtError, Failed) as e:
+        said = str(e)
+    bench.fault(None)
+    if fault in ('error', 'unknown'):
+        check('injected failure' in said, f'the error was not reported: {said}')
+    scene.settle(fault)
+
+    if not scene.running():
+        check(fault in ('disconnect', 'kill-qemu'), 'the domain stopped')
+        check(not scene.journal(), 'the journal is still there')
+        scene.check_stopped()
+    else:
+        check(fault not in ('kill-qemu', 'disconnect'), 'QEMU survived')
+        if fault == 'unknown':
+            scene.nudge(act)
+        # a worker may still be at it, after a restart
+        try:
+            wait_for(lambda: scene.state() in states, 20, 0.2)
+        except AssertionError:
+            raise AssertionError('neither before nor after: ' + difference(scene.state(), states)) from None
+        scene.again(states)
+        config = scene.config_source()
+        scene.call('destroy')
+        check(scene.config_source() == config, 'the configuration changed with the end of QEMU')
+        scene.check_data()
+    scene.finish()
+
+
+def difference(state, states):
+    """What keeps a state from being the nearest of those that are right."""
+    def wrong(right):
+        return [f'{k}: {state.get(k)}, not {right.get(k)}' for k in sorted({*state, *right})
+                if state.get(k) != right.get(k)]
+    return '; '.join(min((wrong(s) for s in states), key=len))
+
+
+def clear(bench):
+    """A case that went wrong must not disturb the next one."""
+    bench.session.kill()
+    for pid in bench.host.qemu_pids():
+        os.kill(pid, 9)
+    for f in bench.host.live_files():
+        os.unlink(f)
+    bench.session = Session(bench.host)
+
+
+def cases(cls, classes):
+    """Every case there is: (trigger, name, fault). Once a plan can not go back
+    a step cannot say that nothing happened: it fails as 'unknown' there. A plan
+    that no scene sets going is an error, unless it is another suite's."""
+    for operation, plan, steps in plans.plans(DRIVER_DIR):
+        check(operation not in {o for c in classes for o, _ in c.PLANS} or
+              any((operation, plan) in c.PLANS for c in classes), f'no trigger for plan {operation}/{plan}')
+        for step, past in steps:
+            for when in ('before', 'after'):
+                for fault in FAULTS:
+                    if (operation, plan) in cls.PLANS:
+                        fault = 'unknown' if fault == 'error' and past else fault
+                        yield cls.PLANS[(operation, plan)], f'{plan}/{step}/{when}/{fault}', fault
+                    # steps are undone right after one another
+                    if (operation, plan) in cls.UNDONE and fault != 'error' and (when, step) in (
+                            ('after', step), ('before', steps[-1][0])):
+                        yield cls.UNDONE[(operation, plan)], f'{plan}/{step}/undo-{when}/{fault}', fault
+
+
+def matrix(cls, classes):
+    def test():
+        only = os.environ.get('FERRY_CASE', '')
+        states = {}
+        bad = number = 0
+        with Host() as host:
+            bench = Bench(host)
+            for trigger, name, fault in cases(cls, classes):
+                if only not in name:
+                    continue
+                number += 1
+                try:
+                    if trigger not in states:
+                        states[trigger] = reference(bench, cls, trigger)
+                    case(bench, number, cls, trigger, states[trigger], name, fault)
+                except (AssertionError, Failed, LibvirtError) as e:
+                    bad += 1
+                    print(f'     {name}: {e}', flush=True)
+                    clear(bench)
+            bench.session.close()
+            print(f'     {number} cases, {bad} bad', flush=True)
+            check(number and not bad, f'{bad} of {number} cases')
+    test.__name__ = f'faults_{cls.__name__.lower()}'
+    return test
+
+
+def together(path, names):
+    """The matrices beside each other: most of their time is waiting."""
+    children = [subprocess.Popen([path, name], stdout=subprocess.PIPE, text=True) for name in names]
+    totals = [0, 0]
+    for child in children:
+        out = child.communicate()[0]
+        totals = [a + b for a, b in zip(totals, map(int, re.search(r'(\d+) passed, (\d+) failed', out).groups()))]
+        print('\n'.join(out.splitlines()[:-1]), flush=True)
+    print('{} passed, {} failed'.format(*totals))
+    return 1 if totals[1] else 0
+
+
+def suite(path, classes):
+    """What a suite of the matrix does: all its scenes, or those named."""
+    tests = [matrix(c, classes) for c in classes]
+    return main(tests) if len(sys.argv) > 1 else together(path, [t.__name__ for t in tests])
