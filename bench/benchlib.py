@@ -93,13 +93,14 @@ class Drivers:
 
 
 class Domain:
-    """A transient domain with one disk, for one measurement."""
+    """A domain for one measurement, or a few. Transient unless told otherwise.
+    disks: the element of one, or a list of them"""
 
-    def __init__(self, driver, disk, paused=True, **more):
+    def __init__(self, driver, disks, paused=True, persistent=False, **more):
         self.driver = driver
         self.name = f'bench-{driver.name}'
-        xml = ferrytest.domain_xml(self.name, [disk], **more)
-        driver.call('start', xml=xml, paused=paused)
+        xml = ferrytest.domain_xml(self.name, [disks] if isinstance(disks, str) else disks, **more)
+        driver.call('start', xml=xml, paused=paused, persistent=persistent)
         # a QEMU that still maps its firmware would be timed with the copy
         time.sleep(0.3)
 
@@ -122,6 +123,12 @@ class Domain:
 
     def abort(self):
         self.driver.call('abort', name=self.name, disk='vda')
+
+    def begin(self, xml, **more):
+        return self.driver.call('begin', name=self.name, xml=xml, qemu=self.driver.qemu(), **more)
+
+    def call(self, what, /, **args):
+        return self.driver.call(what, name=self.name, **args)
 
 
 # Images

@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * Every case in qemumonitorjsondata/ is a call that was made once, recorded by
- * record-copy: what the driver knew, what was said, how it ended. Here it is
+ * record-replies: what the driver knew, what was said, how it ended. Here it is
  * made again with a monitor that gives the recorded replies and accepts no
  * other command than the recorded ones.
  */
@@ -18,7 +18,10 @@
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "locking/domain_lock.h"
+#include "ops/backup.h"
+#include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "qemu/qemu_domainjob.h"
 #include "qemumonitortestutils.h"
 #include "testutils.h"
 #include "testutilsqemu.h"
@@ -31,16 +34,24 @@
 
 static virQEMUDriver driver;
 
-static const ferryOpClass *const replayClasses[] = { &ferryCopyClass, NULL };
+static const ferryOpClass *const replayClasses[] = {
+    &ferryCopyClass,
+    &ferryBackupClass,
+    &ferryCheckpointClass,
+    NULL,
+};
 
-typedef struct {
-    const char *qemu;
+typedef struct _replayCase replayCase;
+struct _replayCase {
     const char *name;
-    const char *target;          /* start: what to copy to; NULL: another call */
-    unsigned int flags;          /* of that call */
-    bool mirror;                 /* is there a copy afterwards? */
-    const char *source;          /* what the disk uses afterwards */
-} replayCase;
+    int (*call)(const replayCase *c, virDomainObj *vm); /* made without a job */
+    const char *xml;        /* what that call shall do */
+    const char *checkpoint; /* made with it */
+    unsigned int flags;
+    bool left;              /* is there an operation afterwards? */
+    const char *source;     /* what the disk uses afterwards */
+    const char *qemu;
+};
 
 
 static char *
@@ -82,50 +93,128 @@ replayJournal(const replayCase *c,
         ferryOp *read = g_ptr_array_index(ops, i);
         g_autoptr(ferryOp) op = ferryOpNew(vm, read->klass, read->name,
                                            g_steal_pointer(&read->data));
-        ferryCopy *copy = op->data;
 
         memcpy(op->progress, read->progress, sizeof(op->progress));
-        virObjectUnref(copy->target);
-        copy->target = virObjectRef(ferryCopyDisk(op)->mirror);
+
+        if (op->klass == &ferryCopyClass) {
+            ferryCopy *copy = op->data;
+
+            virObjectUnref(copy->target);
+            copy->target = virObjectRef(ferryCopyDisk(op)->mirror);
+        } else {
+            ferryBackup *backup = op->data;
+
+            backup->started = true;
+            backup->serving = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+            ferryBackupPublish(op);
+            qemuDomainObjSetAsyncJobMask(vm, FERRY_BACKUP_JOB_MASK);
+        }
     }
 
     return 0;
 }
 
 
+/* The checkpoint that the driver read at its start. */
 static int
-replayCall(const replayCase *c,
-           virDomainObj *vm)
+replayCheckpoint(const replayCase *c,
+                 virDomainObj *vm)
 {
-    ferryOp *found = ferryOpFind(vm, "copy-vda");
-    g_autoptr(ferryOp) op = found ? ferryOpRef(found) : NULL;
+    g_autofree char *path = replayPath(c, "checkpoint.xml");
+    g_autofree char *text = NULL;
+    virDomainCheckpointDef *def;
+
+    if (!virFileExists(path))
+        return 0;
+
+    if (virFileReadAll(path, 1 << 20, &text) < 0 ||
+        !(def = virDomainCheckpointDefParseString(text, driver.xmlopt,
+                                                  QEMU_DOMAIN_PRIVATE(vm)->qemuCaps,
+                                                  VIR_DOMAIN_CHECKPOINT_PARSE_REDEFINE)) ||
+        ferryCheckpointAdopt(vm, def) < 0)
+        return -1;
+
+    virObjectUnref(def);
+    return 0;
+}
+
+
+static int
+replayCopyStart(const replayCase *c,
+                virDomainObj *vm)
+{
     g_autoptr(virStorageSource) target = NULL;
     ferryCopyRequest req = { .path = "vda", .flags = c->flags };
-
-    if (!c->target) {
-        if (!op) {
-            virReportError(VIR_ERR_INTERNAL_ERROR, "%s", "the journal has no copy of vda");
-            return -1;
-        }
-
-        return c->flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT ? ferryCopyPivot(op, false) :
-                                                             ferryCopyAbort(op, false);
-    }
+    int rc;
 
     if (c->flags & VIR_DOMAIN_BLOCK_COPY_REUSE_EXT &&
         virFileTouch(REPLAY_FOLDER "/target", 0600) < 0)
         return -1;
 
-    if (!(target = virDomainDiskDefParseSource(c->target, driver.xmlopt,
-                                               VIR_DOMAIN_DEF_PARSE_INACTIVE)))
+    if (!(target = virDomainDiskDefParseSource(c->xml, driver.xmlopt,
+                                               VIR_DOMAIN_DEF_PARSE_INACTIVE)) ||
+        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 
     req.target = target;
-    return ferryCopyStart(vm, &req);
+    rc = ferryCopyStart(vm, &req);
+    virDomainObjEndJob(vm);
+    return rc;
 }
 
 
-/* "ok", or the error as python-libvirt shows it, which record-copy wrote. */
+/* Ends what is there: a copy with or without pivot, a backup. */
+static int
+replayEnd(const replayCase *c,
+          virDomainObj *vm)
+{
+    g_auto(ferryBlockJob) job = { 0 };
+    int rc = -1;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        return -1;
+
+    ferryBlockJobFind(vm, "vda", &job);
+
+    if (!job.op)
+        virReportError(VIR_ERR_INTERNAL_ERROR, "%s", "the journal has nothing for vda");
+    else if (c->flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+        rc = ferryCopyPivot(job.op, false);
+    else
+        rc = job.handler->abort(job.op, false);
+
+    virDomainObjEndJob(vm);
+    return rc;
+}
+
+
+static int
+replayBackupBegin(const replayCase *c,
+                  virDomainObj *vm)
+{
+    return ferryBackupBegin(vm, c->xml, c->checkpoint, c->flags);
+}
+
+
+static int
+replayCheckpointCreate(const replayCase *c,
+                       virDomainObj *vm)
+{
+    g_autofree char *name = NULL;
+
+    return ferryCheckpointCreate(vm, c->checkpoint, false, &name);
+}
+
+
+static int
+replayCheckpointDelete(const replayCase *c,
+                       virDomainObj *vm)
+{
+    return ferryCheckpointDelete(vm, "c1", c->flags);
+}
+
+
+/* "ok", or the error as python-libvirt shows it, which record-replies wrote. */
 static int
 replayCompareResult(const replayCase *c,
                     int rc)
@@ -160,13 +249,14 @@ replayCompareState(const replayCase *c,
     left = virFileExists(journal);
 
     if (STREQ(disk->src->path, c->source) &&
-        c->mirror == !!disk->mirror &&
-        c->mirror == !!ferryOpFind(vm, "copy-vda") &&
-        c->mirror == left)
+        c->left == (disk->mirror || QEMU_DOMAIN_PRIVATE(vm)->backup) &&
+        c->left == (ferryEngineOps(vm) && ferryEngineOps(vm)->len > 0) &&
+        c->left == left)
         return 0;
 
-    fprintf(stderr, "%s/%s: source %s, mirror %d, journal %d\n",
-            c->qemu, c->name, disk->src->path, !!disk->mirror, left);
+    fprintf(stderr, "%s/%s: source %s, mirror %d, backup %d, journal %d\n",
+            c->qemu, c->name, disk->src->path, !!disk->mirror,
+            !!QEMU_DOMAIN_PRIVATE(vm)->backup, left);
     return -1;
 }
 
@@ -181,7 +271,6 @@ replayTest(const void *opaque)
     virDomainObj *vm;
     qemuDomainObjPrivate *priv;
     int ret = -1;
-    int rc;
 
     virFileDeleteTree(REPLAY_FOLDER);
     if (g_mkdir_with_parents(REPLAY_FOLDER, 0700) < 0)
@@ -204,15 +293,8 @@ replayTest(const void *opaque)
     priv->mon = qemuMonitorTestGetMonitor(test);
     virObjectUnlock(priv->mon);
 
-    if (replayJournal(c, vm) < 0 ||
-        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
-        goto cleanup;
-
-    rc = replayCall(c, vm);
-    ret = replayCompareResult(c, rc);
-    virDomainObjEndJob(vm);
-
-    if (ret == 0)
+    if (replayJournal(c, vm) == 0 && replayCheckpoint(c, vm) == 0 &&
+        replayCompareResult(c, c->call(c, vm)) == 0)
         ret = replayCompareState(c, vm);
 
  cleanup:
@@ -236,16 +318,40 @@ replayTest(const void *opaque)
     "<host transport='unix' socket='" REPLAY_FOLDER "/nobody'/></source></disk>"
 #define SOURCE REPLAY_FOLDER "/source"
 
+#define BACKUP(what, extra, names) \
+    "<domainbackup mode='" what "'>" extra "<disks>" names "</disks></domainbackup>"
+#define STORE(disk, what, attrs) \
+    "<disk name='" disk "' type='file'" attrs "><" what " file='" REPLAY_FOLDER "/" disk ".backup'/></disk>"
+#define STORES(what, attrs) STORE("vda", what, attrs) STORE("vdb", what, attrs)
+#define SLOW "<f:bandwidth xmlns:f='urn:ferry:domainbackup:1.0'>1</f:bandwidth>"
+#define SERVER "<server transport='unix' socket='" REPLAY_FOLDER "/nbd'/>"
+#define CHECKPOINT(name) "<domaincheckpoint><name>" name "</name></domaincheckpoint>"
+
+#define REUSE VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
+#define PIVOT VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+
 static const replayCase replayCases[] = {
-    { NULL, "start-qcow2", TARGET("qcow2"), 0, true, SOURCE },
-    { NULL, "start-raw", TARGET("raw"), 0, true, SOURCE },
-    { NULL, "start-reuse", TARGET("qcow2"), VIR_DOMAIN_BLOCK_COPY_REUSE_EXT, true, SOURCE },
-    { NULL, "start-refused", NOBODY, 0, false, SOURCE },
-    { NULL, "start-size", TARGET("qcow2"), VIR_DOMAIN_BLOCK_COPY_REUSE_EXT, false, SOURCE },
-    { NULL, "pivot-early", NULL, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT, true, SOURCE },
-    { NULL, "pivot", NULL, VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT, false, REPLAY_FOLDER "/target" },
-    { NULL, "abort-streaming", NULL, 0, false, SOURCE },
-    { NULL, "abort-ready", NULL, 0, false, SOURCE },
+    { "start-qcow2", replayCopyStart, TARGET("qcow2"), NULL, 0, true, SOURCE },
+    { "start-raw", replayCopyStart, TARGET("raw"), NULL, 0, true, SOURCE },
+    { "start-reuse", replayCopyStart, TARGET("qcow2"), NULL, REUSE, true, SOURCE },
+    { "start-refused", replayCopyStart, NOBODY, NULL, 0, false, SOURCE },
+    { "start-size", replayCopyStart, TARGET("qcow2"), NULL, REUSE, false, SOURCE },
+    { "pivot-early", replayEnd, NULL, NULL, PIVOT, true, SOURCE },
+    { "pivot", replayEnd, NULL, NULL, PIVOT, false, REPLAY_FOLDER "/target" },
+    { "abort-streaming", replayEnd, NULL, NULL, 0, false, SOURCE },
+    { "abort-ready", replayEnd, NULL, NULL, 0, false, SOURCE },
+    { "backup-push", replayBackupBegin, BACKUP("push", SLOW, STORES("target", "")),
+      CHECKPOINT("c1"), 0, true, SOURCE },
+    { "backup-pull", replayBackupBegin,
+      BACKUP("pull", "<incremental>c1</incremental>" SERVER, STORES("scratch", "")),
+      CHECKPOINT("c2"), 0, true, SOURCE },
+    { "backup-clash", replayBackupBegin,
+      BACKUP("pull", SERVER, STORES("scratch", " exportname='same'")),
+      CHECKPOINT("c1"), 0, false, SOURCE },
+    { "backup-abort-push", replayEnd, NULL, NULL, 0, false, SOURCE },
+    { "backup-abort-pull", replayEnd, NULL, NULL, 0, false, SOURCE },
+    { "checkpoint-create", replayCheckpointCreate, NULL, CHECKPOINT("c1"), 0, false, SOURCE },
+    { "checkpoint-delete", replayCheckpointDelete, NULL, NULL, 0, false, SOURCE },
 };
 
 
@@ -257,6 +363,8 @@ replaySetup(void)
 
     VIR_FREE(driver.config->libDir);
     driver.config->libDir = g_strdup(REPLAY_FOLDER "/lib/qemu");
+    VIR_FREE(driver.config->checkpointDir);
+    driver.config->checkpointDir = g_strdup(REPLAY_FOLDER "/checkpoint");
     driver.lockManager = virLockManagerPluginNew("nop", "qemu", driver.config->configBaseDir, 0);
     driver.domainEventState = virObjectEventStateNew();
     /* so that the tests need not be root, nor libvirt-qemu exist */

@@ -205,21 +205,16 @@ ferryJobWait(ferryOp *op,
 /**
  * ferryJobDismiss:
  *
- * Lets QEMU forget a concluded job. Failure is not reported: a job that is
- * already gone is what was wanted.
+ * Lets QEMU forget a job that has concluded. Failure is not reported: a job
+ * that is already gone is what was wanted.
  */
 void
 ferryJobDismiss(ferryOp *op,
                 const char *jobname)
 {
-    g_auto(ferryJobInfo) info = { 0 };
-
-    if (ferryJobQuery(op, jobname, &info) == 0 &&
-        info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
-        qemuDomainObjEnterMonitor(op->vm);
-        ignore_value(qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname));
-        qemuDomainObjExitMonitor(op->vm);
-    }
+    qemuDomainObjEnterMonitor(op->vm);
+    ignore_value(qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname));
+    qemuDomainObjExitMonitor(op->vm);
 
     virResetLastError();
 }
@@ -254,7 +249,8 @@ ferryJobKill(ferryOp *op,
             return -1;
     }
 
-    ferryJobDismiss(op, jobname);
+    if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+        ferryJobDismiss(op, jobname);
     return 0;
 }
 

@@ -182,6 +182,24 @@ ferryPivotUnflush(ferryOp *op)
 
 
 /* drain: the guest's requests wait, both images are the same */
+static bool
+ferryPivotIsUnderWay(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    virErrorPtr err = NULL;
+    bool ready;
+
+    virErrorPreserveLast(&err);
+    ready = ferryJobQuery(op, jobname, &info) < 0 ||
+            info.status == QEMU_MONITOR_JOB_STATUS_READY ||
+            info.status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+    virErrorRestore(&err);
+
+    return !ready;
+}
+
+
 static int
 ferryPivotDrain(ferryOp *op)
 {
@@ -190,17 +208,13 @@ ferryPivotDrain(ferryOp *op)
     g_auto(ferryJobInfo) info = { 0 };
     int rc;
 
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return -1;
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
+    qemuDomainObjExitMonitor(op->vm);
 
-    if (info.status == QEMU_MONITOR_JOB_STATUS_READY ||
-        info.status == QEMU_MONITOR_JOB_STATUS_STANDBY) {
-        qemuDomainObjEnterMonitor(op->vm);
-        rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
-        qemuDomainObjExitMonitor(op->vm);
-        if (rc < 0)
-            return -1;
-    }
+    /* a step that is resumed may have said so already */
+    if (rc < 0 && !ferryPivotIsUnderWay(op))
+        return -1;
 
     /* A target slower than the guest may never catch up: an abort gets in
      * while this waits, and ends it. */
@@ -208,8 +222,10 @@ ferryPivotDrain(ferryOp *op)
                      0, &info) < 0)
         return -1;
 
-    if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
+    if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING) {
+        virResetLastError();
         return 0;
+    }
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("block job '%s' failed while pivoting: %s; disk '%s' of domain '%s' "
@@ -229,9 +245,11 @@ ferryPivotHappened(ferryOp *op,
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *node = NULL;
 
-    /* a copy-on-read filter stays on top of whichever image it is */
-    if (disk->copy_on_read == VIR_TRISTATE_SWITCH_ON &&
-        info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+    /* A job that was finalized and has no error did what it was for. One that
+     * failed did not, as far as can be told under a copy-on-read filter, which
+     * stays on top of whichever image it is. */
+    if (info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
+        (!info->error || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
         return !info->error;
 
     if (!(node = ferryQMPDiskNode(op->vm, disk)))
@@ -249,17 +267,13 @@ ferryPivotFinalize(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
 
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return FERRY_STEP_UNKNOWN;
-
-    if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING) {
-        qemuDomainObjEnterMonitor(op->vm);
-        ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
-        qemuDomainObjExitMonitor(op->vm);
-    }
+    qemuDomainObjEnterMonitor(op->vm);
+    ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
+    qemuDomainObjExitMonitor(op->vm);
 
     /* The reply says little: a job may be finalized and fail, or the reply be
-     * lost. How the job ended counts, and where the disk is. */
+     * lost, or this be the second try. How the job ended counts, and where the
+     * disk is. */
     if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
         return FERRY_STEP_UNKNOWN;
 
