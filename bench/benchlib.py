@@ -350,8 +350,10 @@ class Figures:
 def show(value, figure):
     if value is None:
         return '-'
-    if figure == 'allocated':
+    if figure in ('allocated', 'transferred'):
         return f'{value / MIB:.0f} MiB'
+    if 'write' in figure:
+        return f'{value * 1000:.3f} ms'
     if 'gap' in figure or 'call' in figure:
         return f'{value * 1000:.1f} ms'
     return f'{value:.2f} s'

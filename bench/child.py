@@ -128,7 +128,8 @@ class Calls:
 
     def begin(self, name, xml, qemu, checkpoint=None, wait=False):
         """Begins a backup. Returns seconds from the call to its return and, if
-        told to wait, to the end, what CPU QEMU took, and the statistics."""
+        told to wait, to the event of the job's end and until the domain has no
+        job, what CPU QEMU took, and the statistics."""
         dom = self.conn.lookupByName(name)
         with change:
             ends.pop(name, None)
@@ -138,13 +139,14 @@ class Calls:
         out = {'call': time.monotonic() - start}
         if wait:
             when, out['stats'] = await_end(name)
-            out['wall'] = when - start
-            out['cpu'] = cpu(qemu) - before
+            out['event'] = when - start
             self.no_job(dom)
+            out['wall'] = time.monotonic() - start
+            out['cpu'] = cpu(qemu) - before
         return out
 
     def no_job(self, dom, seconds=60):
-        """Until the domain has no job: events may come a little earlier."""
+        """Until the domain has no job. The event may be a little earlier."""
         end = time.monotonic() + seconds
         while dom.jobStats().get('type', libvirt.VIR_DOMAIN_JOB_NONE) != libvirt.VIR_DOMAIN_JOB_NONE:
             if time.monotonic() > end:

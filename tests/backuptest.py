@@ -181,7 +181,13 @@ class BackupGuest(Guest):
 
     def state(self):
         return dict(super().state(), checkpoints=self.checkpoints(), metadata=self.metadata(),
-                    bitmaps=self.all_bitmaps(), backup=self.backup_running())
+                    bitmaps=self.all_bitmaps(), backup=self.backup_running(), job=self.job())
+
+    def job(self):
+        """What the domain is doing, as its status file says: what the next driver
+        would go on with."""
+        with open(os.path.join(self.host.root, 'run', 'qemu', f'{self.name}.xml')) as f:
+            return re.findall(r"<job type='\w+' async='(\w+)'", f.read())
 
     def backup_running(self):
         try:
@@ -211,7 +217,8 @@ class BackupGuest(Guest):
                 self.session.call(self.name, 'blockJobSetSpeed', id_.rsplit('-', 1)[1], 0, 0)
 
     def wait_over(self, seconds=30):
-        wait_for(lambda: not self.backup_running() and self.jobs() == [] and self.host.live_files() == [],
+        wait_for(lambda: not self.backup_running() and self.jobs() == [] and self.host.live_files() == [] and
+                 self.job() == [],
                  seconds, 0.02, 'the end of the backup')
 
     def abort(self):

@@ -21,6 +21,7 @@
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "ops/quiesce.h"
 #include "qemu/qemu_domainjob.h"
 #include "qemumonitortestutils.h"
 #include "testutils.h"
@@ -38,6 +39,7 @@ static const ferryOpClass *const replayClasses[] = {
     &ferryCopyClass,
     &ferryBackupClass,
     &ferryCheckpointClass,
+    &ferryThawClass,
     NULL,
 };
 

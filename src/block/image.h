@@ -31,4 +31,13 @@ int ferryImageFormatStart(virDomainObj *vm,
                           virStorageSource *backing,
                           bool storage,
                           const char *jobname);
+bool ferryImageIsPlain(virStorageSource *src);
+int ferryImageFormatProps(virStorageSource *src,
+                          virStorageSource *backing,
+                          virJSONValue **props);
+int ferryImageCreateStart(virDomainObj *vm,
+                          const char *jobname,
+                          virJSONValue **props);
+int ferryImageClone(virStorageSource *from,
+                    virStorageSource *to);
 void ferryImageSync(virStorageSource *src);

@@ -85,6 +85,65 @@ ferryNodeAddFormat(virDomainObj *vm,
 
 
 /**
+ * ferryNodeInlineStorage:
+ * @format: options of the format of @src, which name its storage node
+ *
+ * Puts the options of the storage node in the place of its name: both are
+ * created and go away together, and one command does for two.
+ */
+int
+ferryNodeInlineStorage(virStorageSource *src,
+                       virJSONValue *format)
+{
+    g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
+
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, true)) ||
+        virJSONValueObjectRemoveKey(format, "file", NULL) < 0)
+        return -1;
+
+    return virJSONValueObjectAppend(format, "file", &data->storageProps);
+}
+
+
+/**
+ * ferryNodeAddPlain:
+ *
+ * Adds the nodes of @src, of which ferryImageIsPlain() is true, at once.
+ */
+int
+ferryNodeAddPlain(virDomainObj *vm,
+                  virStorageSource *src,
+                  virStorageSource *backing)
+{
+    g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
+
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)) ||
+        ferryNodeInlineStorage(src, data->formatProps) < 0)
+        return -1;
+
+    g_clear_pointer(&data->storageProps, virJSONValueFree);
+
+    return ferryNodeApply(vm, data);
+}
+
+
+/**
+ * ferryNodeRemovePlain:
+ *
+ * Takes back ferryNodeAddPlain(). Reports no error.
+ */
+void
+ferryNodeRemovePlain(virDomainObj *vm,
+                     virStorageSource *src)
+{
+    qemuDomainObjEnterMonitor(vm);
+    ignore_value(qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), src->nodeformat));
+    qemuDomainObjExitMonitor(vm);
+    virResetLastError();
+}
+
+
+/**
  * ferryNodeAddChain:
  *
  * Adds all nodes of @chain, lowest image first. Nodes may be left on failure:

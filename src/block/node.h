@@ -14,6 +14,13 @@ int ferryNodeAddStorage(virDomainObj *vm,
 int ferryNodeAddFormat(virDomainObj *vm,
                        virStorageSource *src,
                        virStorageSource *backing);
+int ferryNodeInlineStorage(virStorageSource *src,
+                           virJSONValue *format);
+int ferryNodeAddPlain(virDomainObj *vm,
+                      virStorageSource *src,
+                      virStorageSource *backing);
+void ferryNodeRemovePlain(virDomainObj *vm,
+                          virStorageSource *src);
 int ferryNodeAddChain(virDomainObj *vm,
                       virStorageSource *chain);
 void ferryNodeRemove(virDomainObj *vm,

@@ -45,6 +45,11 @@ int ferryJobWait(ferryOp *op,
                  unsigned int states,
                  unsigned int timeout,
                  ferryJobInfo *info);
+int ferryJobWaitAll(ferryOp *op,
+                    const char *what,
+                    unsigned int timeout,
+                    char **failed,
+                    char **error);
 void ferryJobDismiss(ferryOp *op,
                      const char *jobname);
 int ferryJobKill(ferryOp *op,

@@ -139,6 +139,30 @@ ferryOpSleep(ferryOp *op,
 }
 
 
+static int
+ferryJobCheckAlive(ferryOp *op,
+                   const char *what)
+{
+    if (!op->over && virDomainObjIsActive(op->vm) && !QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("domain stopped while waiting for job '%s'"), what);
+    return -1;
+}
+
+
+static void
+ferryJobReportTimeout(ferryOp *op,
+                      const char *what,
+                      unsigned int timeout)
+{
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("job '%s' of domain '%s' did not get on within %u ms"),
+                   what, op->vm->def->name, timeout);
+}
+
+
 /**
  * ferryJobWait:
  * @jobname: job of @op
@@ -171,14 +195,7 @@ ferryJobWait(ferryOp *op,
         unsigned int events = op->events;
         unsigned long long now;
 
-        if (op->over || !virDomainObjIsActive(op->vm) ||
-            QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed) {
-            virReportError(VIR_ERR_OPERATION_FAILED,
-                           _("domain stopped while waiting for job '%s'"), jobname);
-            return -1;
-        }
-
-        if (ferryJobQuery(op, jobname, info) < 0)
+        if (ferryJobCheckAlive(op, jobname) < 0 || ferryJobQuery(op, jobname, info) < 0)
             return -1;
 
         if (info->status == QEMU_MONITOR_JOB_STATUS_UNKNOWN ||
@@ -189,9 +206,7 @@ ferryJobWait(ferryOp *op,
             return -1;
 
         if (now >= deadline) {
-            virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                           _("job '%s' of domain '%s' did not get on within %u ms"),
-                           jobname, op->vm->def->name, timeout);
+            ferryJobReportTimeout(op, jobname, timeout);
             return -1;
         }
 
@@ -255,6 +270,113 @@ ferryJobKill(ferryOp *op,
 }
 
 
+/* The jobs of an operation whose names begin alike. */
+static GPtrArray *
+ferryJobList(ferryOp *op,
+             const char *what)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) qemuMonitorJobInfoFree);
+    qemuMonitorJobInfo **jobs = NULL;
+    size_t njobs = 0;
+    size_t i;
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
+    qemuDomainObjExitMonitor(op->vm);
+
+    for (i = 0; i < njobs; i++) {
+        if (g_str_has_prefix(jobs[i]->id, prefix))
+            g_ptr_array_add(found, jobs[i]);
+        else
+            qemuMonitorJobInfoFree(jobs[i]);
+    }
+    g_free(jobs);
+
+    return rc < 0 ? NULL : g_steal_pointer(&found);
+}
+
+
+static bool
+ferryJobAllConcluded(GPtrArray *jobs)
+{
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+            return false;
+    }
+
+    return true;
+}
+
+
+/**
+ * ferryJobWaitAll:
+ * @what: begin of the names, as for ferryJobName()
+ * @timeout: longest wait in milliseconds
+ * @failed: set to the rest of the name of a job that failed
+ * @error: set to why it did; NULL when none did
+ *
+ * Waits, as ferryJobWait() does, until all these jobs have concluded, and
+ * dismisses them.
+ *
+ * Returns 0, or -1 with an error reported when they would not end.
+ */
+int
+ferryJobWaitAll(ferryOp *op,
+                const char *what,
+                unsigned int timeout,
+                char **failed,
+                char **error)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+    unsigned long long deadline;
+    size_t i;
+
+    if (virTimeMillisNow(&deadline) < 0)
+        return -1;
+    deadline += timeout;
+
+    while (true) {
+        unsigned int events = op->events;
+        g_autoptr(GPtrArray) jobs = NULL;
+        unsigned long long now;
+
+        if (ferryJobCheckAlive(op, what) < 0 || !(jobs = ferryJobList(op, what)))
+            return -1;
+
+        if (ferryJobAllConcluded(jobs)) {
+            for (i = 0; i < jobs->len; i++) {
+                qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+                if (job->error && !*error) {
+                    *error = g_strdup(job->error);
+                    *failed = g_strdup(job->id + strlen(prefix));
+                }
+                ferryJobDismiss(op, job->id);
+            }
+            return 0;
+        }
+
+        if (virTimeMillisNow(&now) < 0)
+            return -1;
+
+        if (now >= deadline) {
+            ferryJobReportTimeout(op, what, timeout);
+            return -1;
+        }
+
+        if (events == op->events &&
+            ferryOpSleep(op, MIN(deadline - now, FERRY_JOB_REQUERY_MS)) < 0)
+            return -1;
+    }
+}
+
+
 /**
  * ferryJobKillAll:
  * @what: begin of the names, as for ferryJobName()
@@ -268,35 +390,26 @@ int
 ferryJobKillAll(ferryOp *op,
                 const char *what)
 {
-    g_autofree char *prefix = ferryJobName(op, what);
-    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
-    qemuMonitorJobInfo **jobs = NULL;
-    size_t njobs = 0;
+    g_autoptr(GPtrArray) jobs = ferryJobList(op, what);
+    g_autofree char *failed = NULL;
+    g_autofree char *error = NULL;
     size_t i;
-    int rc;
 
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
-
-    for (i = 0; i < njobs; i++) {
-        if (rc == 0 && g_str_has_prefix(jobs[i]->id, prefix)) {
-            g_ptr_array_add(names, g_strdup(jobs[i]->id));
-            if (jobs[i]->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-                ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm),
-                                                       jobs[i]->id, true));
-        }
-        qemuMonitorJobInfoFree(jobs[i]);
-    }
-    qemuDomainObjExitMonitor(op->vm);
-    g_free(jobs);
-
-    if (rc < 0)
+    if (!jobs)
         return -1;
 
+    if (jobs->len == 0)
+        return 0;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+            ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), job->id, true));
+    }
+    qemuDomainObjExitMonitor(op->vm);
     virResetLastError();
 
-    for (i = 0; i < names->len && rc == 0; i++)
-        rc = ferryJobKill(op, g_ptr_array_index(names, i));
-
-    return rc;
+    return ferryJobWaitAll(op, what, FERRY_JOB_KILL_MS, &failed, &error);
 }

@@ -18,6 +18,7 @@
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "ops/quiesce.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
 #include "qemu/qemu_process.h"
@@ -48,6 +49,7 @@ const ferryOpClass *const ferryClasses[] = {
     &ferryCopyClass,
     &ferryBackupClass,
     &ferryCheckpointClass,
+    &ferryThawClass,
     NULL,
 };
 

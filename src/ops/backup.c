@@ -247,6 +247,16 @@ ferryBackupRevoke(ferryOp *op)
 
 
 /* create, format: the images, all at the same time */
+static char *
+ferryBackupCreateJobName(ferryOp *op,
+                         ferryBackupDisk *disk)
+{
+    g_autofree char *what = g_strdup_printf("create-%s", disk->def->name);
+
+    return ferryJobName(op, what);
+}
+
+
 static virStorageSource *
 ferryBackupBacking(ferryOp *op,
                    ferryBackupDisk *disk)
@@ -262,53 +272,19 @@ ferryBackupBacking(ferryOp *op,
 
 
 static int
-ferryBackupCreateWait(ferryOp *op,
-                      ferryBackupDisk *disk)
+ferryBackupCreateWait(ferryOp *op)
 {
-    g_autofree char *what = g_strdup_printf("create-%s", disk->def->name);
-    g_autofree char *jobname = ferryJobName(op, what);
-    g_auto(ferryJobInfo) info = { 0 };
+    g_autofree char *failed = NULL;
+    g_autofree char *error = NULL;
 
-    if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_BACKUP_CREATE_MS, &info) < 0)
+    if (ferryJobWaitAll(op, "create-", FERRY_BACKUP_CREATE_MS, &failed, &error) < 0)
         return -1;
 
-    ferryJobDismiss(op, jobname);
-
-    if (info.error) {
+    if (error) {
         virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("failed to format image '%s' for disk '%s' of domain '%s': %s"),
-                       NULLSTR(disk->def->store->path), disk->def->name, op->vm->def->name,
-                       info.error);
+                       _("failed to format image for backup of disk '%s' of domain '%s': %s"),
+                       failed, op->vm->def->name, error);
         return -1;
-    }
-
-    return 0;
-}
-
-
-static int
-ferryBackupCreateLayer(ferryOp *op,
-                       bool storage)
-{
-    ferryBackup *backup = op->data;
-    g_autofree bool *running = g_new0(bool, backup->ndisks);
-    size_t i;
-
-    for (i = 0; !backup->reuse && i < backup->ndisks; i++) {
-        ferryBackupDisk *disk = &backup->disks[i];
-        g_autofree char *what = g_strdup_printf("create-%s", disk->def->name);
-        g_autofree char *jobname = ferryJobName(op, what);
-        g_autoptr(virStorageSource) backing = ferryBackupBacking(op, disk);
-        int rc = ferryImageFormatStart(op->vm, disk->def->store, backing, storage, jobname);
-
-        if (rc < 0)
-            return -1;
-        running[i] = rc > 0;
-    }
-
-    for (i = 0; i < backup->ndisks; i++) {
-        if (running[i] && ferryBackupCreateWait(op, &backup->disks[i]) < 0)
-            return -1;
     }
 
     return 0;
@@ -320,6 +296,7 @@ ferryBackupCreate(ferryOp *op)
 {
     ferryBackup *backup = op->data;
     g_autoptr(GHashTable) nodes = NULL;
+    int started = 0;
     size_t i;
 
     if (backup->reuse)
@@ -329,19 +306,96 @@ ferryBackupCreate(ferryOp *op)
         return -1;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (qemuBlockStorageSourceCreateDetectSize(nodes, backup->disks[i].def->store,
-                                                   ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0)
+        virStorageSource *store = backup->disks[i].def->store;
+        g_autofree char *jobname = ferryBackupCreateJobName(op, &backup->disks[i]);
+        int rc;
+
+        if (qemuBlockStorageSourceCreateDetectSize(nodes, store,
+                                                   ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0 ||
+            (rc = ferryImageFormatStart(op->vm, store, NULL, true, jobname)) < 0)
+            return -1;
+
+        started += rc;
+    }
+
+    return started ? ferryBackupCreateWait(op) : 0;
+}
+
+
+/* Starts formatting the image of @disk, unless that is the same as for one
+ * before, by @done: then that one is returned, and the image is its clone. */
+static int
+ferryBackupFormatDisk(ferryOp *op,
+                      ferryBackupDisk *disk,
+                      GHashTable *done,
+                      ferryBackupDisk **same)
+{
+    virStorageSource *store = disk->def->store;
+    g_autofree char *jobname = ferryBackupCreateJobName(op, disk);
+    g_autofree char *key = NULL;
+    /* what a pull opens has its backing chain given; what a push leaves must
+     * know its own */
+    g_autoptr(virStorageSource) backing = ferryBackupIsPull(op->data) ? virStorageSourceNew() :
+                                                                         ferryBackupBacking(op, disk);
+    g_autoptr(virJSONValue) props = NULL;
+
+    if (ferryImageFormatProps(store, backing, &props) < 0)
+        return -1;
+
+    if (!props)
+        return 0;
+
+    if (ferryImageIsPlain(store)) {
+        if (virJSONValueObjectRemoveKey(props, "file", NULL) < 0 ||
+            !(key = virJSONValueToString(props, false)))
+            return -1;
+
+        if (done && (*same = g_hash_table_lookup(done, key)))
+            return 0;
+
+        if (ferryNodeInlineStorage(store, props) < 0)
             return -1;
     }
 
-    return ferryBackupCreateLayer(op, true);
+    if (ferryImageCreateStart(op->vm, jobname, &props) < 0)
+        return -1;
+
+    if (key && done)
+        g_hash_table_insert(done, g_steal_pointer(&key), disk);
+
+    return 1;
 }
 
 
 static int
 ferryBackupFormatImages(ferryOp *op)
 {
-    return ferryBackupCreateLayer(op, false);
+    ferryBackup *backup = op->data;
+    g_autoptr(GHashTable) done = virHashNew(NULL);
+    g_autofree ferryBackupDisk **same = g_new0(ferryBackupDisk *, backup->ndisks);
+    int started = 0;
+    int rc;
+    size_t i;
+
+    for (i = 0; !backup->reuse && i < backup->ndisks; i++) {
+        if ((rc = ferryBackupFormatDisk(op, &backup->disks[i], done, &same[i])) < 0)
+            return -1;
+        started += rc;
+    }
+
+    if (started && ferryBackupCreateWait(op) < 0)
+        return -1;
+
+    for (i = 0, started = 0; i < backup->ndisks; i++) {
+        if (!same[i] || ferryImageClone(same[i]->def->store, backup->disks[i].def->store) == 0)
+            continue;
+
+        if ((rc = ferryBackupFormatDisk(op, &backup->disks[i], NULL, &same[i])) < 0)
+            return -1;
+        started += rc;
+    }
+
+    return started ? ferryBackupCreateWait(op) : 0;
 }
 
 
@@ -352,7 +406,8 @@ ferryBackupUncreate(ferryOp *op)
 }
 
 
-/* storage, node: the stores' nodes in QEMU */
+/* storage, node: the stores' nodes in QEMU; with plain ones the first comes with
+ * the second */
 static int
 ferryBackupAddStorage(ferryOp *op)
 {
@@ -360,7 +415,9 @@ ferryBackupAddStorage(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryNodeAddStorage(op->vm, backup->disks[i].def->store) < 0)
+        virStorageSource *store = backup->disks[i].def->store;
+
+        if (!ferryImageIsPlain(store) && ferryNodeAddStorage(op->vm, store) < 0)
             return -1;
     }
 
@@ -375,9 +432,11 @@ ferryBackupAddNodes(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
         g_autoptr(virStorageSource) backing = ferryBackupBacking(op, &backup->disks[i]);
 
-        if (ferryNodeAddFormat(op->vm, backup->disks[i].def->store, backing) < 0)
+        if ((ferryImageIsPlain(store) ? ferryNodeAddPlain(op->vm, store, backing) :
+                                        ferryNodeAddFormat(op->vm, store, backing)) < 0)
             return -1;
     }
 
@@ -391,8 +450,14 @@ ferryBackupRemoveNodes(ferryOp *op)
     ferryBackup *backup = op->data;
     size_t i;
 
-    for (i = 0; i < backup->ndisks; i++)
-        ferryNodeRemove(op->vm, backup->disks[i].def->store);
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+
+        if (ferryImageIsPlain(store))
+            ferryNodeRemovePlain(op->vm, store);
+        else
+            ferryNodeRemove(op->vm, store);
+    }
 }
 
 
@@ -493,17 +558,34 @@ ferryBackupDiskActions(ferryOp *op,
 }
 
 
+static bool
+ferryBackupNeedsBitmaps(ferryBackup *backup)
+{
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (backup->disks[i].bitmap)
+            return true;
+    }
+
+    return backup->chkdef;
+}
+
+
 static int
 ferryBackupStart(ferryOp *op)
 {
     ferryBackup *backup = op->data;
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = NULL;
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
 
-    if (!nodes ||
-        (backup->chkdef &&
-         ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0))
+    if (ferryBackupNeedsBitmaps(backup) &&
+        !(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+        return -1;
+
+    if (backup->chkdef &&
+        ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0)
         return -1;
 
     for (i = 0; i < backup->ndisks; i++) {
@@ -528,7 +610,8 @@ ferryBackupDropBitmaps(ferryOp *op)
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
 
-    if (ferryBackupIsPull(backup) || !(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+    if (ferryBackupIsPull(backup) || !ferryBackupNeedsBitmaps(backup) ||
+        !(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
         return;
 
     for (i = 0; i < backup->ndisks; i++) {

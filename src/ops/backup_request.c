@@ -180,8 +180,9 @@ static int
 ferryBackupCheckIncremental(virDomainObj *vm,
                             ferryBackup *backup,
                             ferryBackupDisk *disk,
-                            GHashTable *nodes)
+                            GHashTable **nodeData)
 {
+    GHashTable *nodes;
     virDomainBackupDiskDef *def = disk->def;
     virDomainDiskDef *domdisk = virDomainDiskByTarget(vm->def, def->name);
     virDomainCheckpointDef *from;
@@ -195,6 +196,10 @@ ferryBackupCheckIncremental(virDomainObj *vm,
                        def->incremental, def->name);
         return -1;
     }
+
+    if (!*nodeData && !(*nodeData = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE)))
+        return -1;
+    nodes = *nodeData;
 
     if (!qemuBlockBitmapChainIsValid(domdisk->src, def->incremental, nodes)) {
         /* a disk that came later has all its data still to be backed up */
@@ -234,7 +239,7 @@ static int
 ferryBackupCheckDisk(virDomainObj *vm,
                      ferryBackup *backup,
                      ferryBackupDisk *disk,
-                     GHashTable *nodes)
+                     GHashTable **nodes)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(priv->driver);
@@ -259,11 +264,8 @@ static int
 ferryBackupCheckDisks(virDomainObj *vm,
                       ferryBackup *backup)
 {
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = NULL; /* asked for when the first disk needs it */
     size_t i;
-
-    if (!nodes)
-        return -1;
 
     ferryBackupListDisks(backup);
 
@@ -273,7 +275,7 @@ ferryBackupCheckDisks(virDomainObj *vm,
     }
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryBackupCheckDisk(vm, backup, &backup->disks[i], nodes) < 0)
+        if (ferryBackupCheckDisk(vm, backup, &backup->disks[i], &nodes) < 0)
             return -1;
     }
 

@@ -8,10 +8,14 @@
  * A guest that was frozen is thawed whatever comes, also by the next driver
  * if this one dies: a journal that has reached the freeze and not what follows
  * the thaw says so. To thaw a guest that is not frozen does no harm.
+ *
+ * An agent that did not answer in time may still get round to the freeze when
+ * the operation is long over. So an operation of its own goes on trying.
  */
 
 #include <config.h>
 
+#include "engine/journal.h"
 #include "ops/quiesce.h"
 #include "qemu/qemu_agent.h"
 #include "qemu/qemu_snapshot.h"
@@ -25,6 +29,10 @@ VIR_LOG_INIT("ferry.quiesce");
 
 /* A driver that was just started waits for the agent to be connected. */
 #define FERRY_QUIESCE_AGENT_MS 10000
+
+/* How long an agent that does not answer is asked to thaw the guest. */
+#define FERRY_QUIESCE_RETRY_MS 2000
+#define FERRY_QUIESCE_RETRIES 150
 
 
 /**
@@ -122,6 +130,99 @@ ferryQuiesceThaw(ferryOp *op,
 }
 
 
+/* The operation that thaws a guest whose agent does not answer yet. */
+#define FERRY_THAW_NAME "thaw"
+
+static int
+ferryThawFormat(ferryOp *op G_GNUC_UNUSED,
+                virBuffer *buf G_GNUC_UNUSED)
+{
+    return 0;
+}
+
+
+static void *
+ferryThawParse(virQEMUDriver *driver G_GNUC_UNUSED,
+               xmlXPathContextPtr ctxt G_GNUC_UNUSED)
+{
+    return g_new0(ferryQuiesce, 1);
+}
+
+
+static bool
+ferryThawJobMatters(ferryOp *op G_GNUC_UNUSED,
+                    int status G_GNUC_UNUSED)
+{
+    return false;
+}
+
+
+/* By a worker: keeps at it, and lets others have the domain meanwhile. */
+static void
+ferryThawTry(ferryOp *op)
+{
+    size_t i;
+
+    for (i = 0; i < FERRY_QUIESCE_RETRIES && !op->over; i++) {
+        if (qemuDomainAgentAvailable(op->vm, false) &&
+            ferryQuiesceAgent(op->vm, op->data, false) == 0)
+            break;
+
+        virResetLastError();
+        if (ferryOpSleep(op, FERRY_QUIESCE_RETRY_MS) < 0)
+            break;
+    }
+
+    if (op->over)
+        return;
+
+    if (i == FERRY_QUIESCE_RETRIES)
+        VIR_ERROR(_("domain '%s' may be frozen and its agent does not answer: "
+                    "run 'virsh domfsthaw %s' when it does"),
+                  op->vm->def->name, op->vm->def->name);
+    ferryOpEnd(op);
+}
+
+
+static void
+ferryThawRecover(ferryOp *op)
+{
+    ignore_value(ferryEngineSubmit(op));
+}
+
+
+static const ferryPlan *const ferryThawPlans[] = { NULL };
+
+const ferryOpClass ferryThawClass = {
+    .name = "thaw",
+    .plans = ferryThawPlans,
+    .format = ferryThawFormat,
+    .parse = ferryThawParse,
+    .dataFree = g_free,
+    .jobMatters = ferryThawJobMatters,
+    .jobChanged = ferryThawTry,
+    .recover = ferryThawRecover,
+    .stopped = ferryOpEnd,
+};
+
+
+static void
+ferryQuiesceThawLater(virDomainObj *vm)
+{
+    g_autoptr(ferryOp) op = NULL;
+
+    VIR_WARN("domain '%s' may be frozen: %s; trying to thaw it",
+             vm->def->name, virGetLastErrorMessage());
+
+    if (ferryOpFind(vm, FERRY_THAW_NAME))
+        return;
+
+    op = ferryOpNew(vm, &ferryThawClass, FERRY_THAW_NAME, g_new0(ferryQuiesce, 1));
+    ignore_value(ferryJournalWrite(vm, false));
+    ignore_value(ferryEngineSubmit(op));
+}
+
+
 /**
  * ferryQuiesceThawAlways:
  *
@@ -145,13 +246,11 @@ ferryQuiesceThawAlways(ferryOp *op,
     if (op->over)
         return;
 
-    if (ferryQuiesceAgent(op->vm, quiesce, false) < 0) {
-        VIR_ERROR(_("domain '%s' may be frozen: %s; run 'virsh domfsthaw %s'"),
-                  op->vm->def->name, virGetLastErrorMessage(), op->vm->def->name);
-        virResetLastError();
-    }
+    if (ferryQuiesceAgent(op->vm, quiesce, false) < 0)
+        ferryQuiesceThawLater(op->vm);
 
     quiesce->frozen = false;
+    virResetLastError();
 }
 
 

@@ -19,6 +19,8 @@ struct _ferryQuiesce {
 
 #define FERRY_QUIESCE_SECONDS 10
 
+extern const ferryOpClass ferryThawClass;
+
 int ferryQuiesceCheck(virDomainObj *vm,
                       ferryQuiesce *quiesce);
 int ferryQuiesceFreeze(ferryOp *op,
