@@ -345,7 +345,7 @@ def latency_once(run, driver, mode, source, figures):
 
 
 def row_latency(run, name, mode):
-    # a copy of its own: the guest changes it
+    # the guest changes it, but it stays as dense as it is
     source = run.images.get('qcow2', run.size, 100)
     figures = run.figures(name)
     for driver in run.turns():

@@ -1,5 +1,5 @@
 /*
- * guest-writer.c: the only program of the guest that guest.py builds
+ * guest-writer.c: the program of the guest that guest.py builds
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -20,6 +20,7 @@
  *   ferry.size=16M       how large it is
  *   ferry.rate=0         records per second; 0: as many as possible
  *   ferry.report=100     milliseconds between reports
+ *   ferry.agent=         with a guest agent: see guest-agent.c
  *
  * A record, little-endian: magic, number, microseconds, slots (8 bytes each),
  * a pattern that differs between records, CRC-32 of all that (4 bytes).
@@ -52,6 +53,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "guest.h"
+
 #define RECORD 4096
 #define MAGIC 0x3163655279727246ULL /* "FrryRec1" */
 #define SCAN (1024 * 1024)
@@ -63,6 +66,7 @@ typedef struct {
     uint64_t size;
     uint64_t rate;
     uint64_t report;
+    char agent[16];
 } Options;
 
 typedef struct {
@@ -80,7 +84,7 @@ _Static_assert(sizeof(Record) == RECORD, "a record fills its slot");
 static int console = STDOUT_FILENO;
 
 
-static uint64_t
+uint64_t
 now(void)
 {
     struct timespec ts;
@@ -90,7 +94,7 @@ now(void)
 }
 
 
-static void
+void
 sleep_until(uint64_t us)
 {
     struct timespec ts = { us / 1000000, us % 1000000 * 1000 };
@@ -102,7 +106,7 @@ sleep_until(uint64_t us)
 
 /* The console may not hold the writer up: what it does not take is dropped.
  * Readers ignore lines that are not complete. */
-static void __attribute__((format(printf, 1, 2)))
+void
 say(const char *format, ...)
 {
     char line[512];
@@ -118,7 +122,7 @@ say(const char *format, ...)
 
 
 /* An init must not end: the guest is switched off instead. */
-static void __attribute__((noreturn))
+void
 fatal(const char *what)
 {
     say("ferry-guest fatal %s: %s\n", what, strerror(errno));
@@ -217,6 +221,8 @@ parse_options(Options *o,
             o->rate = parse_size(value);
         else if (strcmp(word, "report") == 0)
             o->report = parse_size(value) * 1000;
+        else if (strcmp(word, "agent") == 0)
+            snprintf(o->agent, sizeof(o->agent), "%s", value);
     }
 }
 
@@ -360,6 +366,7 @@ write_records(int fd,
             else
                 next = t; /* what was missed is not made up for */
         }
+        agent_gate(seq);
     }
 }
 
@@ -389,5 +396,7 @@ main(int argc,
     say("ferry-guest start dev=%s offset=%llu slots=%llu rate=%llu resume=%llu\n",
         o.dev, (unsigned long long)o.offset, (unsigned long long)(o.size / RECORD),
         (unsigned long long)o.rate, (unsigned long long)seq);
+    if (o.agent[0])
+        agent_start(o.agent);
     write_records(fd, &o, buf, seq);
 }

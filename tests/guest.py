@@ -13,8 +13,9 @@ and its disk that it never stopped and that nothing acknowledged was lost.
         ...
     guest.verify(image, 'qcow2', log.acknowledged(), region)
 
-What runs in the guest, and what it says, is in guest-writer.c. The kernel is
-the distribution's, unpacked but not installed. Called as a program, this builds
+What runs in the guest, and what it says, is in guest-writer.c, and in
+guest-agent.c for one that can be frozen: os_xml(..., extra='ferry.agent=prompt')
+and agent_xml(). The kernel is the distribution's, unpacked but not installed. Called as a program, this builds
 the guest and prints the paths of kernel and initramfs.
 
 Copyright (C) 2026 The Ferry authors
@@ -40,8 +41,8 @@ import zlib
 from ferrytest import BUILD, TOP, Failed, run, wait_for
 
 PACKAGE = 'linux-image-cloud-amd64'
-MODULES = ('virtio_pci', 'virtio_blk')
-SOURCE = os.path.join(TOP, 'tests', 'guest-writer.c')
+MODULES = ('virtio_pci', 'virtio_blk', 'virtio_console')
+SOURCES = [os.path.join(TOP, 'tests', name) for name in ('guest-writer.c', 'guest-agent.c', 'guest.h')]
 
 # The console is a serial line. A guest that panics stays where it is, for the
 # test to find. The HPET follows QEMU's clock exactly; how fast the TSC runs, the
@@ -80,8 +81,13 @@ def build(directory=None):
     os.makedirs(directory, exist_ok=True)
     with open(os.path.join(directory, '.lock'), 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests may run side by side
-        if not os.path.exists(kernel):
+        stamp = os.path.join(directory, '.modules-of')
+        if not os.path.exists(kernel) or _read(stamp) != ' '.join(MODULES):
             _fetch_kernel(directory)
+            if os.path.exists(initrd):
+                os.unlink(initrd)  # it has the modules of another kernel
+            with open(stamp, 'w') as f:
+                f.write(' '.join(MODULES))
         stamp = os.path.join(directory, '.initrd-of')
         if not os.path.exists(initrd) or _read(stamp) != _fingerprint():
             _build_initrd(directory, initrd)
@@ -101,7 +107,7 @@ def _read(path):
 def _fingerprint():
     """Of what the initramfs is made from; the kernel stays what it is."""
     digest = hashlib.sha256()
-    for path in (SOURCE, os.path.abspath(__file__)):
+    for path in (*SOURCES, os.path.abspath(__file__)):
         with open(path, 'rb') as f:
             digest.update(f.read())
     return digest.hexdigest()
@@ -182,7 +188,8 @@ def _with_dependencies(tree):
 
 def _build_initrd(directory, initrd):
     writer = os.path.join(directory, 'writer')
-    run(*shlex.split(os.environ.get('CC', 'gcc')), '-O2', '-Wall', '-static', '-s', '-o', writer, SOURCE)
+    run(*shlex.split(os.environ.get('CC', 'gcc')), '-O2', '-Wall', '-static', '-s', '-pthread', '-o', writer,
+        *(s for s in SOURCES if s.endswith('.c')))
     files = [('init', writer)]
     modules = os.path.join(directory, 'modules')
     for name in sorted(os.listdir(modules)):
@@ -233,19 +240,29 @@ def serial_unix_xml(path):
     return f"<serial type='unix'><source mode='bind' path='{path}'/><target port='0'/></serial>"
 
 
+def agent_xml(path):
+    """The guest's agent, on a unix socket."""
+    return (f"<channel type='unix'><source mode='bind' path='{path}'/>"
+            "<target type='virtio' name='org.qemu.guest_agent.0'/></channel>")
+
+
 # The console
 
 Report = collections.namedtuple('Report', 'time ack gap max host')
+Freeze = collections.namedtuple('Freeze', 'ack frozen thawed')
 
 
 class Log:
     """Reads what the guest says, as it says it. Times in seconds. A Report holds
     the guest's time and, in "host", when it was seen here; "gap" is the longest
-    time between two writes since the report before it, "max" since boot."""
+    time between two writes since the report before it, "max" since boot. A Freeze
+    says which record was the last one, and when it began and ended; "thawed" is
+    None until it has."""
 
     POLL = 0.01
     REPORT = re.compile(r'ferry-guest t=(\d+) ack=(\d+) gap=(\d+) max=(\d+) end')
     START = re.compile(r'ferry-guest start .* resume=(\d+)')
+    FREEZE = re.compile(r'ferry-guest (frozen|thawed) t=(\d+) ack=(\d+) end')
     TROUBLE = re.compile(r'ferry-guest (?:error|fatal) .*')
 
     def __init__(self, path):
@@ -253,6 +270,7 @@ class Log:
         self.reports = []
         self.troubles = []
         self.starts = []
+        self.freezes = []
         self._boot = 0  # the first report of this life of the guest
         self._rest = ''
         self._file = None
@@ -297,6 +315,12 @@ class Log:
         if m := self.REPORT.search(line):
             t, ack, gap, longest = map(int, m.groups())
             self.reports.append(Report(t / 1e6, ack, gap / 1e6, longest / 1e6, now))
+        elif m := self.FREEZE.search(line):
+            t, ack = int(m.group(2)) / 1e6, int(m.group(3))
+            if m.group(1) == 'frozen':
+                self.freezes.append(Freeze(ack, t, None))
+            else:
+                self.freezes[-1] = self.freezes[-1]._replace(thawed=t)
         elif m := self.START.search(line):
             self.starts.append(int(m.group(1)))
             self._boot = len(self.reports)

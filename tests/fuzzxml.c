@@ -1,22 +1,22 @@
 /*
- * fuzzjournal.c: the journal's parser against damaged journals
+ * fuzzxml.c: damaged XML for our parsers: journals, backups
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * usage: fuzzjournal ROUNDS SEED JOURNAL...
+ *     fuzzxml journal|backup ROUNDS SEED FILE...
  *
- * Takes real journals, damages them (bits, cuts, repeats, pieces of others)
- * and reads them, with the sanitizers watching. Whatever comes out, the parser
- * must return, and a journal it refuses must be set aside. The same seed gives
- * the same journals; a round that fails is printed by the sanitizer's report
- * and by $FERRY_FUZZ_KEEP, a file that holds the last journal.
+ * The files are good ones. Each round takes one, damages it a few times, and
+ * gives it to the parser, which must understand it or refuse it; the
+ * sanitizers watch.
  */
 
 #include <config.h>
 
 #include "engine/engine.h"
 #include "engine/journal.h"
+#include "ops/backup.h"
+#include "ops/checkpoint.h"
 #include "ops/copy.h"
 #include "testutilsqemu.h"
 #include "viralloc.h"
@@ -26,7 +26,13 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-static const ferryOpClass *const fuzzClasses[] = { &ferryCopyClass, NULL };
+static const ferryOpClass *const fuzzClasses[] = {
+    &ferryCopyClass,
+    &ferryBackupClass,
+    &ferryCheckpointClass,
+    &ferryThawClass,
+    NULL,
+};
 
 
 static void
@@ -69,7 +75,31 @@ fuzzOnce(GRand *rand,
 
 
 static int
-fuzzRead(virQEMUDriver *driver,
+fuzzBackup(virQEMUDriver *driver,
+           const char *text)
+{
+    ferryBackupExtras extras = { 0 };
+    g_autoptr(virDomainBackupDef) def = ferryBackupParseXML(driver, text, &extras);
+    size_t i;
+
+    for (i = 0; def && i < def->ndisks; i++) {
+        if (!def->disks[i].name) {
+            fprintf(stderr, "a disk without a name was let through\n");
+            return -1;
+        }
+    }
+
+    if (def && (extras.bandwidth > LLONG_MAX || extras.idleTimeout > INT_MAX / 1000)) {
+        fprintf(stderr, "a number out of bounds was let through\n");
+        return -1;
+    }
+
+    return def ? 1 : 0;
+}
+
+
+static int
+fuzzJournal(virQEMUDriver *driver,
          const char *path,
          const unsigned char *uuid,
          const char *text)
@@ -105,21 +135,21 @@ main(int argc,
     g_autofree char *path = NULL;
     GRand *rand;
     char **seeds;
-    size_t nseeds = argc - 3;
+    size_t nseeds = argc - 4;
     long rounds;
     long understood = 0;
     long i;
     size_t j;
 
-    if (argc < 4 || virInitialize() < 0 || qemuTestDriverInit(&driver) < 0 || !g_mkdtemp(tmp))
+    if (argc < 5 || virInitialize() < 0 || qemuTestDriverInit(&driver) < 0 || !g_mkdtemp(tmp))
         return EXIT_FAILURE;
 
     ignore_value(virLogSetOutputs("4:file:/dev/null"));
-    rounds = strtol(argv[1], NULL, 10);
-    rand = g_rand_new_with_seed(strtol(argv[2], NULL, 10));
+    rounds = strtol(argv[2], NULL, 10);
+    rand = g_rand_new_with_seed(strtol(argv[3], NULL, 10));
     seeds = g_new0(char *, nseeds + 1);
     for (j = 0; j < nseeds; j++) {
-        if (virFileReadAll(argv[j + 3], 1 << 20, &seeds[j]) < 0)
+        if (virFileReadAll(argv[j + 4], 1 << 20, &seeds[j]) < 0)
             return EXIT_FAILURE;
     }
 
@@ -143,7 +173,8 @@ main(int argc,
         if (g_getenv("FERRY_FUZZ_KEEP"))
             ignore_value(g_file_set_contents(g_getenv("FERRY_FUZZ_KEEP"), text->str, text->len, NULL));
 
-        rc = fuzzRead(&driver, path, uuid, text->str);
+        rc = STREQ(argv[1], "journal") ? fuzzJournal(&driver, path, uuid, text->str) :
+                                         fuzzBackup(&driver, text->str);
         g_string_free(text, TRUE);
         if (rc < 0)
             return EXIT_FAILURE;
@@ -152,6 +183,6 @@ main(int argc,
 
     virFileDeleteTree(tmp);
     /* both must happen, or this tests nothing */
-    printf("%ld journals, %ld understood\n", rounds, understood);
+    printf("%s: %ld documents, %ld understood\n", argv[1], rounds, understood);
     return understood > 0 && understood < rounds ? EXIT_SUCCESS : EXIT_FAILURE;
 }
