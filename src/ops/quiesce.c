@@ -52,6 +52,13 @@ ferryQuiesceCheck(virDomainObj *vm,
 }
 
 
+static unsigned int
+ferryQuiesceTimeout(ferryQuiesce *quiesce)
+{
+    return quiesce->timeout ? quiesce->timeout : FERRY_QUIESCE_SECONDS;
+}
+
+
 /* Agent calls wait as long as the domain's setting says, by default for ever. */
 static int
 ferryQuiesceLimit(virDomainObj *vm,
@@ -83,7 +90,7 @@ ferryQuiesceAgent(virDomainObj *vm,
     if (virDomainObjBeginAgentJob(vm, VIR_AGENT_JOB_MODIFY) < 0)
         return -1;
 
-    timeout = ferryQuiesceLimit(vm, quiesce->timeout ? quiesce->timeout : FERRY_QUIESCE_SECONDS);
+    timeout = ferryQuiesceLimit(vm, ferryQuiesceTimeout(quiesce));
     rc = freeze ? qemuSnapshotFSFreeze(vm, NULL, 0) : qemuSnapshotFSThaw(vm, true);
     ferryQuiesceLimit(vm, timeout);
 
@@ -106,7 +113,18 @@ ferryQuiesceFreeze(ferryOp *op,
         return 0;
 
     quiesce->frozen = true;
-    return ferryQuiesceAgent(op->vm, quiesce, true);
+    if (ferryQuiesceAgent(op->vm, quiesce, true) == 0)
+        return 0;
+
+    if (virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE) {
+        quiesce->mute = true;
+        virReportError(VIR_ERR_AGENT_UNRESPONSIVE,
+                       _("guest of domain '%s' was not frozen within %u seconds; look at its agent, "
+                         "or go without <quiesce/>"),
+                       op->vm->def->name, ferryQuiesceTimeout(quiesce));
+    }
+
+    return -1;
 }
 
 
@@ -211,8 +229,8 @@ ferryQuiesceThawLater(virDomainObj *vm)
 {
     g_autoptr(ferryOp) op = NULL;
 
-    VIR_WARN("domain '%s' may be frozen: %s; trying to thaw it",
-             vm->def->name, virGetLastErrorMessage());
+    VIR_WARN("domain '%s' may be frozen and its agent does not answer; trying to thaw it",
+             vm->def->name);
 
     if (ferryOpFind(vm, FERRY_THAW_NAME))
         return;
@@ -246,7 +264,8 @@ ferryQuiesceThawAlways(ferryOp *op,
     if (op->over)
         return;
 
-    if (ferryQuiesceAgent(op->vm, quiesce, false) < 0)
+    /* a client need not wait for an agent that has just let it down */
+    if (quiesce->mute || ferryQuiesceAgent(op->vm, quiesce, false) < 0)
         ferryQuiesceThawLater(op->vm);
 
     quiesce->frozen = false;

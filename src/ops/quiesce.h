@@ -14,6 +14,7 @@ typedef struct _ferryQuiesce ferryQuiesce;
 struct _ferryQuiesce {
     bool wanted;
     bool frozen;          /* maybe: thaw it. Not in the journal; its plan tells */
+    bool mute;            /* the agent did not answer in time */
     unsigned int timeout; /* seconds that freezing may take; 0: FERRY_QUIESCE_SECONDS */
 };
 
