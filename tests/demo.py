@@ -1,8 +1,9 @@
-"""./ferry demo: a guest's disk is copied while the guest writes to it.
+"""./ferry demo: a guest's disk is copied, and backed up, while the guest writes
+to it.
 
 What is shown: a block copy of a persistent domain, the driver killed on the way,
 the pivot made by another process, and a second copy that is cut off at one point
-in time. What is proved, from the guest's own clock and from what it numbered and
+in time; then backups, see demo_backup.py. What is proved, from the guest's own clock and from what it numbered and
 checksummed (guest.py): it never stopped writing, and nothing is lost.
 
 Every virsh call is an embedded driver that starts, does its work and ends; QEMU
@@ -21,90 +22,15 @@ import time
 import xml.etree.ElementTree as ET
 
 import guest
-from ferrytest import Failed, Host, LibvirtError, Session, allocated, check, disk_xml, domain_xml, run
+from demo_backup import Backups
+from demo_steps import DATA, DISK, MIB, NAME, RATE, REGION, Bar, Steps, say
+from ferrytest import Failed, Host, LibvirtError, Session, check, disk_xml, domain_xml, run
 
-NAME = 'demo'
-MIB = 1 << 20
-DISK = 1024 * MIB
-REGION = guest.Region(0, 64 * MIB)  # the guest writes here
-DATA = (128 * MIB, 400 * MIB)       # this does not change: offset, length
-RATE = 200                          # so slow that the region keeps every record
-BANDWIDTH = 80                      # MiB/s: so slow that there is something to see
+BANDWIDTH = 80  # MiB/s: so slow that there is something to see
 
 # A guest that is not served for so long has stopped. What its disk and the other
 # guests of the host take shows in the table's first row.
 LIMIT = 2.0
-
-
-class Steps:
-    """Says what is done, and keeps how long it took and how the guest fared."""
-
-    def __init__(self):
-        self.rows = []
-        self.log = None
-        self.started = time.monotonic()
-
-    def step(self, what):
-        return Step(self, what)
-
-    def table(self):
-        width = max(len(what) for what, _, _ in self.rows)
-        yield f'{"":{width}}  {"time":>7}  longest gap between two writes'
-        for what, seconds, gap in self.rows:
-            shown = f'{gap * 1000:7.1f} ms' if gap is not None else ''
-            yield f'{what:{width}}  {seconds:5.1f} s  {shown}'.rstrip()
-
-
-class Step:
-    """One row. As a context manager: the guest's gaps inside it count."""
-
-    def __init__(self, steps, what):
-        self.steps = steps
-        self.what = what
-
-    def __enter__(self):
-        say(f'{self.what} ...')
-        self.start = time.monotonic()
-        self.log = self.steps.log
-        self.first = len(self.log.reports) if self.log else 0
-        return self
-
-    def __exit__(self, kind, *exc):
-        seconds = time.monotonic() - self.start
-        if kind is None:
-            gap = None
-            if self.log:
-                self.log.next_report()  # that one still tells about the step
-                gap = self.log.longest_gap(self.first)
-            self.steps.rows.append((self.what, seconds, gap))
-
-
-def say(text):
-    print(text, flush=True)
-
-
-class Bar:
-    """A progress bar on a terminal, a line every quarter elsewhere."""
-
-    WIDTH = 40
-
-    def __init__(self, total):
-        self.total = total
-        self.tty = sys.stdout.isatty()
-        self.said = -1
-
-    def show(self, done, note=''):
-        percent = 100 * done // self.total if self.total else 0
-        if self.tty:
-            filled = self.WIDTH * percent // 100
-            print(f'\r  [{"#" * filled}{"." * (self.WIDTH - filled)}] {percent:3} %{note}\033[K', end='', flush=True)
-        elif percent // 25 > self.said:
-            self.said = percent // 25
-            say(f'  {percent:3} %{note}')
-
-    def end(self):
-        if self.tty:
-            print(flush=True)
 
 
 class Demo:
@@ -163,22 +89,23 @@ class Demo:
             bar.end()
             session.close()
 
-    def compare(self, image):
+    def compare(self, image, fmt):
         """Does an image hold, outside of the guest's region, what the disk was
         made of?"""
         size = DISK - REGION.size
         p = subprocess.run(['qemu-img', 'compare', '-q', '-f', 'raw', '-F', 'raw',
-                            guest.part_of(image, 'qcow2', REGION.size, size),
+                            guest.part_of(image, fmt, REGION.size, size),
                             guest.part_of(self.original, 'raw', REGION.size, size)],
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         check(p.returncode == 0, f'{image} does not hold the data: {p.stdout.strip() or "it differs"}')
 
-    def verify(self, what, image, acknowledged, newest=None):
+    def verify(self, what, image, acknowledged, newest=None, fmt='qcow2'):
         """Proves that an image, which nobody may use, is the guest's disk at
         one point in time. qemu-img takes the image's lock: QEMU has closed it."""
-        run('qemu-img', 'check', '-q', image)
-        v = guest.verify(image, 'qcow2', acknowledged, REGION, newest)
-        self.compare(image)
+        if fmt == 'qcow2':
+            run('qemu-img', 'check', '-q', image)
+        v = guest.verify(image, fmt, acknowledged, REGION, newest)
+        self.compare(image, fmt)
         self.prove(f'{what}: it holds records {v.newest - v.count + 1} to {v.newest}, without a hole, '
                    f'all checksums right;\n    {acknowledged} had been acknowledged. The other data is the same.')
 
@@ -258,6 +185,8 @@ class Demo:
                 time.sleep(3)
             self.copy_and_pivot()
             self.copy_and_abort()
+            Backups(self).run()
+            self.check_settled(self.copy1)
             self.steps.log = None
             with self.steps.step('end the guest, check its disk'):
                 self.stop()
@@ -268,7 +197,7 @@ class Demo:
 
 
 def check_space(host):
-    need = 4 * DATA[1] + 100 * MIB
+    need = 6 * DATA[1] + 100 * MIB
     free = shutil.disk_usage(host.dir).free
     check(free > need, f'{host.dir} has {free // MIB} MiB free, {need // MIB} are needed: '
                        'set FERRY_TMP to another folder')

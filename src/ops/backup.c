@@ -425,6 +425,30 @@ ferryBackupAddStorage(ferryOp *op)
 }
 
 
+/* A push bypasses the page cache, where the storage can: a guest's own writes
+ * would have to wait for the host to write all that back. A scratch image does
+ * not: what it gets is what the guest waits for. */
+static int
+ferryBackupAddPlain(ferryOp *op,
+                    virStorageSource *store,
+                    virStorageSource *backing)
+{
+    int rc;
+
+    if (!ferryBackupIsPull(op->data)) {
+        store->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+        rc = ferryNodeAddPlain(op->vm, store, backing);
+        store->cachemode = VIR_DOMAIN_DISK_CACHE_DEFAULT;
+
+        if (rc == 0)
+            return 0;
+        virResetLastError();
+    }
+
+    return ferryNodeAddPlain(op->vm, store, backing);
+}
+
+
 static int
 ferryBackupAddNodes(ferryOp *op)
 {
@@ -435,7 +459,7 @@ ferryBackupAddNodes(ferryOp *op)
         virStorageSource *store = backup->disks[i].def->store;
         g_autoptr(virStorageSource) backing = ferryBackupBacking(op, &backup->disks[i]);
 
-        if ((ferryImageIsPlain(store) ? ferryNodeAddPlain(op->vm, store, backing) :
+        if ((ferryImageIsPlain(store) ? ferryBackupAddPlain(op, store, backing) :
                                         ferryNodeAddFormat(op->vm, store, backing)) < 0)
             return -1;
     }
