@@ -21,7 +21,7 @@ import nbd
 from demo_steps import DISK, NAME, Bar
 from ferrytest import Failed, Session, allocated, check, run
 
-BANDWIDTH = 160  # MiB/s: so slow that there is something to see
+BANDWIDTH = 240  # MiB/s: so slow that there is something to see
 PAUSE = 2  # seconds of writes between two backups
 COMPLETED = 1  # of a job that is over
 CHUNK = 1 << 20

@@ -164,8 +164,10 @@ __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 {
     int rc = __real_qemuBlockJobRefreshJobs(vm);
 
-    if (rc == 0)
+    if (rc == 0) {
         ferryEngineReconnected(vm);
+        ferryBackupReconnected(vm);
+    }
 
     return rc;
 }

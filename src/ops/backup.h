@@ -124,5 +124,6 @@ void ferryBackupJobChanged(ferryOp *op);
 void ferryBackupEnd(ferryOp *op,
                     ferryBackupResult result);
 void ferryBackupRecover(ferryOp *op);
+void ferryBackupReconnected(virDomainObj *vm);
 void ferryBackupStopped(ferryOp *op);
 int ferryBackupProgress(ferryOp *op);

@@ -262,6 +262,22 @@ ferryBackupRecover(ferryOp *op)
 
 
 /**
+ * ferryBackupReconnected:
+ *
+ * A driver that died before its first journal entry, or after the last, may
+ * have left the domain the asynchronous job of a backup that there is not: ends
+ * it, or nobody would. Called with @vm locked when it has been recovered.
+ */
+void
+ferryBackupReconnected(virDomainObj *vm)
+{
+    if (vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP &&
+        !QEMU_DOMAIN_PRIVATE(vm)->backup && !ferryBackupFind(vm))
+        virDomainObjEndAsyncJob(vm);
+}
+
+
+/**
  * ferryBackupStopped:
  *
  * QEMU is gone, or the host was restarted: there is no backup, unless it was
