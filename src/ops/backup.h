@@ -75,9 +75,18 @@ extern const ferryBlockJobHandler ferryBackupBlockJob;
     (VIR_JOB_DEFAULT_MASK | JOB_MASK(VIR_JOB_SUSPEND) | JOB_MASK(VIR_JOB_MODIFY))
 
 /* backup.c */
+bool ferryBackupIsPull(ferryBackup *backup);
 void ferryBackupPublish(ferryOp *op);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op,
                                         ferryBackupDisk *disk);
+
+/* backup_images.c: steps */
+int ferryBackupCreate(ferryOp *op);
+int ferryBackupFormatImages(ferryOp *op);
+void ferryBackupUncreate(ferryOp *op);
+int ferryBackupAddStorage(ferryOp *op);
+int ferryBackupAddNodes(ferryOp *op);
+void ferryBackupRemoveNodes(ferryOp *op);
 
 /* backup_request.c */
 ferryBackup *ferryBackupPrepare(virDomainObj *vm,

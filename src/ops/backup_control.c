@@ -160,7 +160,7 @@ ferryBackupAbort(ferryOp *op,
                  bool async G_GNUC_UNUSED)
 {
     ferryBackup *backup = op->data;
-    bool pull = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+    bool pull = ferryBackupIsPull(backup);
 
     if (op->driven) {
         virReportError(VIR_ERR_OPERATION_INVALID,
@@ -190,7 +190,7 @@ ferryBackupFillStats(ferryOp *op,
     qemuDomainJobDataPrivate *priv = data->privateData;
     qemuDomainBackupStats *stats = &priv->stats.backup;
 
-    if (backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL) {
+    if (ferryBackupIsPull(backup)) {
         stats->tmp_used = backup->cur;
         stats->tmp_total = backup->end;
     } else {

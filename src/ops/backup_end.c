@@ -100,7 +100,7 @@ ferryBackupTell(ferryOp *op)
 {
     ferryBackup *backup = op->data;
     virDomainObj *vm = op->vm;
-    bool pull = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+    bool pull = ferryBackupIsPull(backup);
     int status = VIR_DOMAIN_BLOCK_JOB_COMPLETED;
     virDomainJobStatus jobStatus = VIR_DOMAIN_JOB_STATUS_COMPLETED;
     size_t i;
@@ -239,7 +239,7 @@ ferryBackupRecover(ferryOp *op)
     bool done = ferryPlanDone(op, &ferryBackupBeginPlan);
 
     backup->started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
-    backup->serving = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL &&
+    backup->serving = ferryBackupIsPull(backup) &&
                       ferryPlanReached(op, &ferryBackupBeginPlan, "server");
     backup->extras.quiesce.frozen = backup->extras.quiesce.wanted &&
                                     ferryPlanReached(op, &ferryBackupBeginPlan, "freeze") &&
@@ -288,7 +288,7 @@ ferryBackupStopped(ferryOp *op)
 {
     ferryBackup *backup = op->data;
     bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
-    bool pull = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+    bool pull = ferryBackupIsPull(backup);
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {

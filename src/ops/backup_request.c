@@ -149,7 +149,7 @@ ferryBackupCheckFormat(ferryBackup *backup,
         store->format = VIR_STORAGE_FILE_QCOW2;
 
     if (store->format != VIR_STORAGE_FILE_QCOW2 &&
-        backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL) {
+        ferryBackupIsPull(backup)) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("pull mode backup for disk '%s' requires qcow2 driver"),
                        disk->def->name);
@@ -221,7 +221,7 @@ ferryBackupCheckIncremental(virDomainObj *vm,
     disk->bitmap = def->exportbitmap ? g_strdup(def->exportbitmap) :
                                        g_strdup_printf("backup-%s", def->name);
 
-    if (backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL) {
+    if (ferryBackupIsPull(backup)) {
         g_free(def->exportbitmap);
         def->exportbitmap = g_strdup(disk->bitmap);
     } else if (qemuBlockNamedNodeDataGetBitmapByName(nodes, domdisk->src, disk->bitmap)) {
@@ -253,7 +253,7 @@ ferryBackupCheckDisk(virDomainObj *vm,
         ferryBackupCheckIncremental(vm, backup, disk, nodes) < 0)
         return -1;
 
-    if (backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL && !disk->def->exportname)
+    if (ferryBackupIsPull(backup) && !disk->def->exportname)
         disk->def->exportname = g_strdup(disk->def->name);
 
     return 0;

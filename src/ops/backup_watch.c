@@ -132,7 +132,7 @@ ferryBackupIOError(virDomainObj *vm)
     ferryOp *op = ferryBackupFind(vm);
     ferryBackup *backup = op ? op->data : NULL;
 
-    if (backup && backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL &&
+    if (backup && ferryBackupIsPull(backup) &&
         backup->result == FERRY_BACKUP_RESULT_NONE && !op->driven)
         ignore_value(ferryEngineSubmit(op));
 }
@@ -156,7 +156,7 @@ ferryBackupFreeGuest(ferryOp *op)
     ferryBackupDisk *full;
     int reason;
 
-    if (backup->def->type != VIR_DOMAIN_BACKUP_TYPE_PULL ||
+    if (!ferryBackupIsPull(backup) ||
         virDomainObjGetState(vm, &reason) != VIR_DOMAIN_PAUSED ||
         reason != VIR_DOMAIN_PAUSED_IOERROR ||
         !(full = ferryBackupFindFull(backup)))

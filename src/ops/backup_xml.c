@@ -308,7 +308,7 @@ ferryBackupFormat(ferryOp *op,
     size_t i;
 
     virBufferAsprintf(&attrs, " mode='%s'",
-                      backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL ? "pull" : "push");
+                      ferryBackupIsPull(backup) ? "pull" : "push");
     virBufferEscapeString(&attrs, " incremental='%s'", backup->def->incremental);
     virBufferEscapeString(&attrs, " checkpoint='%s'", backup->checkpoint);
     virBufferAsprintf(&attrs, " reuse='%s'", backup->reuse ? "yes" : "no");
@@ -472,7 +472,7 @@ ferryBackupParse(virQEMUDriver *driver,
     backup->checkpoint = virXMLPropString(node, "checkpoint");
     backup->reuse = reuse == VIR_TRISTATE_BOOL_YES;
 
-    if (backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL && !backup->def->server) {
+    if (ferryBackupIsPull(backup) && !backup->def->server) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("server is missing"));
         goto error;
     }

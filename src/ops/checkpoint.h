@@ -8,10 +8,24 @@
 #pragma once
 
 #include "engine/engine.h"
+#include "ops/quiesce.h"
 #include "checkpoint_conf.h"
 #include "virdomaincheckpointobjlist.h"
 
+/* What is created or deleted. All but the last group goes into the journal. */
+typedef struct _ferryCheckpoint ferryCheckpoint;
+struct _ferryCheckpoint {
+    GPtrArray *names;     /* of checkpoints: the one to create, those to delete */
+    bool metadataOnly;    /* leave bitmaps alone */
+    ferryQuiesce quiesce;
+
+    virDomainCheckpointDef *def; /* to create */
+    bool started;         /* its bitmaps are there */
+    GHashTable *writable; /* images that were opened for writing; NULL: not known */
+};
+
 extern const ferryOpClass ferryCheckpointClass;
+extern const ferryPlan ferryCheckpointDeletePlan;
 
 /* checkpoint_create.c: also for the checkpoint that a backup makes */
 virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm,
@@ -32,6 +46,9 @@ void ferryCheckpointDisown(virDomainObj *vm,
                            const char *name);
 virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm,
                                             const char *name);
+
+/* checkpoint_delete.c */
+int ferryCheckpointForget(ferryOp *op);
 
 /* checkpoint.c */
 int ferryCheckpointCreate(virDomainObj *vm,

@@ -1,0 +1,289 @@
+/*
+ * checkpoint_delete.c: checkpoints: the steps that delete them
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The transaction that removes the bitmaps is the point of no return. From
+ * there on it goes forward: definitions without bitmaps are of no use.
+ */
+
+#include <config.h>
+
+#include "block/qmp.h"
+#include "ops/checkpoint.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_monitor.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.checkpoint");
+
+
+static bool
+ferryCheckpointIsListed(ferryCheckpoint *data,
+                        const char *name)
+{
+    return name && g_ptr_array_find_with_equal_func(data->names, name, g_str_equal, NULL);
+}
+
+
+/* Calls @func for every image that has a bitmap of @def. */
+typedef int (*ferryCheckpointBitmapFunc)(ferryOp *op,
+                                         virDomainDiskDef *disk,
+                                         virStorageSource *src,
+                                         const char *bitmap,
+                                         void *opaque);
+
+static int
+ferryCheckpointForEachImage(ferryOp *op,
+                            virDomainCheckpointDef *def,
+                            GHashTable *nodes,
+                            ferryCheckpointBitmapFunc func,
+                            void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, chkdisk->name);
+        virStorageSource *n;
+
+        /* it may have been unplugged */
+        if (!disk || chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP || !chkdisk->bitmap)
+            continue;
+
+        for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
+            if (qemuBlockNamedNodeDataGetBitmapByName(nodes, n, chkdisk->bitmap) &&
+                func(op, disk, n, chkdisk->bitmap, opaque) < 0)
+                return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* The same for all checkpoints that are to be deleted. */
+static int
+ferryCheckpointForEachBitmap(ferryOp *op,
+                             ferryCheckpointBitmapFunc func,
+                             void *opaque)
+{
+    ferryCheckpoint *data = op->data;
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    size_t i;
+
+    if (!nodes)
+        return -1;
+
+    for (i = 0; i < data->names->len; i++) {
+        virDomainCheckpointDef *def = ferryCheckpointFind(op->vm,
+                                                          g_ptr_array_index(data->names, i));
+
+        if (def && ferryCheckpointForEachImage(op, def, nodes, func, opaque) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/* delete: open: images below the top one are not writable as a rule */
+static int
+ferryCheckpointOpenImage(ferryOp *op,
+                         virDomainDiskDef *disk,
+                         virStorageSource *src,
+                         const char *bitmap G_GNUC_UNUSED,
+                         void *opaque G_GNUC_UNUSED)
+{
+    ferryCheckpoint *data = op->data;
+
+    if (src == disk->src || g_hash_table_contains(data->writable, src))
+        return 0;
+
+    g_hash_table_add(data->writable, src);
+
+    if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, false, false, false) < 0)
+        return -1;
+
+    return qemuBlockReopenReadWrite(op->vm, src, VIR_ASYNC_JOB_NONE);
+}
+
+
+static int
+ferryCheckpointOpen(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+
+    if (data->metadataOnly)
+        return 0;
+
+    data->writable = g_hash_table_new(NULL, NULL);
+    return ferryCheckpointForEachBitmap(op, ferryCheckpointOpenImage, NULL);
+}
+
+
+static void
+ferryCheckpointClose(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    size_t i;
+
+    for (i = 0; !data->metadataOnly && i < op->vm->def->ndisks; i++) {
+        virStorageSource *n = op->vm->def->disks[i]->src->backingStore;
+
+        for (; virStorageSourceIsBacking(n); n = n->backingStore) {
+            if (data->writable && !g_hash_table_contains(data->writable, n))
+                continue;
+
+            /* a driver that was just started believes that it is */
+            n->readonly = false;
+            if (qemuBlockReopenReadOnly(op->vm, n, VIR_ASYNC_JOB_NONE) < 0 ||
+                qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, true, false, false) < 0)
+                VIR_WARN("image '%s' of domain '%s' stays writable: %s",
+                         NULLSTR(n->path), op->vm->def->name, virGetLastErrorMessage());
+        }
+    }
+
+    virResetLastError();
+}
+
+
+/* delete: bitmaps: the point of no return */
+static int
+ferryCheckpointRemoveBitmap(ferryOp *op G_GNUC_UNUSED,
+                            virDomainDiskDef *disk G_GNUC_UNUSED,
+                            virStorageSource *src,
+                            const char *bitmap,
+                            void *opaque)
+{
+    return qemuMonitorTransactionBitmapRemove(opaque, src->nodeformat, bitmap);
+}
+
+
+static int
+ferryCheckpointRemoveBitmaps(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+
+    /* one that is not there need not be removed */
+    if (data->metadataOnly)
+        return 0;
+
+    if (ferryCheckpointForEachBitmap(op, ferryCheckpointRemoveBitmap, actions) < 0)
+        return -1;
+
+    return ferryQMPTransaction(op->vm, &actions);
+}
+
+
+/* delete: close */
+static int
+ferryCheckpointRunClose(ferryOp *op)
+{
+    ferryCheckpointClose(op);
+    return 0;
+}
+
+
+/* delete: metadata: children go to the nearest ancestor that stays. Does again
+ * what may have been done. */
+static virDomainMomentObj *
+ferryCheckpointSurvivor(ferryCheckpoint *data,
+                        virDomainObj *vm,
+                        virDomainMomentObj *chk)
+{
+    while (chk && ferryCheckpointIsListed(data, chk->def->name))
+        chk = chk->def->parent_name ? virDomainCheckpointFindByName(vm->checkpoints,
+                                                                    chk->def->parent_name) : NULL;
+    return chk;
+}
+
+
+typedef struct {
+    ferryOp *op;
+    int rc;
+} ferryCheckpointReparentData;
+
+
+static int
+ferryCheckpointReparent(void *payload,
+                        const char *key G_GNUC_UNUSED,
+                        void *opaque)
+{
+    virDomainMomentObj *chk = payload;
+    ferryCheckpointReparentData *reparent = opaque;
+    ferryOp *op = reparent->op;
+    ferryCheckpoint *data = op->data;
+    virDomainMomentObj *parent;
+
+    if (ferryCheckpointIsListed(data, chk->def->name) ||
+        !ferryCheckpointIsListed(data, chk->def->parent_name))
+        return 0;
+
+    parent = ferryCheckpointSurvivor(data, op->vm,
+                                     virDomainCheckpointFindByName(op->vm->checkpoints,
+                                                                   chk->def->parent_name));
+    g_free(chk->def->parent_name);
+    chk->def->parent_name = parent ? g_strdup(parent->def->name) : NULL;
+
+    if (ferryCheckpointSave(op->vm, virDomainCheckpointObjGetDef(chk)) < 0)
+        reparent->rc = -1;
+
+    return 0;
+}
+
+
+/**
+ * ferryCheckpointForget:
+ *
+ * Also called when QEMU is gone. Does again what may have been done.
+ */
+int
+ferryCheckpointForget(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+    virDomainObj *vm = op->vm;
+    ferryCheckpointReparentData reparent = { .op = op };
+    virDomainMomentObj *current = virDomainCheckpointGetCurrent(vm->checkpoints);
+    size_t i;
+
+    virDomainCheckpointForEach(vm->checkpoints, ferryCheckpointReparent, &reparent);
+    if (reparent.rc < 0)
+        return FERRY_STEP_UNKNOWN;
+
+    virDomainCheckpointSetCurrent(vm->checkpoints, ferryCheckpointSurvivor(data, vm, current));
+
+    for (i = 0; i < data->names->len; i++) {
+        const char *name = g_ptr_array_index(data->names, i);
+        virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
+
+        ferryCheckpointUnsave(vm, name);
+
+        if (chk) {
+            virDomainMomentMoveChildren(chk, chk->parent);
+            virDomainMomentDropParent(chk);
+            virDomainCheckpointObjListRemove(vm->checkpoints, chk);
+        }
+    }
+
+    return 0;
+}
+
+
+static const ferryStep ferryCheckpointDeleteSteps[] = {
+    { .name = "open", .run = ferryCheckpointOpen, .undo = ferryCheckpointClose },
+    { .name = "bitmaps", .run = ferryCheckpointRemoveBitmaps, .durable = true },
+    { .name = "close", .run = ferryCheckpointRunClose },
+    { .name = "metadata", .run = ferryCheckpointForget },
+    { 0 },
+};
+
+const ferryPlan ferryCheckpointDeletePlan = {
+    .name = "delete", .steps = ferryCheckpointDeleteSteps
+};
