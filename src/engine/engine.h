@@ -56,5 +56,7 @@ int ferryJobKill(ferryOp *op,
                  const char *jobname);
 int ferryJobKillAll(ferryOp *op,
                     const char *what);
+void ferryOpYield(ferryOp *op);
+void ferryOpResume(ferryOp *op);
 int ferryOpSleep(ferryOp *op,
                  unsigned int timeout);

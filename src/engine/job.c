@@ -101,12 +101,44 @@ ferryJobQuery(ferryOp *op,
 
 
 /**
+ * ferryOpYield:
+ *
+ * Lets go of the domain's job, so that others get in, until ferryOpResume().
+ * @op is driven by this thread: nobody else may go on with it meanwhile.
+ */
+void
+ferryOpYield(ferryOp *op)
+{
+    /* whoever sees an event from now on must leave the operation to us */
+    g_assert(op->driven || op->holdJob);
+
+    if (!op->holdJob)
+        virDomainObjEndJob(op->vm);
+}
+
+
+/**
+ * ferryOpResume:
+ *
+ * Takes the domain's job again. Look at op->over afterwards.
+ */
+void
+ferryOpResume(ferryOp *op)
+{
+    /* Without the job nothing may go on. Whoever holds it does so for a
+     * bounded time, hence so do we. */
+    while (!op->holdJob && virDomainObjBeginJob(op->vm, VIR_JOB_MODIFY) < 0)
+        VIR_WARN("still waiting for the job of domain '%s': %s",
+                 op->vm->def->name, virGetLastErrorMessage());
+}
+
+
+/**
  * ferryOpSleep:
  * @timeout: milliseconds
  *
- * Sleeps until something about @op's domain changes, at most for @timeout.
- * Lets go of the domain's job meanwhile (unless op->holdJob), so that queries
- * and an abort get in. Look at op->over afterwards.
+ * Sleeps until something about @op's domain changes, at most for @timeout,
+ * without the domain's job. Look at op->over afterwards.
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -114,26 +146,15 @@ int
 ferryOpSleep(ferryOp *op,
              unsigned int timeout)
 {
-    virDomainObj *vm = op->vm;
     unsigned long long now;
     int rc;
 
     if (virTimeMillisNow(&now) < 0)
         return -1;
 
-    /* whoever sees an event from now on must leave the operation to us */
-    g_assert(op->driven || op->holdJob);
-
-    if (!op->holdJob)
-        virDomainObjEndJob(vm);
-
-    rc = virDomainObjWaitUntil(vm, now + timeout);
-
-    /* Without the job nothing may go on. Whoever holds it does so for a
-     * bounded time, hence so do we. */
-    while (!op->holdJob && virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
-        VIR_WARN("still waiting for the job of domain '%s': %s",
-                 vm->def->name, virGetLastErrorMessage());
+    ferryOpYield(op);
+    rc = virDomainObjWaitUntil(op->vm, now + timeout);
+    ferryOpResume(op);
 
     return MIN(rc, 0);
 }

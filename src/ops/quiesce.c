@@ -182,8 +182,16 @@ ferryThawTry(ferryOp *op)
     size_t i;
 
     for (i = 0; i < FERRY_QUIESCE_RETRIES && !op->over; i++) {
-        if (qemuDomainAgentAvailable(op->vm, false) &&
-            ferryQuiesceAgent(op->vm, op->data, false) == 0)
+        bool thawed;
+
+        /* the agent may take its time, and nobody else should have to wait */
+        ferryOpYield(op);
+        thawed = virDomainObjIsActive(op->vm) &&
+                 qemuDomainAgentAvailable(op->vm, false) &&
+                 ferryQuiesceAgent(op->vm, op->data, false) == 0;
+        ferryOpResume(op);
+
+        if (thawed || op->over)
             break;
 
         virResetLastError();
