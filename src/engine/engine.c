@@ -250,8 +250,13 @@ ferryWorkRun(void *jobdata,
 int
 ferryEngineSubmit(ferryOp *op)
 {
-    ferryWork *work = g_new0(ferryWork, 1);
+    ferryWork *work;
 
+    /* the driver goes away; the next one finds the operation in the journal */
+    if (!engine.workers)
+        return -1;
+
+    work = g_new0(ferryWork, 1);
     work->vm = virObjectRef(op->vm);
     work->op = ferryOpRef(op);
 

@@ -297,7 +297,7 @@ ferryBackupStopped(ferryOp *op)
                               backup->disks[i].origin);
     }
 
-    if (pull)
+    if (pull && ferryPlanReached(op, &ferryBackupBeginPlan, "server"))
         ferryExportSocketRemove(backup->def->server);
 
     if (op->vm && backup->checkpoint && !completed) {
