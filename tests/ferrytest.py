@@ -29,7 +29,8 @@ QEMU = shutil.which('qemu-system-x86_64')
 
 
 # virsh commands that change nothing and do not wait for a domain's job
-LOOKING = ('domstate', 'dumpxml', 'list', 'domblklist', 'define', 'undefine', 'version', 'dominfo', 'uri')
+LOOKING = ('domstate', 'dumpxml', 'list', 'domblklist', 'define', 'undefine', 'version', 'dominfo', 'uri',
+           'checkpoint-list', 'checkpoint-dumpxml', 'checkpoint-parent', 'checkpoint-info', 'backup-dumpxml')
 
 
 class Failed(Exception):
