@@ -353,10 +353,14 @@ class Session:
         self.close()
 
     def _reply(self):
-        line = self.child.stdout.readline()
-        if not line:
-            raise Failed(f'session ended: {self.child.wait()}')
-        return json.loads(line)
+        while True:
+            line = self.child.stdout.readline()
+            if not line:
+                raise Failed(f'session ended: {self.child.wait()}')
+            # a driver that is killed in the middle may leave other words there
+            if line.startswith('{'):
+                return json.loads(line)
+            print(f'# the driver said: {line.strip()}', file=sys.stderr, flush=True)
 
     def request(self, **what):
         self.child.stdin.write(json.dumps(what) + '\n')
