@@ -29,9 +29,6 @@ What is read was dropped from the page cache before, for both drivers. Domains
 are transient but for those that have checkpoints.
 """
 
-import argparse
-import fnmatch
-import json
 import os
 import subprocess
 import sys
@@ -372,38 +369,6 @@ def rows():
         yield (f'latency-{mode}', row_latency, (mode,))
 
 
-def parse():
-    p = argparse.ArgumentParser(prog='./ferry bench backup', description='Compares Ferry with the stock driver.')
-    p.add_argument('--rounds', type=int, default=5, help='measurements of each driver and row (5)')
-    p.add_argument('--quick', action='store_true', help='small images: tries the script, measures nothing but calls')
-    p.add_argument('--size', type=int, default=2 * GIB // MIB, help="the large disk's MiB (2048, which the targets are for)")
-    p.add_argument('--rows', default='*', metavar='PATTERN', help='only these rows, as in begin-*-16; commas between patterns')
-    p.add_argument('--no-limit', action='store_true', help='without qemu-img convert and qemu-nbd')
-    p.add_argument('--dir', default=os.environ.get('FERRY_TMP', '/var/tmp'), help='where images go: 10 GiB')
-    p.add_argument('--json', metavar='FILE', help='write all samples there')
-    return p.parse_args()
-
-
-def main():
-    options = parse()
-    chosen = [r for r in rows() if any(fnmatch.fnmatchcase(r[0], p) for p in options.rows.split(','))]
-    if not chosen:
-        sys.exit(f'no row is called {options.rows}: {" ".join(r[0] for r in rows())}')
-    print(f'{options.rounds} rounds, stock and Ferry in turn; medians; sources cold; '
-          f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}', flush=True)
-
-    with benchlib.Folder(options.dir) as folder, benchlib.Drivers() as drivers:
-        table = benchlib.Table()
-        run = Run(options, folder, drivers, table)
-        for name, function, args in chosen:
-            function(run, name, *args)
-        if options.json:
-            with open(options.json, 'w') as f:
-                json.dump({name: figures.samples for name, figures in run.all.items()}, f, indent=1)
-
-    print(f'{len(table.missed)} missed' + (': ' + ', '.join(table.missed) if table.missed else ''))
-    return 1 if table.missed else 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(benchlib.main(benchlib.parser('backup', size=2 * GIB, space='10 GiB').parse_args(), rows(), Run,
+                           'sources cold'))

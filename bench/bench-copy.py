@@ -21,9 +21,6 @@ Each measurement has a QEMU of its own, in the disk's default cache mode
 get no TRANSIENT_JOB flag, without which the stock driver copies no others.
 """
 
-import argparse
-import fnmatch
-import json
 import os
 import sys
 import time
@@ -47,6 +44,11 @@ GAP = 0.1
 # somebody watches (virsh blockcopy --wait --pivot looks every half a second).
 GUEST_RATE = 1000
 GUEST_SECONDS = 3
+
+# What the guest writes between READY and the pivot, as a share of the disk: QEMU
+# flushes a target before it is READY, and this is what is left to flush.
+LOAD = 0.25
+LOAD_CHUNK = 32 * MIB
 
 # What a file system may add to the target for its own bookkeeping (extent
 # blocks count as the file's), and qcow2 for a table that is allocated early.
@@ -133,8 +135,9 @@ def row_call(run, name, fmt):
     run.table.ratio(name, 'call', figures, WALL)
 
 
-def pivot_once(run, driver, source):
-    """The guest boots before the cache is settled: it is alike for both."""
+def pivot_once(run, driver, source, load):
+    """The guest boots before the cache is settled: it is alike for both. load:
+    bytes that are written to the disk, beside its own, once the copy is ready."""
     region = guest.Region(run.size // 4, min(64 * MIB, run.size // 4))
     console = os.path.join(run.folder, 'console')
     benchlib.remove(console)
@@ -146,7 +149,10 @@ def pivot_once(run, driver, source):
         log.wait_writing()
         run.settle(source)
         domain.copy(target.xml())
-        time.sleep(GUEST_SECONDS)
+        domain.call('hmp', lines=[benchlib.ferrytest.qemu_io('virtio-disk0', f'write -P 7 {run.size // 2 + at} {LOAD_CHUNK}')
+                                  for at in range(0, load, LOAD_CHUNK)])
+        domain.call('caught_up', disk='vda')
+        time.sleep(0 if load else GUEST_SECONDS)
         log.next_report()
         before = len(log.reports)
         t = domain.pivot()
@@ -154,12 +160,12 @@ def pivot_once(run, driver, source):
         return {'call': t['call'], 'gap': log.longest_gap(before)}
 
 
-def row_pivot(run, name):
+def row_pivot(run, name, share):
     source = run.images.get('raw', run.size, 100)
     figures = run.all[name] = Figures()
     for _ in range(run.rounds):
         for driver in run.drivers:
-            figures.add(driver.name, **pivot_once(run, driver, source))
+            figures.add(driver.name, **pivot_once(run, driver, source, int(run.size * share)))
     run.table.ratio(name, 'call', figures, WALL)
     run.table.ratio(name, 'gap', figures, GAP)
 
@@ -186,46 +192,20 @@ def rows():
                 yield (f'copy-{fmt}-{percent}-{kind}', row_copy, (fmt, percent, kind))
     yield ('call-raw', row_call, ('raw',))
     yield ('call-qcow2', row_call, ('qcow2',))
-    yield ('pivot', row_pivot, ())
+    yield ('pivot', row_pivot, (0,))
+    yield ('pivot-load', row_pivot, (LOAD,))
     yield ('pivot-idle', row_pivot_idle, ())
 
 
 def parse():
-    p = argparse.ArgumentParser(prog='./ferry bench copy', description='Compares Ferry with the stock driver.')
-    p.add_argument('--rounds', type=int, default=5, help='measurements of each driver and row (5)')
-    p.add_argument('--quick', action='store_true', help='small images: tries the script, measures nothing')
-    p.add_argument('--size', type=int, default=4 * GIB // MIB, help="the disk's MiB (4096, which the targets are for)")
-    p.add_argument('--rows', default='*', metavar='PATTERN', help='only these rows, as in copy-raw-*-file; commas between patterns')
+    p = benchlib.parser('copy', size=4 * GIB, space='16 GiB')
     # A disk of tens of gigabytes is not in the host's page cache, and one that
     # is 4 GiB large stands for it. Also, cold both drivers read the same disk;
     # warm one reads memory and the other, which bypasses the cache, the disk.
     p.add_argument('--cache', choices=('cold', 'warm'), default='cold', help="the source's data in the page cache? (cold)")
-    p.add_argument('--no-limit', action='store_true', help='without qemu-img convert')
-    p.add_argument('--dir', default=os.environ.get('FERRY_TMP', '/var/tmp'), help='where images go: 16 GiB')
-    p.add_argument('--json', metavar='FILE', help='write all samples there')
     return p.parse_args()
 
 
-def main():
-    options = parse()
-    chosen = [r for r in rows() if any(fnmatch.fnmatchcase(r[0], p) for p in options.rows.split(','))]
-    if not chosen:
-        sys.exit(f'no row is called {options.rows}: {" ".join(r[0] for r in rows())}')
-    print(f'{options.rounds} rounds, stock and Ferry in turn; medians; source {options.cache}; '
-          f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}', flush=True)
-
-    with benchlib.Folder(options.dir) as folder, benchlib.Drivers() as drivers:
-        table = benchlib.Table()
-        run = Run(options, folder, drivers, table)
-        for name, function, args in chosen:
-            function(run, name, *args)
-        if options.json:
-            with open(options.json, 'w') as f:
-                json.dump({name: figures.samples for name, figures in run.all.items()}, f, indent=1)
-
-    print(f'{len(table.missed)} missed' + (': ' + ', '.join(table.missed) if table.missed else ''))
-    return 1 if table.missed else 0
-
-
 if __name__ == '__main__':
-    sys.exit(main())
+    options = parse()
+    sys.exit(benchlib.main(options, rows(), Run, f'source {options.cache}'))

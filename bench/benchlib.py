@@ -8,6 +8,8 @@ Stock and Ferry run on the same QEMU in one run, turn by turn, and their
 medians are compared: a machine that is slower today is slower for both.
 """
 
+import argparse
+import fnmatch
 import json
 import os
 import shutil
@@ -405,3 +407,42 @@ class Folder:
 
     def __exit__(self, *exc):
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+# What all benchmarks are
+
+def parser(name, size, space):
+    """size: of the large disk, in bytes; space: what the folder must have."""
+    p = argparse.ArgumentParser(prog=f'./ferry bench {name}', description='Compares Ferry with the stock driver.')
+    p.add_argument('--rounds', type=int, default=5, help='measurements of each driver and row (5)')
+    p.add_argument('--quick', action='store_true', help='small images: tries the script, measures nothing but calls')
+    p.add_argument('--size', type=int, default=size // MIB,
+                   help=f"the large disk's MiB ({size // MIB}, which the targets are for)")
+    p.add_argument('--rows', default='*', metavar='PATTERN', help='only these rows, as in *-raw-*; commas between patterns')
+    p.add_argument('--no-limit', action='store_true', help='without the best that other programs do')
+    p.add_argument('--dir', default=os.environ.get('FERRY_TMP', '/var/tmp'), help=f'where images go: {space}')
+    p.add_argument('--json', metavar='FILE', help='write all samples there')
+    return p
+
+
+def main(options, rows, new_run, note):
+    """rows: name, function and arguments of each; new_run: makes what the
+    functions are given first. Returns the exit code."""
+    rows = list(rows)
+    chosen = [r for r in rows if any(fnmatch.fnmatchcase(r[0], p) for p in options.rows.split(','))]
+    if not chosen:
+        sys.exit(f'no row is called {options.rows}: {" ".join(r[0] for r in rows)}')
+    print(f'{options.rounds} rounds, stock and Ferry in turn; medians; {note}; '
+          f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}', flush=True)
+
+    with Folder(options.dir) as folder, Drivers() as drivers:
+        table = Table()
+        run = new_run(options, folder, drivers, table)
+        for name, function, args in chosen:
+            function(run, name, *args)
+        if options.json:
+            with open(options.json, 'w') as f:
+                json.dump({name: figures.samples for name, figures in run.all.items()}, f, indent=1)
+
+    print(f'{len(table.missed)} missed' + (': ' + ', '.join(table.missed) if table.missed else ''))
+    return 1 if table.missed else 0

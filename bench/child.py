@@ -123,6 +123,18 @@ class Calls:
         end = time.monotonic()
         return {'call': end - start, 'start': start, 'end': end}
 
+    def caught_up(self, name, disk, seconds=60):
+        """Until the mirror has copied what was written."""
+        dom = self.conn.lookupByName(name)
+        end = time.monotonic() + seconds
+        while True:
+            info = dom.blockJobInfo(disk, 0)
+            if info['cur'] == info['end']:
+                return
+            if time.monotonic() > end:
+                raise RuntimeError(f'the mirror does not catch up within {seconds} s')
+            time.sleep(0.01)
+
     def abort(self, name, disk):
         self.conn.lookupByName(name).blockJobAbort(disk, 0)
 

@@ -280,10 +280,7 @@ replayTest(const void *opaque)
 
     if (!(vm = virDomainObjParseFile(status, driver.xmlopt,
                                      VIR_DOMAIN_DEF_PARSE_STATUS |
-                                     VIR_DOMAIN_DEF_PARSE_ACTUAL_NET |
-                                     VIR_DOMAIN_DEF_PARSE_PCI_ORIG_STATES |
-                                     VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE |
-                                     VIR_DOMAIN_DEF_PARSE_ALLOW_POST_PARSE_FAIL)))
+                                     VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE)))
         return -1;
 
     priv = vm->privateData;

@@ -37,6 +37,8 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryJobInfo, ferryJobInfoClear);
 bool ferryJobQEMUReachable(ferryOp *op);
 char *ferryJobName(ferryOp *op,
                    const char *what);
+GPtrArray *ferryJobList(ferryOp *op,
+                        const char *what);
 int ferryJobQuery(ferryOp *op,
                   const char *jobname,
                   ferryJobInfo *info);

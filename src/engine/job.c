@@ -64,6 +64,67 @@ ferryJobName(ferryOp *op,
 }
 
 
+/* Asks QEMU for the jobs of that name, or those whose names begin so. */
+static GPtrArray *
+ferryJobFind(ferryOp *op,
+             const char *name,
+             bool exact)
+{
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) qemuMonitorJobInfoFree);
+    qemuMonitorJobInfo **jobs = NULL;
+    size_t njobs = 0;
+    size_t i;
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
+    qemuDomainObjExitMonitor(op->vm);
+
+    for (i = 0; i < njobs; i++) {
+        if (exact ? STREQ(jobs[i]->id, name) : g_str_has_prefix(jobs[i]->id, name))
+            g_ptr_array_add(found, jobs[i]);
+        else
+            qemuMonitorJobInfoFree(jobs[i]);
+    }
+    g_free(jobs);
+
+    return rc < 0 ? NULL : g_steal_pointer(&found);
+}
+
+
+/**
+ * ferryJobList:
+ * @what: begin of the names, as for ferryJobName()
+ *
+ * Asks QEMU for the jobs of @op whose names begin so. Domain locked, job held.
+ *
+ * Returns an array of qemuMonitorJobInfo, or NULL with an error reported.
+ */
+GPtrArray *
+ferryJobList(ferryOp *op,
+             const char *what)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+
+    return ferryJobFind(op, prefix, false);
+}
+
+
+static void
+ferryJobInfoFill(ferryJobInfo *info,
+                 GPtrArray *jobs)
+{
+    ferryJobInfoClear(info);
+
+    if (jobs->len > 0) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, 0);
+
+        info->status = job->status;
+        info->error = g_strdup(job->error);
+    }
+}
+
+
 /**
  * ferryJobQuery:
  *
@@ -76,27 +137,14 @@ ferryJobQuery(ferryOp *op,
               const char *jobname,
               ferryJobInfo *info)
 {
-    qemuMonitorJobInfo **jobs = NULL;
-    size_t njobs = 0;
-    size_t i;
-    int rc;
+    g_autoptr(GPtrArray) jobs = ferryJobFind(op, jobname, true);
 
     ferryJobInfoClear(info);
+    if (!jobs)
+        return -1;
 
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
-    qemuDomainObjExitMonitor(op->vm);
-
-    for (i = 0; i < njobs; i++) {
-        if (rc == 0 && STREQ(jobs[i]->id, jobname)) {
-            info->status = jobs[i]->status;
-            info->error = g_strdup(jobs[i]->error);
-        }
-        qemuMonitorJobInfoFree(jobs[i]);
-    }
-    g_free(jobs);
-
-    return rc;
+    ferryJobInfoFill(info, jobs);
+    return 0;
 }
 
 
@@ -173,14 +221,65 @@ ferryJobCheckAlive(ferryOp *op,
 }
 
 
-static void
-ferryJobReportTimeout(ferryOp *op,
-                      const char *what,
-                      unsigned int timeout)
+static bool
+ferryJobAllIn(GPtrArray *jobs,
+              unsigned int states)
 {
-    virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                   _("job '%s' of domain '%s' did not get on within %u ms"),
-                   what, op->vm->def->name, timeout);
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (!(states & (1U << job->status)))
+            return false;
+    }
+
+    return true;
+}
+
+
+/* Waits until all jobs of that name, or those whose names begin so, are in one
+ * of @states, and returns them: none, if QEMU knows none. */
+static GPtrArray *
+ferryJobAwait(ferryOp *op,
+              const char *name,
+              bool exact,
+              unsigned int states,
+              unsigned int timeout)
+{
+    unsigned long long deadline = ULLONG_MAX;
+
+    if (timeout > 0) {
+        if (virTimeMillisNow(&deadline) < 0)
+            return NULL;
+        deadline += timeout;
+    }
+
+    while (true) {
+        unsigned int events = op->events;
+        g_autoptr(GPtrArray) jobs = NULL;
+        unsigned long long now;
+
+        if (ferryJobCheckAlive(op, name) < 0 || !(jobs = ferryJobFind(op, name, exact)))
+            return NULL;
+
+        if (ferryJobAllIn(jobs, states))
+            return g_steal_pointer(&jobs);
+
+        if (virTimeMillisNow(&now) < 0)
+            return NULL;
+
+        if (now >= deadline) {
+            virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                           _("job '%s' of domain '%s' did not get on within %u ms"),
+                           name, op->vm->def->name, timeout);
+            return NULL;
+        }
+
+        if (events == op->events &&
+            ferryOpSleep(op, MIN(deadline - now, FERRY_JOB_REQUERY_MS)) < 0)
+            return NULL;
+    }
 }
 
 
@@ -204,37 +303,53 @@ ferryJobWait(ferryOp *op,
              unsigned int timeout,
              ferryJobInfo *info)
 {
-    unsigned long long deadline = ULLONG_MAX;
+    g_autoptr(GPtrArray) jobs = ferryJobAwait(op, jobname, true, states, timeout);
 
-    if (timeout > 0) {
-        if (virTimeMillisNow(&deadline) < 0)
-            return -1;
-        deadline += timeout;
-    }
+    if (!jobs)
+        return -1;
 
-    while (true) {
-        unsigned int events = op->events;
-        unsigned long long now;
+    ferryJobInfoFill(info, jobs);
+    return 0;
+}
 
-        if (ferryJobCheckAlive(op, jobname) < 0 || ferryJobQuery(op, jobname, info) < 0)
-            return -1;
 
-        if (info->status == QEMU_MONITOR_JOB_STATUS_UNKNOWN ||
-            (states & (1U << info->status)))
-            return 0;
+/**
+ * ferryJobWaitAll:
+ * @what: begin of the names, as for ferryJobName()
+ * @timeout: longest wait in milliseconds
+ * @failed: set to the rest of the name of a job that failed
+ * @error: set to why it did; NULL when none did
+ *
+ * Waits, as ferryJobWait() does, until all these jobs have concluded, and
+ * dismisses them.
+ *
+ * Returns 0, or -1 with an error reported when they would not end.
+ */
+int
+ferryJobWaitAll(ferryOp *op,
+                const char *what,
+                unsigned int timeout,
+                char **failed,
+                char **error)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+    g_autoptr(GPtrArray) jobs = ferryJobAwait(op, prefix, false, FERRY_JOB_STATE(CONCLUDED), timeout);
+    size_t i;
 
-        if (virTimeMillisNow(&now) < 0)
-            return -1;
+    if (!jobs)
+        return -1;
 
-        if (now >= deadline) {
-            ferryJobReportTimeout(op, jobname, timeout);
-            return -1;
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->error && !*error) {
+            *error = g_strdup(job->error);
+            *failed = g_strdup(job->id + strlen(prefix));
         }
-
-        if (events == op->events &&
-            ferryOpSleep(op, MIN(deadline - now, FERRY_JOB_REQUERY_MS)) < 0)
-            return -1;
+        ferryJobDismiss(op, job->id);
     }
+
+    return 0;
 }
 
 
@@ -288,113 +403,6 @@ ferryJobKill(ferryOp *op,
     if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
         ferryJobDismiss(op, jobname);
     return 0;
-}
-
-
-/* The jobs of an operation whose names begin alike. */
-static GPtrArray *
-ferryJobList(ferryOp *op,
-             const char *what)
-{
-    g_autofree char *prefix = ferryJobName(op, what);
-    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) qemuMonitorJobInfoFree);
-    qemuMonitorJobInfo **jobs = NULL;
-    size_t njobs = 0;
-    size_t i;
-    int rc;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
-    qemuDomainObjExitMonitor(op->vm);
-
-    for (i = 0; i < njobs; i++) {
-        if (g_str_has_prefix(jobs[i]->id, prefix))
-            g_ptr_array_add(found, jobs[i]);
-        else
-            qemuMonitorJobInfoFree(jobs[i]);
-    }
-    g_free(jobs);
-
-    return rc < 0 ? NULL : g_steal_pointer(&found);
-}
-
-
-static bool
-ferryJobAllConcluded(GPtrArray *jobs)
-{
-    size_t i;
-
-    for (i = 0; i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-            return false;
-    }
-
-    return true;
-}
-
-
-/**
- * ferryJobWaitAll:
- * @what: begin of the names, as for ferryJobName()
- * @timeout: longest wait in milliseconds
- * @failed: set to the rest of the name of a job that failed
- * @error: set to why it did; NULL when none did
- *
- * Waits, as ferryJobWait() does, until all these jobs have concluded, and
- * dismisses them.
- *
- * Returns 0, or -1 with an error reported when they would not end.
- */
-int
-ferryJobWaitAll(ferryOp *op,
-                const char *what,
-                unsigned int timeout,
-                char **failed,
-                char **error)
-{
-    g_autofree char *prefix = ferryJobName(op, what);
-    unsigned long long deadline;
-    size_t i;
-
-    if (virTimeMillisNow(&deadline) < 0)
-        return -1;
-    deadline += timeout;
-
-    while (true) {
-        unsigned int events = op->events;
-        g_autoptr(GPtrArray) jobs = NULL;
-        unsigned long long now;
-
-        if (ferryJobCheckAlive(op, what) < 0 || !(jobs = ferryJobList(op, what)))
-            return -1;
-
-        if (ferryJobAllConcluded(jobs)) {
-            for (i = 0; i < jobs->len; i++) {
-                qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-                if (job->error && !*error) {
-                    *error = g_strdup(job->error);
-                    *failed = g_strdup(job->id + strlen(prefix));
-                }
-                ferryJobDismiss(op, job->id);
-            }
-            return 0;
-        }
-
-        if (virTimeMillisNow(&now) < 0)
-            return -1;
-
-        if (now >= deadline) {
-            ferryJobReportTimeout(op, what, timeout);
-            return -1;
-        }
-
-        if (events == op->events &&
-            ferryOpSleep(op, MIN(deadline - now, FERRY_JOB_REQUERY_MS)) < 0)
-            return -1;
-    }
 }
 
 

@@ -196,7 +196,13 @@ ferryBackupFiles(ferryOp *op)
 }
 
 
-static void
+/**
+ * ferryBackupUnfiles:
+ *
+ * Removes what the result of the backup does not let stay. Also called when
+ * QEMU is gone, and (without a domain) when the domain is.
+ */
+void
 ferryBackupUnfiles(ferryOp *op)
 {
     ferryBackup *backup = op->data;
@@ -209,11 +215,8 @@ ferryBackupUnfiles(ferryOp *op)
                               backup->disks[i].origin);
     }
 
-    if (backup->checkpoint && !completed) {
-        /* a driver that was just started found the file */
-        ferryCheckpointDisown(op->vm, backup->checkpoint);
-        ferryCheckpointUnsave(op->vm, backup->checkpoint);
-    }
+    if (op->vm && backup->checkpoint && !completed)
+        ferryCheckpointRemove(op->vm, backup->checkpoint);
 }
 
 
@@ -225,11 +228,10 @@ ferryBackupGrant(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryAccessGrant(op->vm, backup->disks[i].def->store) < 0) {
-            while (i > 0)
-                ferryAccessRevoke(op->vm, backup->disks[--i].def->store);
+        if (ferryAccessGrant(op->vm, backup->disks[i].def->store) < 0)
             return -1;
-        }
+
+        backup->disks[i].granted = true;
     }
 
     return 0;
@@ -242,8 +244,11 @@ ferryBackupRevoke(ferryOp *op)
     ferryBackup *backup = op->data;
     size_t i;
 
-    for (i = 0; i < backup->ndisks; i++)
-        ferryAccessRevoke(op->vm, backup->disks[i].def->store);
+    for (i = 0; i < backup->ndisks; i++) {
+        if (backup->disks[i].granted)
+            ferryAccessRevoke(op->vm, backup->disks[i].def->store);
+        backup->disks[i].granted = false;
+    }
 }
 
 
@@ -453,25 +458,6 @@ ferryBackupAdopt(ferryOp *op)
 }
 
 
-static void
-ferryBackupDisown(ferryOp *op)
-{
-    ferryBackup *backup = op->data;
-
-    if (!backup->checkpoint || backup->result == FERRY_BACKUP_RESULT_COMPLETED)
-        return;
-
-    /* its bitmaps are still to be removed */
-    if (!backup->chkdef) {
-        virDomainCheckpointDef *def = ferryCheckpointFind(op->vm, backup->checkpoint);
-
-        backup->chkdef = def ? virObjectRef(def) : NULL;
-    }
-
-    ferryCheckpointDisown(op->vm, backup->checkpoint);
-}
-
-
 /* export: what clients will find */
 static int
 ferryBackupExport(ferryOp *op)
@@ -537,7 +523,7 @@ static const ferryStep ferryBackupBeginSteps[] = {
     { .name = "freeze", .run = ferryBackupFreeze, .undo = ferryBackupUnfreeze },
     { .name = "start", .run = ferryBackupStart, .undo = ferryBackupUnstart },
     { .name = "thaw", .run = ferryBackupThaw },
-    { .name = "adopt", .run = ferryBackupAdopt, .undo = ferryBackupDisown },
+    { .name = "adopt", .run = ferryBackupAdopt },
     { .name = "export", .run = ferryBackupExport },
     { .name = "open", .run = ferryBackupOpen, .undo = ferryBackupClose },
     { .name = "begun", .run = ferryBackupBegun },

@@ -32,7 +32,9 @@ struct _ferryBackupDisk {
     virDomainBackupDiskDef *def; /* of ferryBackup.def: name, store, names of the export */
     char *bitmap;                /* temporary bitmap of what is to be copied; NULL for all */
     ferryImageOrigin origin;     /* what was where the store is */
-    bool ended;                  /* its job has; not in the journal */
+
+    bool granted;                /* QEMU may open the store; these are not in the journal */
+    bool ended;                  /* its job has */
 };
 
 /* What a client may ask for beside libvirt's own XML. */
@@ -77,6 +79,7 @@ extern const ferryBlockJobHandler ferryBackupBlockJob;
 /* backup.c */
 bool ferryBackupIsPull(ferryBackup *backup);
 void ferryBackupPublish(ferryOp *op);
+void ferryBackupUnfiles(ferryOp *op);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op,
                                         ferryBackupDisk *disk);
 

@@ -30,52 +30,56 @@ typedef struct {
 } ferryBackupJobs;
 
 
+static void
+ferryBackupCount(ferryOp *op,
+                 ferryBackupDisk *disk,
+                 GPtrArray *jobs,
+                 ferryBackupJobs *state)
+{
+    ferryBackup *backup = op->data;
+    g_autofree char *jobname = ferryJobName(op, disk->def->name);
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (STRNEQ(job->id, jobname))
+            continue;
+
+        backup->cur += job->progressCurrent;
+        backup->end += job->progressTotal;
+
+        disk->ended = job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+        if (!disk->ended)
+            state->ended--;
+        if (!disk->ended || !job->error)
+            state->failed--;
+        else if (!backup->error)
+            backup->error = g_strdup(job->error);
+    }
+}
+
+
 /* Asks QEMU for all jobs of @op, and adds up how far they are. */
 static int
 ferryBackupQuery(ferryOp *op,
                  ferryBackupJobs *state)
 {
     ferryBackup *backup = op->data;
-    qemuMonitorJobInfo **jobs = NULL;
-    size_t njobs = 0;
+    g_autoptr(GPtrArray) jobs = ferryJobList(op, "");
     size_t i;
-    size_t k;
-    int rc;
 
     *state = (ferryBackupJobs) { .ended = backup->ndisks, .failed = backup->ndisks };
 
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
-    qemuDomainObjExitMonitor(op->vm);
+    if (!jobs)
+        return -1;
 
-    if (rc == 0)
-        backup->cur = backup->end = 0;
+    backup->cur = backup->end = 0;
 
-    for (i = 0; i < backup->ndisks; i++) {
-        g_autofree char *jobname = ferryJobName(op, backup->disks[i].def->name);
+    for (i = 0; i < backup->ndisks; i++)
+        ferryBackupCount(op, &backup->disks[i], jobs, state);
 
-        for (k = 0; rc == 0 && k < njobs; k++) {
-            if (STRNEQ(jobs[k]->id, jobname))
-                continue;
-
-            backup->cur += jobs[k]->progressCurrent;
-            backup->end += jobs[k]->progressTotal;
-
-            backup->disks[i].ended = jobs[k]->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
-            if (!backup->disks[i].ended)
-                state->ended--;
-            if (!backup->disks[i].ended || !jobs[k]->error)
-                state->failed--;
-            else if (!backup->error)
-                backup->error = g_strdup(jobs[k]->error);
-        }
-    }
-
-    for (k = 0; k < njobs; k++)
-        qemuMonitorJobInfoFree(jobs[k]);
-    g_free(jobs);
-
-    return rc;
+    return 0;
 }
 
 
@@ -237,6 +241,10 @@ ferryBackupRecover(ferryOp *op)
     ferryBackup *backup = op->data;
     virDomainObj *vm = op->vm;
     bool done = ferryPlanDone(op, &ferryBackupBeginPlan);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++)
+        backup->disks[i].granted = ferryPlanReached(op, &ferryBackupBeginPlan, "access");
 
     backup->started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
     backup->serving = ferryBackupIsPull(backup) &&
@@ -287,23 +295,12 @@ void
 ferryBackupStopped(ferryOp *op)
 {
     ferryBackup *backup = op->data;
-    bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
-    bool pull = ferryBackupIsPull(backup);
-    size_t i;
 
-    for (i = 0; i < backup->ndisks; i++) {
-        if (pull || !completed)
-            ferryImageRestore(op->driver, op->vm, backup->disks[i].def->store,
-                              backup->disks[i].origin);
-    }
-
-    if (pull && ferryPlanReached(op, &ferryBackupBeginPlan, "server"))
+    if (ferryBackupIsPull(backup) && ferryPlanReached(op, &ferryBackupBeginPlan, "server"))
         ferryExportSocketRemove(backup->def->server);
 
-    if (op->vm && backup->checkpoint && !completed) {
-        ferryCheckpointDisown(op->vm, backup->checkpoint);
-        ferryCheckpointUnsave(op->vm, backup->checkpoint);
-    }
+    if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
+        ferryBackupUnfiles(op);
 
     ferryOpEnd(op);
 }

@@ -61,11 +61,8 @@ static void
 ferryCheckpointUndoFile(ferryOp *op)
 {
     ferryCheckpoint *data = op->data;
-    const char *name = g_ptr_array_index(data->names, 0);
 
-    /* a driver that was just started found the file */
-    ferryCheckpointDisown(op->vm, name);
-    ferryCheckpointUnsave(op->vm, name);
+    ferryCheckpointRemove(op->vm, g_ptr_array_index(data->names, 0));
 }
 
 
@@ -131,26 +128,12 @@ ferryCheckpointRunAdopt(ferryOp *op)
 }
 
 
-static void
-ferryCheckpointUndoAdopt(ferryOp *op)
-{
-    ferryCheckpoint *data = op->data;
-    const char *name = g_ptr_array_index(data->names, 0);
-
-    /* its bitmaps are still to be removed */
-    if (!data->def && ferryCheckpointFind(op->vm, name))
-        data->def = virObjectRef(ferryCheckpointFind(op->vm, name));
-
-    ferryCheckpointDisown(op->vm, name);
-}
-
-
 static const ferryStep ferryCheckpointCreateSteps[] = {
     { .name = "file", .run = ferryCheckpointRunFile, .undo = ferryCheckpointUndoFile, .durable = true },
     { .name = "freeze", .run = ferryCheckpointFreeze, .undo = ferryCheckpointUnfreeze },
     { .name = "start", .run = ferryCheckpointStart, .undo = ferryCheckpointUnstart },
     { .name = "thaw", .run = ferryCheckpointThaw },
-    { .name = "adopt", .run = ferryCheckpointRunAdopt, .undo = ferryCheckpointUndoAdopt },
+    { .name = "adopt", .run = ferryCheckpointRunAdopt },
     { 0 },
 };
 
@@ -268,11 +251,10 @@ ferryCheckpointStopped(ferryOp *op)
     ferryCheckpoint *data = op->data;
 
     if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
-        ignore_value(ferryCheckpointForget(op));
+        ignore_value(ferryCheckpointRemoveAll(op->vm, data->names));
     } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
                !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
-        ferryCheckpointDisown(op->vm, g_ptr_array_index(data->names, 0));
-        ferryCheckpointUnsave(op->vm, g_ptr_array_index(data->names, 0));
+        ferryCheckpointRemove(op->vm, g_ptr_array_index(data->names, 0));
     }
 
     ferryOpEnd(op);

@@ -32,8 +32,6 @@ virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm,
                                                const char *xml);
 int ferryCheckpointSave(virDomainObj *vm,
                         virDomainCheckpointDef *def);
-void ferryCheckpointUnsave(virDomainObj *vm,
-                           const char *name);
 int ferryCheckpointAddBitmaps(virDomainObj *vm,
                               virDomainCheckpointDef *def,
                               GHashTable *nodes,
@@ -42,13 +40,14 @@ void ferryCheckpointDropBitmaps(virDomainObj *vm,
                                 virDomainCheckpointDef *def);
 int ferryCheckpointAdopt(virDomainObj *vm,
                          virDomainCheckpointDef *def);
-void ferryCheckpointDisown(virDomainObj *vm,
-                           const char *name);
 virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm,
                                             const char *name);
 
 /* checkpoint_delete.c */
-int ferryCheckpointForget(ferryOp *op);
+int ferryCheckpointRemoveAll(virDomainObj *vm,
+                             GPtrArray *names);
+void ferryCheckpointRemove(virDomainObj *vm,
+                           const char *name);
 
 /* checkpoint.c */
 int ferryCheckpointCreate(virDomainObj *vm,

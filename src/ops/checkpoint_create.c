@@ -15,8 +15,6 @@
 
 #include <config.h>
 
-#include <unistd.h>
-
 #include "block/qmp.h"
 #include "ops/checkpoint.h"
 #include "qemu/qemu_block.h"
@@ -127,16 +125,6 @@ ferryCheckpointPrepare(virDomainObj *vm,
 }
 
 
-static char *
-ferryCheckpointFile(virDomainObj *vm,
-                    const char *name)
-{
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
-
-    return g_strdup_printf("%s/%s/%s.xml", cfg->checkpointDir, vm->def->name, name);
-}
-
-
 /**
  * ferryCheckpointSave:
  *
@@ -152,22 +140,6 @@ ferryCheckpointSave(virDomainObj *vm,
     virDomainMomentObj moment = { .def = &def->parent };
 
     return qemuCheckpointWriteMetadata(vm, &moment, driver->xmlopt, cfg->checkpointDir);
-}
-
-
-/**
- * ferryCheckpointUnsave:
- *
- * Removes the file of checkpoint @name, if there is one.
- */
-void
-ferryCheckpointUnsave(virDomainObj *vm,
-                      const char *name)
-{
-    g_autofree char *path = ferryCheckpointFile(vm, name);
-
-    if (unlink(path) < 0 && errno != ENOENT)
-        VIR_WARN("cannot remove '%s': %s", path, g_strerror(errno));
 }
 
 
@@ -270,30 +242,4 @@ ferryCheckpointAdopt(virDomainObj *vm,
     virDomainCheckpointSetCurrent(vm->checkpoints, chk);
     virDomainCheckpointLinkParent(vm->checkpoints, chk);
     return 0;
-}
-
-
-/**
- * ferryCheckpointDisown:
- *
- * Takes checkpoint @name, which has no children, off the domain's list.
- */
-void
-ferryCheckpointDisown(virDomainObj *vm,
-                      const char *name)
-{
-    virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
-
-    if (!chk)
-        return;
-
-    if (chk == virDomainCheckpointGetCurrent(vm->checkpoints))
-        virDomainCheckpointSetCurrent(vm->checkpoints,
-                                      chk->def->parent_name ?
-                                      virDomainCheckpointFindByName(vm->checkpoints,
-                                                                    chk->def->parent_name) :
-                                      NULL);
-
-    virDomainMomentDropParent(chk);
-    virDomainCheckpointObjListRemove(vm->checkpoints, chk);
 }

@@ -10,6 +10,8 @@
 
 #include <config.h>
 
+#include <unistd.h>
+
 #include "block/qmp.h"
 #include "ops/checkpoint.h"
 #include "qemu/qemu_block.h"
@@ -21,14 +23,6 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.checkpoint");
-
-
-static bool
-ferryCheckpointIsListed(ferryCheckpoint *data,
-                        const char *name)
-{
-    return name && g_ptr_array_find_with_equal_func(data->names, name, g_str_equal, NULL);
-}
 
 
 /* Calls @func for every image that has a bitmap of @def. */
@@ -191,14 +185,22 @@ ferryCheckpointRunClose(ferryOp *op)
 }
 
 
-/* delete: metadata: children go to the nearest ancestor that stays. Does again
- * what may have been done. */
+/* delete: metadata */
+static bool
+ferryCheckpointIsListed(GPtrArray *names,
+                        const char *name)
+{
+    return name && g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL);
+}
+
+
+/* The nearest ancestor of @chk, or itself, that stays. */
 static virDomainMomentObj *
-ferryCheckpointSurvivor(ferryCheckpoint *data,
-                        virDomainObj *vm,
+ferryCheckpointSurvivor(virDomainObj *vm,
+                        GPtrArray *names,
                         virDomainMomentObj *chk)
 {
-    while (chk && ferryCheckpointIsListed(data, chk->def->name))
+    while (chk && ferryCheckpointIsListed(names, chk->def->name))
         chk = chk->def->parent_name ? virDomainCheckpointFindByName(vm->checkpoints,
                                                                     chk->def->parent_name) : NULL;
     return chk;
@@ -206,7 +208,8 @@ ferryCheckpointSurvivor(ferryCheckpoint *data,
 
 
 typedef struct {
-    ferryOp *op;
+    virDomainObj *vm;
+    GPtrArray *names;
     int rc;
 } ferryCheckpointReparentData;
 
@@ -217,50 +220,66 @@ ferryCheckpointReparent(void *payload,
                         void *opaque)
 {
     virDomainMomentObj *chk = payload;
-    ferryCheckpointReparentData *reparent = opaque;
-    ferryOp *op = reparent->op;
-    ferryCheckpoint *data = op->data;
+    ferryCheckpointReparentData *data = opaque;
     virDomainMomentObj *parent;
 
-    if (ferryCheckpointIsListed(data, chk->def->name) ||
-        !ferryCheckpointIsListed(data, chk->def->parent_name))
+    if (ferryCheckpointIsListed(data->names, chk->def->name) ||
+        !ferryCheckpointIsListed(data->names, chk->def->parent_name))
         return 0;
 
-    parent = ferryCheckpointSurvivor(data, op->vm,
-                                     virDomainCheckpointFindByName(op->vm->checkpoints,
+    parent = ferryCheckpointSurvivor(data->vm, data->names,
+                                     virDomainCheckpointFindByName(data->vm->checkpoints,
                                                                    chk->def->parent_name));
     g_free(chk->def->parent_name);
     chk->def->parent_name = parent ? g_strdup(parent->def->name) : NULL;
 
-    if (ferryCheckpointSave(op->vm, virDomainCheckpointObjGetDef(chk)) < 0)
-        reparent->rc = -1;
+    if (ferryCheckpointSave(data->vm, virDomainCheckpointObjGetDef(chk)) < 0)
+        data->rc = -1;
 
     return 0;
 }
 
 
-/**
- * ferryCheckpointForget:
- *
- * Also called when QEMU is gone. Does again what may have been done.
- */
-int
-ferryCheckpointForget(ferryOp *op)
+/* Children that stay go to the nearest ancestor that does. */
+static int
+ferryCheckpointReparentAll(virDomainObj *vm,
+                           GPtrArray *names)
 {
-    ferryCheckpoint *data = op->data;
-    virDomainObj *vm = op->vm;
-    ferryCheckpointReparentData reparent = { .op = op };
+    ferryCheckpointReparentData data = { .vm = vm, .names = names };
+
+    virDomainCheckpointForEach(vm->checkpoints, ferryCheckpointReparent, &data);
+    return data.rc;
+}
+
+
+/* Removes the file of checkpoint @name, and what is left of one that was being
+ * written when the driver died. */
+static void
+ferryCheckpointUnsave(virDomainObj *vm,
+                      const char *name)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
+    g_autofree char *path = g_strdup_printf("%s/%s/%s.xml", cfg->checkpointDir, vm->def->name, name);
+    g_autofree char *unfinished = g_strdup_printf("%s.new", path);
+
+    if ((unlink(unfinished) < 0 && errno != ENOENT) ||
+        (unlink(path) < 0 && errno != ENOENT))
+        VIR_WARN("cannot remove '%s': %s", path, g_strerror(errno));
+}
+
+
+/* Takes checkpoints off the domain's list. */
+static void
+ferryCheckpointDrop(virDomainObj *vm,
+                    GPtrArray *names)
+{
     virDomainMomentObj *current = virDomainCheckpointGetCurrent(vm->checkpoints);
     size_t i;
 
-    virDomainCheckpointForEach(vm->checkpoints, ferryCheckpointReparent, &reparent);
-    if (reparent.rc < 0)
-        return FERRY_STEP_UNKNOWN;
+    virDomainCheckpointSetCurrent(vm->checkpoints, ferryCheckpointSurvivor(vm, names, current));
 
-    virDomainCheckpointSetCurrent(vm->checkpoints, ferryCheckpointSurvivor(data, vm, current));
-
-    for (i = 0; i < data->names->len; i++) {
-        const char *name = g_ptr_array_index(data->names, i);
+    for (i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
         virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
 
         ferryCheckpointUnsave(vm, name);
@@ -271,8 +290,60 @@ ferryCheckpointForget(ferryOp *op)
             virDomainCheckpointObjListRemove(vm->checkpoints, chk);
         }
     }
+}
 
+
+/**
+ * ferryCheckpointRemoveAll:
+ * @names: of checkpoints
+ *
+ * Removes what the driver knows of these checkpoints, in memory and in files.
+ * Does again what may have been done.
+ *
+ * Returns 0, or -1 with an error reported and the checkpoints still there.
+ */
+int
+ferryCheckpointRemoveAll(virDomainObj *vm,
+                         GPtrArray *names)
+{
+    if (ferryCheckpointReparentAll(vm, names) < 0)
+        return -1;
+
+    ferryCheckpointDrop(vm, names);
     return 0;
+}
+
+
+/**
+ * ferryCheckpointRemove:
+ *
+ * Removes what the driver knows of checkpoint @name, if anything: it was not
+ * to be. Reports no error.
+ */
+void
+ferryCheckpointRemove(virDomainObj *vm,
+                      const char *name)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    g_ptr_array_add(names, (char *) name);
+
+    /* a child whose parent is not found is a root to the next driver */
+    if (ferryCheckpointReparentAll(vm, names) < 0)
+        VIR_WARN("children of checkpoint '%s' of domain '%s' name it still: %s",
+                 name, vm->def->name, virGetLastErrorMessage());
+    virResetLastError();
+
+    ferryCheckpointDrop(vm, names);
+}
+
+
+static int
+ferryCheckpointForget(ferryOp *op)
+{
+    ferryCheckpoint *data = op->data;
+
+    return ferryCheckpointRemoveAll(op->vm, data->names) < 0 ? FERRY_STEP_UNKNOWN : 0;
 }
 
 

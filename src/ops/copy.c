@@ -35,8 +35,10 @@ VIR_ENUM_IMPL(ferryCopyGoal,
               "mirror", "pivot", "abort");
 
 /* Data in flight. QEMU's own 16 MiB starve a TCP connection; more than this
- * gains nothing. */
-#define FERRY_COPY_BUF_SIZE (64 * 1024 * 1024)
+ * gains nothing. A local disk is kept busy by less, and the guest waits at the
+ * pivot while QEMU gives the memory back: 6 ms for 64 MiB. */
+#define FERRY_COPY_BUF_NETWORK (64 * 1024 * 1024)
+#define FERRY_COPY_BUF_LOCAL (8 * 1024 * 1024)
 
 /* Creating an image is quick, but a remote one may hang. */
 #define FERRY_COPY_CREATE_MS (5 * 60 * 1000)
@@ -141,7 +143,11 @@ ferryCopyGrant(ferryOp *op)
 {
     ferryCopy *copy = op->data;
 
-    return ferryAccessGrant(op->vm, copy->target);
+    if (ferryAccessGrant(op->vm, copy->target) < 0)
+        return -1;
+
+    copy->granted = true;
+    return 0;
 }
 
 
@@ -150,7 +156,10 @@ ferryCopyRevoke(ferryOp *op)
 {
     ferryCopy *copy = op->data;
 
-    ferryAccessRevoke(op->vm, copy->target);
+    /* what was there before us may have its own rights */
+    if (copy->granted)
+        ferryAccessRevoke(op->vm, copy->target);
+    copy->granted = false;
 }
 
 
@@ -400,6 +409,17 @@ ferryCopyCacheBack(ferryOp *op)
 
 
 /* mirror: go */
+static unsigned long long
+ferryCopyBufSize(ferryCopy *copy)
+{
+    if (copy->bufSize > 0)
+        return copy->bufSize;
+
+    return virStorageSourceIsLocalStorage(copy->target) ? FERRY_COPY_BUF_LOCAL :
+                                                          FERRY_COPY_BUF_NETWORK;
+}
+
+
 static int
 ferryCopyMirror(ferryOp *op)
 {
@@ -416,7 +436,7 @@ ferryCopyMirror(ferryOp *op)
         .synchronous = copy->synchronous,
         .bandwidth = copy->bandwidth,
         .granularity = copy->granularity,
-        .bufSize = copy->bufSize ? copy->bufSize : FERRY_COPY_BUF_SIZE,
+        .bufSize = ferryCopyBufSize(copy),
     };
     int rc = ferryQMPMirror(op->vm, jobname, &params);
 

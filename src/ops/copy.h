@@ -35,6 +35,7 @@ struct _ferryCopy {
     bool keep;                /* aborted when ready: the copy is worth keeping */
     bool sourceDirect;        /* the source bypasses the page cache for the copy */
 
+    bool granted;             /* QEMU may open the target */
     bool ready;               /* clients were told */
     bool synchronous;
     unsigned long long bandwidth;

@@ -151,6 +151,7 @@ ferryCopyRejoin(ferryOp *op,
         copy->old = virObjectRef(disk->src);
     }
 
+    copy->granted = ferryPlanReached(op, &ferryCopyStartPlan, "access");
     copy->ready = disk->mirrorState != VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
 }
 
