@@ -103,7 +103,7 @@ ferryExportAddressCheck(virDomainObj *vm,
 
     if (!S_ISSOCK(st.st_mode) || ferryExportSocketAlive(address->socket)) {
         virReportError(VIR_ERR_INVALID_ARG,
-                       _("socket '%s' for the backup of domain '%s' is in use; name another one"),
+                       _("socket '%s' for domain '%s' is in use; name another one"),
                        address->socket, vm->def->name);
         return -1;
     }
@@ -446,18 +446,19 @@ ferryExportSocketRemove(virStorageNetHostDef *address)
  * ferryExportAdd:
  * @bitmap: bitmap of @src to show, or NULL
  *
- * Exports @src, read-only.
+ * Exports @src, read-only unless @writable.
  */
 int
 ferryExportAdd(virDomainObj *vm,
                virStorageSource *src,
                const char *name,
+               bool writable,
                const char *bitmap)
 {
     int rc;
 
     qemuDomainObjEnterMonitor(vm);
-    rc = qemuBlockExportAddNBD(vm, src, name, false, bitmap);
+    rc = qemuBlockExportAddNBD(vm, src, name, writable, bitmap);
     qemuDomainObjExitMonitor(vm);
 
     return rc;

@@ -32,6 +32,7 @@ void ferryExportSocketRemove(virStorageNetHostDef *address);
 int ferryExportAdd(virDomainObj *vm,
                    virStorageSource *src,
                    const char *name,
+                   bool writable,
                    const char *bitmap);
 int ferryExportTLSAdd(virDomainObj *vm,
                       const char *base,

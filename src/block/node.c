@@ -61,6 +61,47 @@ ferryNodeAddStorage(virDomainObj *vm,
 
 
 /**
+ * ferryNodeAddNBD:
+ * @reconnect: seconds for which requests wait when the server is away
+ *
+ * Adds the storage node of @src, a remote export. Domain locked, job held.
+ * Returns 0, or -1 with an error reported and nothing added.
+ */
+int
+ferryNodeAddNBD(virDomainObj *vm,
+                virStorageSource *src,
+                unsigned int reconnect)
+{
+    g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
+
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, false)) ||
+        virJSONValueObjectAppendNumberUint(data->storageProps, "reconnect-delay", reconnect) < 0)
+        return -1;
+
+    g_clear_pointer(&data->formatProps, virJSONValueFree);
+
+    return ferryNodeApply(vm, data);
+}
+
+
+/**
+ * ferryNodeRemoveStorage:
+ *
+ * Removes the storage node of @src, if it exists and is all there is of it.
+ * Reports no error.
+ */
+void
+ferryNodeRemoveStorage(virDomainObj *vm,
+                       virStorageSource *src)
+{
+    qemuDomainObjEnterMonitor(vm);
+    ignore_value(qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), src->nodestorage));
+    qemuDomainObjExitMonitor(vm);
+    virResetLastError();
+}
+
+
+/**
  * ferryNodeAddFormat:
  * @backing: image whose nodes are used as backing file; NULL for what the
  *           image itself says, a terminator for none

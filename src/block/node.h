@@ -11,6 +11,11 @@
 
 int ferryNodeAddStorage(virDomainObj *vm,
                         virStorageSource *src);
+int ferryNodeAddNBD(virDomainObj *vm,
+                    virStorageSource *src,
+                    unsigned int reconnect);
+void ferryNodeRemoveStorage(virDomainObj *vm,
+                            virStorageSource *src);
 int ferryNodeAddFormat(virDomainObj *vm,
                        virStorageSource *src,
                        virStorageSource *backing);

@@ -79,9 +79,9 @@ ferryQMP(virDomainObj *vm,
 /**
  * ferryQMPMirror:
  *
- * Starts a mirror job that waits for job-finalize before it switches over and
- * for job-dismiss before it is forgotten: between the two calls we can write
- * down what is about to happen, and afterwards learn what did.
+ * Starts a mirror job that waits for job-dismiss before it is forgotten, so that
+ * we learn how it ended; and, if it is to be decisive, for job-finalize before
+ * it switches over, so that we can write down what is about to happen.
  */
 int
 ferryQMPMirror(virDomainObj *vm,
@@ -100,7 +100,7 @@ ferryQMPMirror(virDomainObj *vm,
                               "P:speed", params->bandwidth,
                               "P:granularity", params->granularity,
                               "P:buf-size", params->bufSize,
-                              "b:auto-finalize", false,
+                              "b:auto-finalize", !params->decisive,
                               "b:auto-dismiss", false,
                               NULL) < 0)
         return -1;

@@ -19,6 +19,7 @@ struct _ferryMirrorParams {
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
     unsigned long long granularity; /* bytes, 0: QEMU chooses */
     unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
+    bool decisive;                /* its end waits for job-finalize */
 };
 
 typedef struct _ferryBackupParams ferryBackupParams;

@@ -225,7 +225,7 @@ ferryWorkRun(void *jobdata,
 
     virObjectLock(vm);
 
-    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) == 0) {
+    if (virDomainObjBeginJob(vm, work->op->klass->job) == 0) {
         if (!work->op->over && !work->op->driven && virDomainObjIsActive(vm)) {
             ferryOpDrive(work->op);
             work->op->klass->jobChanged(work->op);

@@ -47,6 +47,13 @@ int ferryJobWait(ferryOp *op,
                  unsigned int states,
                  unsigned int timeout,
                  ferryJobInfo *info);
+typedef bool (*ferryJobsDone)(GPtrArray *jobs,
+                              void *opaque);
+GPtrArray *ferryJobWaitUntil(ferryOp *op,
+                             const char *what,
+                             unsigned int timeout,
+                             ferryJobsDone done,
+                             void *opaque);
 int ferryJobWaitAll(ferryOp *op,
                     const char *what,
                     unsigned int timeout,

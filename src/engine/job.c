@@ -175,7 +175,7 @@ ferryOpResume(ferryOp *op)
 {
     /* Without the job nothing may go on. Whoever holds it does so for a
      * bounded time, hence so do we. */
-    while (!op->holdJob && virDomainObjBeginJob(op->vm, VIR_JOB_MODIFY) < 0)
+    while (!op->holdJob && virDomainObjBeginJob(op->vm, op->klass->job) < 0)
         VIR_WARN("still waiting for the job of domain '%s': %s",
                  op->vm->def->name, virGetLastErrorMessage());
 }
@@ -213,7 +213,7 @@ ferryJobCheckAlive(ferryOp *op,
                    const char *what)
 {
     if (!op->over && virDomainObjIsActive(op->vm) && !QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed)
-        return 0;
+        return op->klass->mayWait && !op->undoing ? op->klass->mayWait(op) : 0;
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("domain stopped while waiting for job '%s'"), what);
@@ -223,8 +223,9 @@ ferryJobCheckAlive(ferryOp *op,
 
 static bool
 ferryJobAllIn(GPtrArray *jobs,
-              unsigned int states)
+              void *opaque)
 {
+    unsigned int states = *(unsigned int *) opaque;
     size_t i;
 
     for (i = 0; i < jobs->len; i++) {
@@ -238,14 +239,15 @@ ferryJobAllIn(GPtrArray *jobs,
 }
 
 
-/* Waits until all jobs of that name, or those whose names begin so, are in one
- * of @states, and returns them: none, if QEMU knows none. */
+/* Waits until @done is true of all jobs of that name, or those whose names begin
+ * so, and returns them: none, if QEMU knows none. */
 static GPtrArray *
 ferryJobAwait(ferryOp *op,
               const char *name,
               bool exact,
-              unsigned int states,
-              unsigned int timeout)
+              unsigned int timeout,
+              ferryJobsDone done,
+              void *opaque)
 {
     unsigned long long deadline = ULLONG_MAX;
 
@@ -263,7 +265,7 @@ ferryJobAwait(ferryOp *op,
         if (ferryJobCheckAlive(op, name) < 0 || !(jobs = ferryJobFind(op, name, exact)))
             return NULL;
 
-        if (ferryJobAllIn(jobs, states))
+        if (done(jobs, opaque))
             return g_steal_pointer(&jobs);
 
         if (virTimeMillisNow(&now) < 0)
@@ -303,13 +305,36 @@ ferryJobWait(ferryOp *op,
              unsigned int timeout,
              ferryJobInfo *info)
 {
-    g_autoptr(GPtrArray) jobs = ferryJobAwait(op, jobname, true, states, timeout);
+    g_autoptr(GPtrArray) jobs = ferryJobAwait(op, jobname, true, timeout, ferryJobAllIn, &states);
 
     if (!jobs)
         return -1;
 
     ferryJobInfoFill(info, jobs);
     return 0;
+}
+
+
+/**
+ * ferryJobWaitUntil:
+ * @what: begin of the names, as for ferryJobName()
+ * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
+ * @done: tells whether the jobs, an array of qemuMonitorJobInfo, are as wanted
+ *
+ * Waits as ferryJobWait() does; looks at the jobs once a second at least.
+ *
+ * Returns the jobs, or NULL with an error reported.
+ */
+GPtrArray *
+ferryJobWaitUntil(ferryOp *op,
+                  const char *what,
+                  unsigned int timeout,
+                  ferryJobsDone done,
+                  void *opaque)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+
+    return ferryJobAwait(op, prefix, false, timeout, done, opaque);
 }
 
 
@@ -333,7 +358,8 @@ ferryJobWaitAll(ferryOp *op,
                 char **error)
 {
     g_autofree char *prefix = ferryJobName(op, what);
-    g_autoptr(GPtrArray) jobs = ferryJobAwait(op, prefix, false, FERRY_JOB_STATE(CONCLUDED), timeout);
+    unsigned int states = FERRY_JOB_STATE(CONCLUDED);
+    g_autoptr(GPtrArray) jobs = ferryJobAwait(op, prefix, false, timeout, ferryJobAllIn, &states);
     size_t i;
 
     if (!jobs)

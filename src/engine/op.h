@@ -31,7 +31,7 @@ typedef struct _ferryStep ferryStep;
 struct _ferryStep {
     const char *name; /* stable: written to the journal */
 
-    /* Called with the domain locked and its modify job held. Both may be let
+    /* Called with the domain locked and its job held. Both may be let
      * go of while waiting (ferryJobWait): look at op->over afterwards. */
     int (*run)(ferryOp *op);
 
@@ -59,6 +59,9 @@ struct _ferryOpClass {
     const char *name;              /* stable: written to the journal */
     const ferryPlan *const *plans; /* ends with NULL; at most FERRY_PLANS_MAX */
 
+    /* The domain's job under which operations of this class work. */
+    virDomainJob job;
+
     /* What undo and recovery need, as children of the journal's element. */
     int (*format)(ferryOp *op, virBuffer *buf);
     void *(*parse)(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
@@ -71,8 +74,12 @@ struct _ferryOpClass {
      * in everybody's way. */
     bool (*jobMatters)(ferryOp *op, int status);
 
+    /* May a thread go on waiting? Returns 0, or -1 with an error reported.
+     * Domain locked. NULL: as long as QEMU lives. */
+    int (*mayWait)(ferryOp *op);
+
     /* A job of the operation changed its state and nobody waits for it.
-     * Domain locked, modify job held, QEMU runs. */
+     * Domain locked, job held, QEMU runs. */
     void (*jobChanged)(ferryOp *op);
 
     /* The driver came back and QEMU still runs. Domain locked, job held by
@@ -96,6 +103,7 @@ struct _ferryOp {
 
     bool over;            /* ended: nothing may be done with it any more */
     bool holdJob;         /* waiting must not let go of the domain's job */
+    bool undoing;         /* a thread takes it back: nothing may stop that */
     bool driven;          /* a thread is carrying it on: events only wake it up */
     unsigned int events;  /* counts job events, so that none is missed */
 };

@@ -231,15 +231,22 @@ ferryPlanUndo(ferryOp *op,
               const ferryPlan *plan)
 {
     size_t *progress = ferryPlanProgress(op, plan);
+    int rc = 0;
 
-    while (*progress > 0 && !op->over) {
+    op->undoing = true;
+
+    while (*progress > 0 && !op->over && rc == 0) {
         ferryStepUndo(op, plan, &plan->steps[*progress - 1]);
 
         if (!op->over && !ferryJobQEMUReachable(op))
-            return -1;
-
-        (*progress)--;
+            rc = -1;
+        else
+            (*progress)--;
     }
+
+    op->undoing = false;
+    if (rc < 0)
+        return -1;
 
     if (!op->over && ferryJournalWrite(op->vm, false) < 0)
         VIR_WARN("journal of domain '%s' not updated after undo: %s",

@@ -489,6 +489,7 @@ void
 ferryApiInstall(virHypervisorDriver *table)
 {
     stock = *table;
+    ferryApiInstallMigration(table);
 
     table->domainBlockCopy = ferryDomainBlockCopy; /* 1.2.9 */
     table->domainBlockRebase = ferryDomainBlockRebase; /* 0.9.10 */

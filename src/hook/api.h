@@ -10,3 +10,4 @@
 #include "driver.h"
 
 void ferryApiInstall(virHypervisorDriver *table);
+void ferryApiInstallMigration(virHypervisorDriver *table);

@@ -18,8 +18,10 @@
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "ops/migration.h"
 #include "ops/quiesce.h"
 #include "qemu/qemu_blockjob.h"
+#include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
 #include "qemu/qemu_process.h"
 #include "virerror.h"
@@ -42,6 +44,15 @@ FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceD
 FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
 FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
 FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
+FERRY_SEAM(int, qemuProcessPrepareHost, virQEMUDriver *driver, virDomainObj *vm,
+           unsigned int flags);
+FERRY_SEAM(int, qemuMigrationParamsApply, virDomainObj *vm, int asyncJob,
+           qemuMigrationParams *migParams, unsigned int apiFlags);
+FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
+           qemuMigrationParams *origParams, unsigned int apiFlags);
+FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
+FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
+           virDomainJobData *data);
 
 /* All operations there are. Not static: the tests walk their plans. */
 extern const ferryOpClass *const ferryClasses[];
@@ -50,6 +61,8 @@ const ferryOpClass *const ferryClasses[] = {
     &ferryBackupClass,
     &ferryCheckpointClass,
     &ferryThawClass,
+    &ferryMigrationClass,
+    &ferryIncomingClass,
     NULL,
 };
 
@@ -191,4 +204,75 @@ __wrap_qemuBackupGetJobInfoStats(virDomainObj *vm,
     ferryOp *op = ferryBackupFind(vm);
 
     return op ? ferryBackupStats(op, data) : __real_qemuBackupGetJobInfoStats(vm, data);
+}
+
+
+/* A QEMU is about to be started. One that waits for a migration needs the
+ * images of its disks by now. */
+int
+__wrap_qemuProcessPrepareHost(virQEMUDriver *driver,
+                              virDomainObj *vm,
+                              unsigned int flags)
+{
+    if (ferryIncomingCreateImages(vm) < 0)
+        return -1;
+
+    return __real_qemuProcessPrepareHost(driver, vm, flags);
+}
+
+
+/* Where the stock driver does its own storage migration: QEMU knows the
+ * credentials and what it is to do, and has not begun. */
+int
+__wrap_qemuMigrationParamsApply(virDomainObj *vm,
+                                int asyncJob,
+                                qemuMigrationParams *migParams,
+                                unsigned int apiFlags)
+{
+    if (__real_qemuMigrationParamsApply(vm, asyncJob, migParams, apiFlags) < 0)
+        return -1;
+
+    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_OUT)
+        return ferryMigrationCopyStorage(vm, migParams);
+
+    return asyncJob == VIR_ASYNC_JOB_MIGRATION_IN ? ferryIncomingServe(vm) : 0;
+}
+
+
+/* The perform phase failed and is about to give the domain's job back. */
+void
+__wrap_qemuMigrationParamsReset(virDomainObj *vm,
+                                int asyncJob,
+                                qemuMigrationParams *origParams,
+                                unsigned int apiFlags)
+{
+    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_OUT)
+        ferryMigrationGiveUp(vm);
+
+    __real_qemuMigrationParamsReset(vm, asyncJob, origParams, apiFlags);
+}
+
+
+/* The perform phase is about to tell QEMU to switch over: the first thing it
+ * says after the guest was paused. */
+int
+__wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
+                                      virDomainAsyncJob asyncJob)
+{
+    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_OUT && ferryMigrationSwitchOver(vm) < 0)
+        return -1;
+
+    return __real_qemuDomainObjEnterMonitorAsync(vm, asyncJob);
+}
+
+
+/* Statistics of the domain's job, which is a migration. */
+int
+__wrap_qemuMigrationSrcFetchMirrorStats(virDomainObj *vm,
+                                        virDomainAsyncJob asyncJob,
+                                        virDomainJobData *data)
+{
+    int rc = ferryMigrationStats(vm, data);
+
+    return rc == 0 ? __real_qemuMigrationSrcFetchMirrorStats(vm, asyncJob, data) : MIN(rc, 0);
 }

@@ -468,7 +468,8 @@ ferryBackupExport(ferryOp *op)
     for (i = 0; ferryBackupIsPull(backup) && i < backup->ndisks; i++) {
         virDomainBackupDiskDef *def = backup->disks[i].def;
 
-        if (ferryExportAdd(op->vm, def->store, def->exportname, backup->disks[i].bitmap) < 0)
+        if (ferryExportAdd(op->vm, def->store, def->exportname, false,
+                           backup->disks[i].bitmap) < 0)
             return -1;
     }
 
@@ -539,6 +540,7 @@ static const ferryPlan *const ferryBackupPlans[] = {
 
 const ferryOpClass ferryBackupClass = {
     .name = "backup",
+    .job = VIR_JOB_MODIFY,
     .plans = ferryBackupPlans,
     .format = ferryBackupFormat,
     .parse = ferryBackupParse,

@@ -269,6 +269,7 @@ static const ferryPlan *const ferryCheckpointPlans[] = {
 
 const ferryOpClass ferryCheckpointClass = {
     .name = "checkpoint",
+    .job = VIR_JOB_MODIFY,
     .plans = ferryCheckpointPlans,
     .format = ferryCheckpointFormat,
     .parse = ferryCheckpointParse,

@@ -437,6 +437,7 @@ ferryCopyMirror(ferryOp *op)
         .bandwidth = copy->bandwidth,
         .granularity = copy->granularity,
         .bufSize = ferryCopyBufSize(copy),
+        .decisive = true,
     };
     int rc = ferryQMPMirror(op->vm, jobname, &params);
 
@@ -481,6 +482,7 @@ static const ferryPlan *const ferryCopyPlans[] = {
 
 const ferryOpClass ferryCopyClass = {
     .name = "copy",
+    .job = VIR_JOB_MODIFY,
     .plans = ferryCopyPlans,
     .format = ferryCopyFormat,
     .parse = ferryCopyParse,

@@ -221,6 +221,7 @@ static const ferryPlan *const ferryThawPlans[] = { NULL };
 
 const ferryOpClass ferryThawClass = {
     .name = "thaw",
+    .job = VIR_JOB_MODIFY,
     .plans = ferryThawPlans,
     .format = ferryThawFormat,
     .parse = ferryThawParse,

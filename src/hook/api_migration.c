@@ -1,0 +1,348 @@
+/*
+ * api_migration.c: our entries of the QEMU driver's API table: migration
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Each phase of a migration with storage is the stock driver's, called without
+ * the flags that ask for storage; what they ask for is done by us within that
+ * call (see seams.c) and around it. The access driver is asked by the stock
+ * entry.
+ */
+
+#include <config.h>
+
+#include "datatypes.h"
+#include "hook/api.h"
+#include "ops/migration.h"
+#include "qemu/qemu_migration.h"
+#include "viraccessapicheck.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virtypedparam.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.api");
+
+/* What the stock driver is not told of. */
+#define FERRY_STOCK_FLAGS(flags) \
+    ((flags) & ~(FERRY_MIGRATION_STORAGE | VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES))
+
+static virHypervisorDriver stock;
+
+
+static char *
+ferryDomainMigrateBegin3Params(virDomainPtr dom,
+                               virTypedParameterPtr params,
+                               int nparams,
+                               char **cookieout,
+                               int *cookieoutlen,
+                               unsigned int flags)
+{
+    char *xml = stock.domainMigrateBegin3Params(dom, params, nparams, cookieout, cookieoutlen,
+                                                flags);
+    virDomainObj *vm;
+
+    if (!xml || !ferryMigrationIsOurs(flags) || !(vm = qemuDomainObjFromDomain(dom)))
+        return xml;
+
+    /* a destination that is not told chooses for itself */
+    if (virDomainObjBeginJob(vm, ferryMigrationClass.job) < 0) {
+        virResetLastError();
+    } else {
+        if (virDomainObjIsActive(vm) &&
+            ferryMigrationCookieOffer(vm, cookieout, cookieoutlen) < 0)
+            virResetLastError();
+        virDomainObjEndJob(vm);
+    }
+
+    virDomainObjEndAPI(&vm);
+    return xml;
+}
+
+
+static int
+ferryDomainMigratePrepare3Params(virConnectPtr dconn,
+                                 virTypedParameterPtr params,
+                                 int nparams,
+                                 const char *cookiein,
+                                 int cookieinlen,
+                                 char **cookieout,
+                                 int *cookieoutlen,
+                                 char **uri_out,
+                                 unsigned int flags)
+{
+    g_auto(ferryMigrationRequest) req = { 0 };
+    g_autofree char *cookie = NULL;
+    bool bitmaps = false;
+    unsigned int port = 0;
+    int rc;
+
+    if (ferryMigrationIsOurs(flags) && cookieinlen > 0 &&
+        (ferryMigrationRequestParse(&req, params, nparams, flags) < 0 ||
+         ferryMigrationRequestListen(&req, params, nparams) < 0 ||
+         ferryMigrationCookieRead(cookiein, cookieinlen, &req, &bitmaps) < 0))
+        return -1;
+
+    /* The stock driver carries bitmaps along with the memory, which has to be
+     * arranged before we could do anything about it. */
+    if (!req.disks || bitmaps)
+        return stock.domainMigratePrepare3Params(dconn, params, nparams, cookiein, cookieinlen,
+                                                 cookieout, cookieoutlen, uri_out, flags);
+
+    if (!(cookie = ferryMigrationCookieWithout(cookiein, cookieinlen)))
+        return -1;
+
+    ferryIncomingPrepareBegin(&req);
+    rc = stock.domainMigratePrepare3Params(dconn, params, nparams, cookie, strlen(cookie) + 1,
+                                           cookieout, cookieoutlen, uri_out,
+                                           FERRY_STOCK_FLAGS(flags));
+    ferryIncomingPrepareEnd(&port);
+
+    return rc < 0 ? -1 : ferryMigrationCookieAnswer(cookieout, cookieoutlen, port);
+}
+
+
+/* The client talks to us alone, and we to the destination: as a client of both
+ * would. */
+static int
+ferryApiMigratePeer(virDomainPtr dom,
+                    const char *dconnuri,
+                    virTypedParameterPtr params,
+                    int nparams,
+                    unsigned int flags)
+{
+    virQEMUDriver *driver = dom->conn->privateData;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    g_autoptr(virConnect) dconn = NULL;
+    virDomainPtr ddom;
+    virDomainObj *vm;
+    int allowed;
+
+    if (!(vm = qemuDomainObjFromDomain(dom)))
+        return -1;
+    allowed = virDomainMigratePerform3ParamsEnsureACL(dom->conn, vm->def);
+    virDomainObjEndAPI(&vm);
+
+    if (allowed < 0)
+        return -1;
+
+    if (!(dconn = virConnectOpen(dconnuri))) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("Failed to connect to remote libvirt URI %s: %s"),
+                       dconnuri, virGetLastErrorMessage());
+        return -1;
+    }
+
+    if (virConnectSetKeepAlive(dconn, cfg->keepAliveInterval, cfg->keepAliveCount) < 0)
+        return -1;
+
+    if (!(ddom = virDomainMigrate3(dom, dconn, params, nparams, flags & ~VIR_MIGRATE_PEER2PEER)))
+        return -1;
+
+    virDomainFree(ddom);
+    return 0;
+}
+
+
+/* Is there a disk to migrate? */
+static int
+ferryApiWantsStorage(virDomainPtr dom,
+                     const ferryMigrationRequest *req)
+{
+    virDomainObj *vm = qemuDomainObjFromDomain(dom);
+    int wanted;
+
+    if (!vm)
+        return -1;
+
+    wanted = ferryMigrationWantsAny(req, vm->def);
+    virDomainObjEndAPI(&vm);
+
+    return wanted;
+}
+
+
+static int
+ferryDomainMigratePerform3Params(virDomainPtr dom,
+                                 const char *dconnuri,
+                                 virTypedParameterPtr params,
+                                 int nparams,
+                                 const char *cookiein,
+                                 int cookieinlen,
+                                 char **cookieout,
+                                 int *cookieoutlen,
+                                 unsigned int flags)
+{
+    g_auto(ferryMigrationRequest) req = { 0 };
+    int wanted = 0;
+    int rc;
+
+    if (ferryMigrationIsOurs(flags)) {
+        if (virTypedParamsValidate(params, nparams, QEMU_MIGRATION_PARAMETERS) < 0)
+            return -1;
+
+        if (flags & VIR_MIGRATE_PEER2PEER)
+            return ferryApiMigratePeer(dom, dconnuri, params, nparams, flags);
+
+        if (ferryMigrationRequestParse(&req, params, nparams, flags) < 0 ||
+            ferryMigrationRequestTo(&req, params, nparams) < 0 ||
+            (wanted = ferryApiWantsStorage(dom, &req)) < 0)
+            return -1;
+    }
+
+    if (!wanted)
+        return stock.domainMigratePerform3Params(dom, dconnuri, params, nparams,
+                                                 cookiein, cookieinlen,
+                                                 cookieout, cookieoutlen, flags);
+
+    if (ferryMigrationCookieRead(cookiein, cookieinlen, &req, NULL) < 0)
+        return -1;
+
+    if (!req.disks) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("the destination of domain '%s' does not take disks over NBD"), dom->name);
+        return -1;
+    }
+
+    ferryMigrationPerformBegin(&req);
+    rc = stock.domainMigratePerform3Params(dom, dconnuri, params, nparams, cookiein, cookieinlen,
+                                           cookieout, cookieoutlen, FERRY_STOCK_FLAGS(flags));
+    rc = ferryMigrationPerformEnd(rc);
+
+    /* a stock destination stops its server only when it is told of one */
+    if (rc == 0 && ferryMigrationCookieAnswer(cookieout, cookieoutlen, 0) < 0)
+        virResetLastError();
+
+    return rc;
+}
+
+
+/* The migration of storage that ends with the finish phase of domain @name, or
+ * NULL. Closed when the guest is to go on here: *cancelled tells if it cannot. */
+static ferryOp *
+ferryApiCloseIncoming(virConnectPtr dconn,
+                      const char *name,
+                      int *cancelled)
+{
+    virQEMUDriver *driver = dconn->privateData;
+    virDomainObj *vm = virDomainObjListFindByName(driver->domains, name);
+    ferryOp *op;
+
+    if (!vm)
+        return NULL;
+
+    if ((op = ferryIncomingFind(vm)))
+        ferryOpRef(op);
+
+    if (op && *cancelled == 0 && virDomainMigrateFinish3ParamsEnsureACL(dconn, vm->def) == 0) {
+        *cancelled = 1;
+        if (virDomainObjBeginJob(vm, ferryIncomingClass.job) == 0) {
+            if (!op->over && ferryIncomingClose(op) == 0)
+                *cancelled = 0;
+            virDomainObjEndJob(vm);
+        }
+    }
+
+    virDomainObjEndAPI(&vm);
+    return op;
+}
+
+
+static virDomainPtr
+ferryDomainMigrateFinish3Params(virConnectPtr dconn,
+                                virTypedParameterPtr params,
+                                int nparams,
+                                const char *cookiein,
+                                int cookieinlen,
+                                char **cookieout,
+                                int *cookieoutlen,
+                                unsigned int flags,
+                                int cancelled)
+{
+    g_autoptr(ferryOp) op = NULL;
+    g_autofree char *cookie = NULL;
+    int cookielen = cookieinlen;
+    const char *name = NULL;
+    virErrorPtr err = NULL;
+    virDomainPtr dom;
+    int failed = cancelled;
+
+    if (!ferryMigrationIsOurs(flags) ||
+        virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_DEST_NAME, &name) < 0 ||
+        !name || !(op = ferryApiCloseIncoming(dconn, name, &failed)))
+        return stock.domainMigrateFinish3Params(dconn, params, nparams, cookiein, cookieinlen,
+                                                cookieout, cookieoutlen, flags, cancelled);
+
+    /* why we cannot go on */
+    if (failed && !cancelled)
+        virErrorPreserveLast(&err);
+
+    if (cookieinlen > 0) {
+        if ((cookie = ferryMigrationCookieWithout(cookiein, cookieinlen)))
+            cookielen = strlen(cookie) + 1;
+        else
+            virResetLastError();
+    }
+
+    dom = stock.domainMigrateFinish3Params(dconn, params, nparams,
+                                           cookie ? cookie : cookiein, cookielen,
+                                           cookieout, cookieoutlen,
+                                           FERRY_STOCK_FLAGS(flags), failed);
+
+    if (err)
+        virErrorRestore(&err);
+
+    if (dom) {
+        virDomainObj *vm = qemuDomainObjFromDomain(dom);
+
+        if (vm && !op->over)
+            ferryIncomingSettle(op, true);
+        virDomainObjEndAPI(&vm);
+    } else if (op->over) {
+        ferryIncomingDiscard(op);
+    }
+
+    return dom;
+}
+
+
+static int
+ferryDomainMigrateSetMaxSpeed(virDomainPtr dom,
+                              unsigned long bandwidth,
+                              unsigned int flags)
+{
+    virDomainObj *vm;
+    int rc = stock.domainMigrateSetMaxSpeed(dom, bandwidth, flags);
+
+    if (rc < 0 || flags & VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY ||
+        !(vm = qemuDomainObjFromDomain(dom)))
+        return rc;
+
+    if (virDomainObjIsActive(vm) && (rc = virDomainObjBeginJob(vm, ferryMigrationClass.job)) == 0) {
+        rc = ferryMigrationSetSpeed(vm, (unsigned long long) bandwidth << 20);
+        virDomainObjEndJob(vm);
+    }
+
+    virDomainObjEndAPI(&vm);
+    return rc;
+}
+
+
+/**
+ * ferryApiInstallMigration:
+ *
+ * ferryApiInstall() for the entries above.
+ */
+void
+ferryApiInstallMigration(virHypervisorDriver *table)
+{
+    stock = *table;
+
+    table->domainMigrateBegin3Params = ferryDomainMigrateBegin3Params; /* 1.1.0 */
+    table->domainMigratePrepare3Params = ferryDomainMigratePrepare3Params; /* 1.1.0 */
+    table->domainMigratePerform3Params = ferryDomainMigratePerform3Params; /* 1.1.0 */
+    table->domainMigrateFinish3Params = ferryDomainMigrateFinish3Params; /* 1.1.0 */
+    table->domainMigrateSetMaxSpeed = ferryDomainMigrateSetMaxSpeed; /* 0.9.0 */
+}

@@ -1,0 +1,137 @@
+/*
+ * migration.h: storage migration over NBD
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "block/export.h"
+#include "block/image.h"
+#include "engine/engine.h"
+#include "qemu/qemu_migration_params.h"
+
+/* What a client of one of the phases asks for. */
+typedef struct _ferryMigrationRequest ferryMigrationRequest;
+struct _ferryMigrationRequest {
+    unsigned int flags;     /* virDomainMigrateFlags */
+    const char **names;     /* targets of the disks that are to move; the strings are borrowed */
+    size_t nnames;          /* 0: all that can */
+    GHashTable *disks;      /* out of the cookie: target -> ferryMigrationOffer */
+    virStorageNetHostDef address; /* of the NBD server */
+};
+
+/* What the source's cookie says of a disk. */
+typedef struct _ferryMigrationOffer ferryMigrationOffer;
+struct _ferryMigrationOffer {
+    unsigned long long capacity;    /* bytes */
+    unsigned long long clusterSize; /* bytes; 0: not known */
+};
+
+/* A disk at the source. The name goes into the journal. */
+typedef struct _ferryMigrationDisk ferryMigrationDisk;
+struct _ferryMigrationDisk {
+    char *dst;                /* its target in the guest: vda */
+    virStorageSource *target; /* what the destination exports */
+};
+
+/* The source's part. */
+typedef struct _ferryMigration ferryMigration;
+struct _ferryMigration {
+    ferryMigrationDisk *disks;
+    size_t ndisks;
+
+    bool shallow;                 /* the backing images are there already */
+    bool synchronous;
+    unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
+    char *error;                  /* why a mirror failed while the memory moved */
+};
+
+extern const ferryOpClass ferryMigrationClass;
+
+/* A disk at the destination. All of it goes into the journal. */
+typedef struct _ferryIncomingDisk ferryIncomingDisk;
+struct _ferryIncomingDisk {
+    char *dst;
+    virStorageSource *image;
+    ferryImageOrigin origin;  /* what was where the image is */
+};
+
+/* The destination's part. */
+typedef struct _ferryIncoming ferryIncoming;
+struct _ferryIncoming {
+    ferryIncomingDisk *disks;
+    size_t ndisks;
+    virStorageNetHostDef address; /* of the NBD server */
+
+    bool ownPort;             /* the port is one of the driver's range */
+    bool serving;             /* the NBD server is ours */
+    char *tlsAlias;
+    ferryExportServer server;
+    const ferryMigrationRequest *req; /* borrowed, while the call runs */
+};
+
+extern const ferryOpClass ferryIncomingClass;
+
+#define FERRY_MIGRATION_STORAGE (VIR_MIGRATE_NON_SHARED_DISK | VIR_MIGRATE_NON_SHARED_INC)
+#define FERRY_MIGRATION_NAME "migration"
+
+/* Under which the stock driver keeps the TLS credentials of a migration. */
+#define FERRY_MIGRATION_TLS_BASE "libvirt_migrate"
+
+/* migration_request.c */
+bool ferryMigrationIsOurs(unsigned int flags);
+int ferryMigrationRequestParse(ferryMigrationRequest *req,
+                               virTypedParameterPtr params,
+                               int nparams,
+                               unsigned int flags);
+int ferryMigrationRequestTo(ferryMigrationRequest *req,
+                            virTypedParameterPtr params,
+                            int nparams);
+int ferryMigrationRequestListen(ferryMigrationRequest *req,
+                                virTypedParameterPtr params,
+                                int nparams);
+void ferryMigrationRequestClear(ferryMigrationRequest *req);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryMigrationRequest, ferryMigrationRequestClear);
+bool ferryMigrationWants(const ferryMigrationRequest *req,
+                         virDomainDiskDef *disk);
+bool ferryMigrationWantsAny(const ferryMigrationRequest *req,
+                            virDomainDef *def);
+
+/* migration_cookie.c */
+int ferryMigrationCookieRead(const char *cookie,
+                             int len,
+                             ferryMigrationRequest *req,
+                             bool *bitmaps);
+int ferryMigrationCookieOffer(virDomainObj *vm,
+                              char **cookie,
+                              int *len);
+char *ferryMigrationCookieWithout(const char *cookie,
+                                  int len);
+int ferryMigrationCookieAnswer(char **cookie,
+                               int *len,
+                               unsigned int port);
+
+/* migration_source.c: called from within the stock driver's perform phase */
+void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
+int ferryMigrationCopyStorage(virDomainObj *vm,
+                              qemuMigrationParams *params);
+int ferryMigrationSwitchOver(virDomainObj *vm);
+void ferryMigrationGiveUp(virDomainObj *vm);
+int ferryMigrationPerformEnd(int rc);
+int ferryMigrationStats(virDomainObj *vm,
+                        virDomainJobData *data);
+int ferryMigrationSetSpeed(virDomainObj *vm,
+                           unsigned long long bandwidth);
+
+/* migration_destination.c: likewise, prepare and finish */
+void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);
+int ferryIncomingCreateImages(virDomainObj *vm);
+int ferryIncomingServe(virDomainObj *vm);
+void ferryIncomingPrepareEnd(unsigned int *port);
+ferryOp *ferryIncomingFind(virDomainObj *vm);
+int ferryIncomingClose(ferryOp *op);
+void ferryIncomingSettle(ferryOp *op,
+                         bool arrived);
+void ferryIncomingDiscard(ferryOp *op);

@@ -1,0 +1,248 @@
+/*
+ * migration_cookie.c: storage migration: our part of the cookie
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The cookie is the stock driver's: a document that each phase hands to the
+ * next, on the other host. Ours has nothing a stock host could not read:
+ *
+ *   source to destination, made by Begin
+ *     <nbd><disk target='vda' capacity='BYTES' clusterSize='BYTES'/></nbd>
+ *   destination to source, made by Prepare
+ *     <nbd port='49153'/>
+ *   source to destination, made by Perform: stop the server
+ *     <nbd/>
+ *
+ * clusterSize is our addition, and optional. It comes from another host, so
+ * none of it is trusted.
+ */
+
+#include <config.h>
+
+#include "ops/migration.h"
+#include "qemu/qemu_block.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* of qcow2 */
+#define FERRY_CLUSTER_SIZE_MIN 512
+#define FERRY_CLUSTER_SIZE_MAX (2 * 1024 * 1024)
+
+
+static xmlDocPtr
+ferryMigrationCookieParse(const char *cookie,
+                          int len,
+                          xmlXPathContextPtr *ctxt)
+{
+    if (len <= 0 || !cookie || cookie[len - 1] != '\0') {
+        virReportError(VIR_ERR_INTERNAL_ERROR, "%s",
+                       _("Migration cookie was not NULL terminated"));
+        return NULL;
+    }
+
+    return virXMLParseStringCtxt(cookie, _("(qemu_migration_cookie)"), ctxt);
+}
+
+
+static int
+ferryMigrationCookieReadDisk(xmlNodePtr node,
+                             GHashTable *disks)
+{
+    g_autofree ferryMigrationOffer *offer = g_new0(ferryMigrationOffer, 1);
+    g_autofree char *target = virXMLPropStringRequired(node, "target");
+
+    if (!target ||
+        virXMLPropULongLong(node, "capacity", 10, VIR_XML_PROP_REQUIRED, &offer->capacity) < 0 ||
+        virXMLPropULongLong(node, "clusterSize", 10, VIR_XML_PROP_NONE, &offer->clusterSize) < 0)
+        return -1;
+
+    if (offer->clusterSize != 0 &&
+        (offer->clusterSize < FERRY_CLUSTER_SIZE_MIN ||
+         offer->clusterSize > FERRY_CLUSTER_SIZE_MAX ||
+         (offer->clusterSize & (offer->clusterSize - 1)) != 0)) {
+        virReportError(VIR_ERR_XML_DETAIL, _("disk '%s' cannot have clusters of %llu bytes"),
+                       target, offer->clusterSize);
+        return -1;
+    }
+
+    g_hash_table_insert(disks, g_steal_pointer(&target), g_steal_pointer(&offer));
+    return 0;
+}
+
+
+/**
+ * ferryMigrationCookieRead:
+ * @req: its disks are set, to NULL when the other host says nothing of NBD; and
+ *       its port, unless it has one
+ * @bitmaps: set when the cookie offers bitmaps of disks; may be NULL
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryMigrationCookieRead(const char *cookie,
+                         int len,
+                         ferryMigrationRequest *req,
+                         bool *bitmaps)
+{
+    g_autoptr(xmlDoc) doc = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    g_autofree xmlNodePtr *nodes = NULL;
+    xmlNodePtr nbd;
+    unsigned int port = 0;
+    int n;
+    int i;
+
+    if (!(doc = ferryMigrationCookieParse(cookie, len, &ctxt)))
+        return -1;
+
+    if (bitmaps)
+        *bitmaps = virXPathNode("./blockDirtyBitmaps/disk/bitmap", ctxt) != NULL;
+
+    if (!(nbd = virXPathNode("./nbd", ctxt)))
+        return 0;
+
+    if (virXMLPropUInt(nbd, "port", 10, VIR_XML_PROP_NONE, &port) < 0 ||
+        (n = virXPathNodeSet("./nbd/disk", ctxt, &nodes)) < 0)
+        return -1;
+
+    if (port > USHRT_MAX) {
+        virReportError(VIR_ERR_XML_DETAIL, _("port %u of the NBD server is out of range"), port);
+        return -1;
+    }
+
+    req->disks = virHashNew(g_free);
+
+    for (i = 0; i < n; i++) {
+        if (ferryMigrationCookieReadDisk(nodes[i], req->disks) < 0)
+            return -1;
+    }
+
+    if (req->address.port == 0)
+        req->address.port = port;
+    return 0;
+}
+
+
+static int
+ferryMigrationCookieStore(xmlDocPtr doc,
+                          char **cookie,
+                          int *len)
+{
+    g_autofree char *text = virXMLNodeToString(doc, xmlDocGetRootElement(doc));
+
+    if (!text)
+        return -1;
+
+    g_free(*cookie);
+    *cookie = g_steal_pointer(&text);
+    *len = strlen(*cookie) + 1;
+    return 0;
+}
+
+
+/**
+ * ferryMigrationCookieOffer:
+ * @vm: domain, locked, with a job
+ *
+ * Adds to the source's cookie what the destination needs to make images like
+ * these. One without storage stays as it is.
+ */
+int
+ferryMigrationCookieOffer(virDomainObj *vm,
+                          char **cookie,
+                          int *len)
+{
+    g_autoptr(xmlDoc) doc = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    g_autoptr(GHashTable) nodes = NULL;
+    g_autofree xmlNodePtr *disks = NULL;
+    int n;
+    int i;
+
+    if (!(doc = ferryMigrationCookieParse(*cookie, *len, &ctxt)) ||
+        (n = virXPathNodeSet("./nbd/disk", ctxt, &disks)) < 0)
+        return -1;
+
+    if (n == 0)
+        return 0;
+
+    if (!(nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE)))
+        return -1;
+
+    for (i = 0; i < n; i++) {
+        g_autofree char *target = virXMLPropString(disks[i], "target");
+        virDomainDiskDef *disk = target ? virDomainDiskByTarget(vm->def, target) : NULL;
+        qemuBlockNamedNodeData *data;
+        g_autofree char *size = NULL;
+
+        if (!disk || disk->src->format != VIR_STORAGE_FILE_QCOW2 ||
+            !(data = virHashLookup(nodes, disk->src->nodeformat)) || data->clusterSize == 0)
+            continue;
+
+        size = g_strdup_printf("%llu", data->clusterSize);
+        xmlNewProp(disks[i], BAD_CAST "clusterSize", BAD_CAST size);
+    }
+
+    return ferryMigrationCookieStore(doc, cookie, len);
+}
+
+
+/**
+ * ferryMigrationCookieWithout:
+ *
+ * Returns @cookie without anything about storage, for a stock function that is
+ * to leave it alone; or NULL with an error reported.
+ */
+char *
+ferryMigrationCookieWithout(const char *cookie,
+                            int len)
+{
+    g_autoptr(xmlDoc) doc = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    xmlNodePtr nbd;
+
+    if (!(doc = ferryMigrationCookieParse(cookie, len, &ctxt)))
+        return NULL;
+
+    if ((nbd = virXPathNode("./nbd", ctxt))) {
+        xmlUnlinkNode(nbd);
+        xmlFreeNode(nbd);
+    }
+
+    return virXMLNodeToString(doc, xmlDocGetRootElement(doc));
+}
+
+
+/**
+ * ferryMigrationCookieAnswer:
+ * @port: of the NBD server; 0: none, or a socket
+ *
+ * Adds to a cookie for the other host that there is NBD storage.
+ */
+int
+ferryMigrationCookieAnswer(char **cookie,
+                           int *len,
+                           unsigned int port)
+{
+    g_autoptr(xmlDoc) doc = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    xmlNodePtr nbd;
+
+    if (!(doc = ferryMigrationCookieParse(*cookie, *len, &ctxt)))
+        return -1;
+
+    if (!(nbd = virXPathNode("./nbd", ctxt)))
+        nbd = xmlNewChild(xmlDocGetRootElement(doc), NULL, BAD_CAST "nbd", NULL);
+
+    if (port > 0) {
+        g_autofree char *text = g_strdup_printf("%u", port);
+
+        xmlSetProp(nbd, BAD_CAST "port", BAD_CAST text);
+    }
+
+    return ferryMigrationCookieStore(doc, cookie, len);
+}

@@ -1,0 +1,620 @@
+/*
+ * migration_destination.c: storage migration: the destination's steps
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Theory of operation
+ *
+ * The stock driver starts a QEMU that waits for the memory. It calls us before
+ * that (images that are missing are created) and after it (they are exported).
+ * A third plan belongs to the finish phase: the exports are closed, and from
+ * then on the images are the guest's: whatever happens, nobody removes them
+ * unless it is certain that the guest did not start here.
+ *
+ * Until then the images that we created go with the QEMU that was to use them,
+ * however it ends, and those that were here before are not touched.
+ */
+
+#include <config.h>
+
+#include "block/source.h"
+#include "ops/migration.h"
+#include "qemu/qemu_alias.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_domainjob.h"
+#include "viralloc.h"
+#include "vircommand.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+#include "virportallocator.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
+
+/* The prepare phase that this thread is in, if any. */
+typedef struct {
+    const ferryMigrationRequest *req;
+    ferryOp *op; /* once there is one: reference */
+} ferryIncomingCall;
+
+static __thread ferryIncomingCall call;
+
+
+static void
+ferryIncomingFree(void *opaque)
+{
+    ferryIncoming *incoming = opaque;
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        g_free(incoming->disks[i].dst);
+        virObjectUnref(incoming->disks[i].image);
+    }
+
+    g_free(incoming->disks);
+    g_free(incoming->tlsAlias);
+    virStorageNetHostDefClear(&incoming->address);
+    g_free(incoming);
+}
+
+
+/* images: those that are missing */
+static int
+ferryIncomingCreateImage(ferryOp *op,
+                         ferryIncomingDisk *disk)
+{
+    ferryIncoming *incoming = op->data;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+    ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
+    virStorageSource *backing = disk->image->backingStore;
+    const char *format = virStorageFileFormatTypeToString(disk->image->format);
+    g_autoptr(virCommand) cmd = NULL;
+    g_autofree char *tool = virFindFileInPath("qemu-img");
+
+    if (!tool) {
+        virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("unable to find qemu-img"));
+        return -1;
+    }
+
+    cmd = virCommandNewArgList(tool, "create", "-q", "-f", format, NULL);
+
+    if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
+        virCommandAddArg(cmd, "-o");
+        virCommandAddArgFormat(cmd, "cluster_size=%llu", offer->clusterSize);
+    }
+
+    if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC &&
+        virStorageSourceIsBacking(backing)) {
+        virCommandAddArgList(cmd, "-b", backing->path, "-F",
+                             virStorageFileFormatTypeToString(backing->format), NULL);
+    }
+
+    virCommandAddArg(cmd, disk->image->path);
+    virCommandAddArgFormat(cmd, "%llu", offer->capacity);
+    virCommandSetUmask(cmd, 0077);
+
+    return virCommandRun(cmd, NULL);
+}
+
+
+static int
+ferryIncomingRunImages(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        if (incoming->disks[i].origin != FERRY_IMAGE_FOREIGN &&
+            ferryIncomingCreateImage(op, &incoming->disks[i]) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static void
+ferryIncomingUndoImages(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+    size_t i;
+
+    /* the domain's user may not be allowed to, and its QEMU is gone */
+    for (i = 0; i < incoming->ndisks; i++)
+        ferryImageRestore(op->driver, NULL, incoming->disks[i].image, incoming->disks[i].origin);
+}
+
+
+static const ferryStep ferryIncomingImagesSteps[] = {
+    { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingUndoImages, .durable = true },
+    { 0 },
+};
+
+static const ferryPlan ferryIncomingImagesPlan = {
+    .name = "images", .steps = ferryIncomingImagesSteps
+};
+
+
+/* server: every image, before anybody gets in */
+static int
+ferryIncomingReservePort(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+    unsigned short port = 0;
+
+    if (incoming->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP)
+        return 0;
+
+    if (incoming->address.port > 0)
+        return virPortAllocatorSetUsed(incoming->address.port);
+
+    if (virPortAllocatorAcquire(op->driver->migrationPorts, &port) < 0)
+        return -1;
+
+    incoming->address.port = port;
+    return 0;
+}
+
+
+static int
+ferryIncomingRunServer(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+    size_t i;
+
+    if (ferryIncomingReservePort(op) < 0)
+        return -1;
+    incoming->ownPort = true;
+
+    if (ferryExportServerStart(op->vm, &incoming->address, incoming->tlsAlias,
+                               &incoming->server) < 0)
+        return -1;
+    incoming->serving = true;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
+        g_autofree char *name = qemuAliasDiskDriveFromDisk(disk);
+
+        if (!name || ferryExportAdd(op->vm, disk->src, name, true, NULL) < 0)
+            return -1;
+    }
+
+    return ferryExportServerPublish(&incoming->address, &incoming->server);
+}
+
+
+static void
+ferryIncomingRelease(ferryIncoming *incoming)
+{
+    ferryExportServerForget(&incoming->server);
+    ferryExportSocketRemove(&incoming->address);
+
+    if (incoming->ownPort && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
+        virPortAllocatorRelease(incoming->address.port);
+    incoming->ownPort = false;
+}
+
+
+static void
+ferryIncomingUnserve(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+
+    if (incoming->serving)
+        ferryExportServerStop(op->vm);
+    incoming->serving = false;
+
+    ferryIncomingRelease(incoming);
+}
+
+
+static const ferryStep ferryIncomingServeSteps[] = {
+    { .name = "server", .run = ferryIncomingRunServer, .undo = ferryIncomingUnserve },
+    { 0 },
+};
+
+static const ferryPlan ferryIncomingServePlan = { .name = "serve", .steps = ferryIncomingServeSteps };
+
+
+/* close, keep: the source has written all there is */
+static int
+ferryIncomingRunClose(ferryOp *op)
+{
+    ferryIncomingUnserve(op);
+    return 0;
+}
+
+
+/* who finds this step in the journal must not remove an image */
+static int
+ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
+{
+    return 0;
+}
+
+
+static const ferryStep ferryIncomingFinishSteps[] = {
+    { .name = "close", .run = ferryIncomingRunClose },
+    { .name = "keep", .run = ferryIncomingKeep, .durable = true },
+    { 0 },
+};
+
+static const ferryPlan ferryIncomingFinishPlan = {
+    .name = "finish", .steps = ferryIncomingFinishSteps
+};
+
+
+static int
+ferryIncomingFormat(ferryOp *op,
+                    virBuffer *buf)
+{
+    ferryIncoming *incoming = op->data;
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        ferryIncomingDisk *disk = &incoming->disks[i];
+        g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+        g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+
+        virBufferEscapeString(&attrs, " name='%s'", disk->dst);
+        virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
+
+        if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, false) < 0)
+            return -1;
+
+        virXMLFormatElement(buf, "image", &attrs, &children);
+    }
+
+    if (incoming->address.socket)
+        virBufferEscapeString(buf, "<socket path='%s'/>\n", incoming->address.socket);
+    return 0;
+}
+
+
+static int
+ferryIncomingParseDisk(xmlNodePtr node,
+                       xmlXPathContextPtr ctxt,
+                       virDomainXMLOption *xmlopt,
+                       ferryIncomingDisk *disk)
+{
+    VIR_XPATH_NODE_AUTORESTORE(ctxt)
+    xmlNodePtr image;
+
+    ctxt->node = node;
+
+    if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
+        virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &disk->origin) < 0)
+        return -1;
+
+    if (!(image = virXPathNode("./disk", ctxt))) {
+        virReportError(VIR_ERR_XML_DETAIL, _("image of disk '%s' is missing"), disk->dst);
+        return -1;
+    }
+
+    return (disk->image = ferrySourceParse(image, xmlopt, false)) ? 0 : -1;
+}
+
+
+static void *
+ferryIncomingParse(virQEMUDriver *driver,
+                   xmlXPathContextPtr ctxt)
+{
+    ferryIncoming *incoming = g_new0(ferryIncoming, 1);
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./image", ctxt, &nodes);
+    int i;
+
+    incoming->server.fd = -1;
+
+    if (n <= 0) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("images are missing"));
+        goto error;
+    }
+
+    incoming->disks = g_new0(ferryIncomingDisk, n);
+
+    for (i = 0; i < n; i++) {
+        incoming->ndisks++;
+        if (ferryIncomingParseDisk(nodes[i], ctxt, driver->xmlopt, &incoming->disks[i]) < 0)
+            goto error;
+    }
+
+    if ((incoming->address.socket = virXPathString("string(./socket/@path)", ctxt)))
+        incoming->address.transport = VIR_STORAGE_NET_HOST_TRANS_UNIX;
+
+    return incoming;
+
+ error:
+    ferryIncomingFree(incoming);
+    return NULL;
+}
+
+
+/* There are no jobs of QEMU at the destination. */
+static bool
+ferryIncomingJobMatters(ferryOp *op G_GNUC_UNUSED,
+                        int status G_GNUC_UNUSED)
+{
+    return false;
+}
+
+
+/* The stock driver ends a QEMU that waits for a migration nobody makes, unless
+ * the guest is on its way or has arrived: then its images stay. */
+static void
+ferryIncomingRecover(ferryOp *op)
+{
+    if (ferryPlanPastReturn(op, &ferryIncomingFinishPlan))
+        ferryOpEnd(op);
+}
+
+
+/* Its QEMU is gone. */
+static void
+ferryIncomingStopped(ferryOp *op)
+{
+    ferryIncomingSettle(op, ferryPlanPastReturn(op, &ferryIncomingFinishPlan));
+}
+
+
+static const ferryPlan *const ferryIncomingPlans[] = {
+    &ferryIncomingImagesPlan,
+    &ferryIncomingServePlan,
+    &ferryIncomingFinishPlan,
+    NULL,
+};
+
+const ferryOpClass ferryIncomingClass = {
+    .name = "incoming",
+    .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
+    .plans = ferryIncomingPlans,
+    .format = ferryIncomingFormat,
+    .parse = ferryIncomingParse,
+    .dataFree = ferryIncomingFree,
+    .jobMatters = ferryIncomingJobMatters,
+    .recover = ferryIncomingRecover,
+    .stopped = ferryIncomingStopped,
+};
+
+
+/**
+ * ferryIncomingSettle:
+ * @arrived: the guest is here, or may be: keep its images
+ *
+ * Ends the operation. Domain locked; its QEMU is gone, or the guest's.
+ */
+void
+ferryIncomingSettle(ferryOp *op,
+                    bool arrived)
+{
+    if (!arrived)
+        ferryIncomingUndoImages(op);
+
+    ferryIncomingRelease(op->data);
+    ferryOpEnd(op);
+}
+
+
+/* Where the guest's own images are, and what is there now. */
+static int
+ferryIncomingInspect(virDomainObj *vm,
+                     const ferryMigrationRequest *req,
+                     ferryIncomingDisk *disk,
+                     virDomainDiskDef *def)
+{
+    disk->dst = g_strdup(def->dst);
+    disk->image = virObjectRef(def->src);
+
+    if (def->src->readonly || virStorageSourceIsEmpty(def->src)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("Cannot migrate empty or read-only disk %s"), def->dst);
+        return -1;
+    }
+
+    if (!ferrySourceIsFile(def->src) || virFileExists(def->src->path))
+        return 0;
+
+    if (!g_hash_table_lookup(req->disks, def->dst)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("image '%s' of disk '%s' of domain '%s' is missing, and the source does "
+                         "not say how large it is to be: create it"),
+                       def->src->path, def->dst, vm->def->name);
+        return -1;
+    }
+
+    if (def->src->encryption) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("image '%s' of disk '%s' of domain '%s' is encrypted: create it"),
+                       def->src->path, def->dst, vm->def->name);
+        return -1;
+    }
+
+    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) &&
+        !virStorageSourceIsBacking(def->src->backingStore)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("image '%s' of disk '%s' of domain '%s' is missing, and its backing "
+                         "image is not known: create it"),
+                       def->src->path, def->dst, vm->def->name);
+        return -1;
+    }
+
+    disk->origin = FERRY_IMAGE_ABSENT;
+    return 0;
+}
+
+
+static ferryIncoming *
+ferryIncomingNew(virDomainObj *vm,
+                 const ferryMigrationRequest *req)
+{
+    ferryIncoming *incoming = g_new0(ferryIncoming, 1);
+    size_t i;
+
+    incoming->req = req;
+    incoming->server.fd = -1;
+    incoming->address.transport = req->address.transport;
+    incoming->address.name = g_strdup(req->address.name);
+    incoming->address.port = req->address.port;
+    incoming->address.socket = g_strdup(req->address.socket);
+    incoming->disks = g_new0(ferryIncomingDisk, vm->def->ndisks);
+
+    if (req->flags & VIR_MIGRATE_TLS)
+        incoming->tlsAlias = qemuAliasTLSObjFromSrcAlias(FERRY_MIGRATION_TLS_BASE);
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        if (!ferryMigrationWants(req, vm->def->disks[i]))
+            continue;
+
+        incoming->ndisks++;
+        if (ferryIncomingInspect(vm, req, &incoming->disks[incoming->ndisks - 1],
+                                 vm->def->disks[i]) < 0) {
+            ferryIncomingFree(incoming);
+            return NULL;
+        }
+    }
+
+    return incoming;
+}
+
+
+/**
+ * ferryIncomingPrepareBegin:
+ *
+ * This thread is about to call the stock driver's prepare phase, without what
+ * asks for storage. Until ferryIncomingPrepareEnd().
+ */
+void
+ferryIncomingPrepareBegin(const ferryMigrationRequest *req)
+{
+    call = (ferryIncomingCall) { .req = req };
+}
+
+
+/**
+ * ferryIncomingCreateImages:
+ * @vm: domain, locked, whose QEMU is about to be started, with an asynchronous
+ *      job that this thread owns
+ *
+ * Returns 0, or -1 with an error reported and nothing created.
+ */
+int
+ferryIncomingCreateImages(virDomainObj *vm)
+{
+    ferryIncoming *incoming;
+    int rc;
+
+    if (!call.req || call.op)
+        return 0;
+
+    if (!(incoming = ferryIncomingNew(vm, call.req)))
+        return -1;
+
+    call.op = ferryOpNew(vm, &ferryIncomingClass, FERRY_MIGRATION_NAME, incoming);
+
+    ferryOpDrive(call.op);
+    if ((rc = ferryPlanRun(call.op, &ferryIncomingImagesPlan)) < 0 && !call.op->over)
+        ferryOpEnd(call.op);
+    ferryOpRelease(call.op);
+
+    return rc;
+}
+
+
+/**
+ * ferryIncomingServe:
+ * @vm: domain, locked, whose QEMU waits for the memory
+ *
+ * Exports the images. Returns 0, or -1 with an error reported; the images go
+ * when the stock driver ends QEMU.
+ */
+int
+ferryIncomingServe(virDomainObj *vm)
+{
+    int rc = -1;
+
+    if (!call.op || call.op->over || call.op->vm != vm)
+        return 0;
+
+    qemuDomainObjReleaseAsyncJob(vm);
+
+    if (virDomainObjBeginJob(vm, ferryIncomingClass.job) == 0) {
+        ferryOpDrive(call.op);
+        rc = ferryPlanRun(call.op, &ferryIncomingServePlan);
+        ferryOpRelease(call.op);
+        virDomainObjEndJob(vm);
+    }
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+    return rc;
+}
+
+
+/**
+ * ferryIncomingPrepareEnd:
+ * @port: set to that of the NBD server, 0 for none
+ */
+void
+ferryIncomingPrepareEnd(unsigned int *port)
+{
+    ferryIncoming *incoming = call.op ? call.op->data : NULL;
+
+    *port = 0;
+    if (incoming && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
+        *port = incoming->address.port;
+
+    if (incoming)
+        incoming->req = NULL;
+    g_clear_pointer(&call.op, ferryOpUnref);
+    call = (ferryIncomingCall) { 0 };
+}
+
+
+/**
+ * ferryIncomingClose:
+ * @vm: domain, locked; the source is done, and the guest is about to start here
+ *
+ * Ends the exports; the images are the guest's from now on.
+ */
+int
+ferryIncomingClose(ferryOp *op)
+{
+    int rc;
+
+    ferryOpDrive(op);
+    rc = ferryPlanRun(op, &ferryIncomingFinishPlan);
+    ferryOpRelease(op);
+
+    return rc;
+}
+
+
+/**
+ * ferryIncomingDiscard:
+ *
+ * The finish phase failed after all, and QEMU is gone: the guest goes on at the
+ * source. Removes the images that were created for it. @op is over.
+ */
+void
+ferryIncomingDiscard(ferryOp *op)
+{
+    ferryIncomingUndoImages(op);
+}
+
+
+/**
+ * ferryIncomingFind:
+ *
+ * Returns the migration of storage to @vm, borrowed, or NULL. @vm is locked.
+ */
+ferryOp *
+ferryIncomingFind(virDomainObj *vm)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+
+    return op && op->klass == &ferryIncomingClass ? op : NULL;
+}

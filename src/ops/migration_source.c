@@ -1,0 +1,831 @@
+/*
+ * migration_source.c: storage migration: the source's steps
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Theory of operation
+ *
+ * The stock driver moves the memory, and calls us at three moments of its
+ * perform phase, all in the thread of that call:
+ *
+ *  - when the migration's parameters are set and nothing has begun: every disk
+ *    is mirrored to what the destination exports, until all mirrors are READY;
+ *  - when the guest is paused and the memory is there: all mirrors are finished
+ *    together and their nodes go, so that nothing but the guest's images is
+ *    left to hand over;
+ *  - when it gives up, before it lets go of the domain's job: everything is
+ *    taken back.
+ *
+ * What the mirrors wrote is a copy: until the destination has started the guest
+ * the source can go on as if nothing had been, which is why there is no point
+ * of no return here.
+ */
+
+#include <config.h>
+
+#include "block/node.h"
+#include "block/qmp.h"
+#include "ops/migration.h"
+#include "qemu/qemu_alias.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_domainjob.h"
+#include "qemu/qemu_migration.h"
+#include "qemu/qemu_monitor.h"
+#include "qemu/qemu_security.h"
+#include "viralloc.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
+
+/* Data in flight over all mirrors. QEMU's own 16 MiB starve a TCP connection. */
+#define FERRY_MIGRATION_BUF_SIZE (64ULL * 1024 * 1024)
+#define FERRY_MIGRATION_BUF_SIZE_MIN (16ULL * 1024 * 1024)
+
+/* How long the network may be away, in seconds. */
+#define FERRY_MIGRATION_RECONNECT 60
+
+/* What the mirrors still have to do while the guest is paused is little, but
+ * the network may be away just then. */
+#define FERRY_MIGRATION_FINISH_MS ((FERRY_MIGRATION_RECONNECT + 30) * 1000)
+
+/* The perform phase that this thread is in, if any. */
+typedef struct {
+    const ferryMigrationRequest *req;
+    ferryOp *op;   /* once the storage is on its way: reference */
+    bool finished; /* whether or not with success */
+} ferryMigrationCall;
+
+static __thread ferryMigrationCall call;
+
+
+static void
+ferryMigrationFree(void *opaque)
+{
+    ferryMigration *migration = opaque;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++) {
+        g_free(migration->disks[i].dst);
+        virObjectUnref(migration->disks[i].target);
+    }
+
+    g_free(migration->disks);
+    g_free(migration->error);
+    g_free(migration);
+}
+
+
+static virDomainDiskDef *
+ferryMigrationDomainDisk(ferryOp *op,
+                         ferryMigrationDisk *disk)
+{
+    return virDomainDiskByTarget(op->vm->def, disk->dst);
+}
+
+
+/* The nodes by which this QEMU knows what the destination exports. */
+static virStorageSource *
+ferryMigrationTargetNew(const char *dst)
+{
+    virStorageSource *target = virStorageSourceNew();
+
+    target->type = VIR_STORAGE_TYPE_NETWORK;
+    target->protocol = VIR_STORAGE_NET_PROTOCOL_NBD;
+    target->format = VIR_STORAGE_FILE_RAW;
+    target->nodestorage = g_strdup_printf("ferry-%s-nbd", dst);
+    target->nodeformat = g_strdup_printf("ferry-%s-nbd-raw", dst);
+
+    return target;
+}
+
+
+/* connect: to the exports */
+static int
+ferryMigrationConnect(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++) {
+        if (ferryNodeAddNBD(op->vm, migration->disks[i].target, FERRY_MIGRATION_RECONNECT) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static void
+ferryMigrationDisconnect(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++)
+        ferryNodeRemoveStorage(op->vm, migration->disks[i].target);
+}
+
+
+/* size: QEMU would notice, disk after disk, and say less */
+static int
+ferryMigrationCheckSizes(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    size_t i;
+
+    if (!nodes)
+        return -1;
+
+    for (i = 0; i < migration->ndisks; i++) {
+        ferryMigrationDisk *disk = &migration->disks[i];
+        const char *name = ferryMigrationDomainDisk(op, disk)->src->nodeformat;
+        qemuBlockNamedNodeData *source = virHashLookup(nodes, name);
+        qemuBlockNamedNodeData *target = virHashLookup(nodes, disk->target->nodestorage);
+
+        if (!source || !target) {
+            virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%s'"),
+                           source ? disk->target->nodestorage : name);
+            return -1;
+        }
+
+        if (source->capacity == target->capacity)
+            continue;
+
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("disk '%s' of domain '%s' has %llu bytes, but its image at the "
+                         "destination has %llu: remove that one, or give it the disk's size"),
+                       disk->dst, op->vm->def->name, source->capacity, target->capacity);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* mirror: all disks */
+static unsigned long long
+ferryMigrationShare(ferryMigration *migration,
+                    unsigned long long bandwidth)
+{
+    return bandwidth > 0 ? MAX(bandwidth / migration->ndisks, 1) : 0;
+}
+
+
+static int
+ferryMigrationMirror(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++) {
+        ferryMigrationDisk *disk = &migration->disks[i];
+        g_autofree char *jobname = ferryJobName(op, disk->dst);
+        const ferryMirrorParams params = {
+            .source = qemuDomainDiskGetTopNodename(ferryMigrationDomainDisk(op, disk)),
+            .target = disk->target->nodestorage,
+            .shallow = migration->shallow,
+            .synchronous = migration->synchronous,
+            .bandwidth = ferryMigrationShare(migration, migration->bandwidth),
+            .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
+                           FERRY_MIGRATION_BUF_SIZE_MIN),
+        };
+
+        if (ferryQMPMirror(op->vm, jobname, &params) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static void
+ferryMigrationUnmirror(ferryOp *op)
+{
+    if (ferryJobKillAll(op, "") < 0)
+        VIR_WARN("mirrors of domain '%s' do not end: %s",
+                 op->vm->def->name, virGetLastErrorMessage());
+}
+
+
+/* ready: source and destination are the same, and stay so */
+static bool
+ferryMigrationJobIsReady(qemuMonitorJobInfo *job)
+{
+    return job->status == QEMU_MONITOR_JOB_STATUS_READY ||
+           job->status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+}
+
+
+static bool
+ferryMigrationJobEnded(qemuMonitorJobInfo *job)
+{
+    return job->status == QEMU_MONITOR_JOB_STATUS_ABORTING ||
+           job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+static void
+ferryMigrationCount(GPtrArray *jobs,
+                    virDomainJobData *data)
+{
+    qemuDomainMirrorStats *stats = &((qemuDomainJobDataPrivate *) data->privateData)->mirrorStats;
+    size_t i;
+
+    memset(stats, 0, sizeof(*stats));
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        stats->transferred += job->progressCurrent;
+        stats->total += job->progressTotal;
+    }
+}
+
+
+/* One that failed ends the wait for the others. */
+static bool
+ferryMigrationAllReady(GPtrArray *jobs,
+                       void *opaque)
+{
+    ferryOp *op = opaque;
+    bool ready = true;
+    size_t i;
+
+    if (op->vm->job->current)
+        ferryMigrationCount(jobs, op->vm->job->current);
+
+    if (jobs->len < ((ferryMigration *) op->data)->ndisks)
+        return true;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryMigrationJobEnded(job))
+            return true;
+        if (!ferryMigrationJobIsReady(job))
+            ready = false;
+    }
+
+    return ready;
+}
+
+
+static void
+ferryMigrationReportFailure(ferryOp *op,
+                            const char *dst,
+                            const char *error)
+{
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("migration of disk '%s' of domain '%s' failed: %s"), dst, op->vm->def->name,
+                   error ? error : _("its mirror ended; see the destination's log"));
+}
+
+
+static int
+ferryMigrationAwaitReady(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationAllReady, op);
+    g_autofree char *prefix = ferryJobName(op, "");
+    size_t i;
+
+    if (!jobs)
+        return -1;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryMigrationJobEnded(job)) {
+            ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
+            return -1;
+        }
+    }
+
+    if (jobs->len < migration->ndisks) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("a mirror of a disk of domain '%s' is gone"), op->vm->def->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static const ferryStep ferryMigrationStorageSteps[] = {
+    { .name = "connect", .run = ferryMigrationConnect, .undo = ferryMigrationDisconnect },
+    { .name = "size", .run = ferryMigrationCheckSizes },
+    { .name = "mirror", .run = ferryMigrationMirror, .undo = ferryMigrationUnmirror },
+    { .name = "ready", .run = ferryMigrationAwaitReady },
+    { 0 },
+};
+
+static const ferryPlan ferryMigrationStoragePlan = {
+    .name = "storage", .steps = ferryMigrationStorageSteps
+};
+
+
+/* finish: the guest is paused: one last look at all disks, together */
+static int
+ferryMigrationFinish(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    g_autofree char *failed = NULL;
+    g_autofree char *error = NULL;
+    size_t i;
+    int rc = 0;
+
+    /* one that was lost by now must not be taken for one that is done */
+    if (ferryMigrationAwaitReady(op) < 0)
+        return -1;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    for (i = 0; i < migration->ndisks && rc == 0; i++) {
+        g_autofree char *jobname = ferryJobName(op, migration->disks[i].dst);
+
+        rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, false);
+    }
+    qemuDomainObjExitMonitor(op->vm);
+
+    if (rc < 0 || ferryJobWaitAll(op, "", FERRY_MIGRATION_FINISH_MS, &failed, &error) < 0)
+        return -1;
+
+    if (error) {
+        ferryMigrationReportFailure(op, failed, error);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* disconnect: QEMU hands over only what is the guest's */
+static int
+ferryMigrationRunDisconnect(ferryOp *op)
+{
+    ferryMigrationDisconnect(op);
+    return 0;
+}
+
+
+static const ferryStep ferryMigrationFinishSteps[] = {
+    { .name = "finish", .run = ferryMigrationFinish },
+    { .name = "disconnect", .run = ferryMigrationRunDisconnect },
+    { 0 },
+};
+
+static const ferryPlan ferryMigrationFinishPlan = {
+    .name = "finish", .steps = ferryMigrationFinishSteps
+};
+
+
+static int
+ferryMigrationFormat(ferryOp *op,
+                     virBuffer *buf)
+{
+    ferryMigration *migration = op->data;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++)
+        virBufferEscapeString(buf, "<disk name='%s'/>\n", migration->disks[i].dst);
+
+    return 0;
+}
+
+
+static void *
+ferryMigrationParse(virQEMUDriver *driver G_GNUC_UNUSED,
+                    xmlXPathContextPtr ctxt)
+{
+    ferryMigration *migration = g_new0(ferryMigration, 1);
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./disk", ctxt, &nodes);
+    int i;
+
+    if (n <= 0) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("disks are missing"));
+        goto error;
+    }
+
+    migration->disks = g_new0(ferryMigrationDisk, n);
+
+    for (i = 0; i < n; i++) {
+        if (!(migration->disks[i].dst = virXMLPropStringRequired(nodes[i], "name")))
+            goto error;
+        migration->disks[i].target = ferryMigrationTargetNew(migration->disks[i].dst);
+        migration->ndisks++;
+    }
+
+    return migration;
+
+ error:
+    ferryMigrationFree(migration);
+    return NULL;
+}
+
+
+/* What the thread that performs the migration waits for. */
+static bool
+ferryMigrationJobMatters(ferryOp *op,
+                         int status)
+{
+    if (op->driven && (status == QEMU_MONITOR_JOB_STATUS_READY ||
+                       status == QEMU_MONITOR_JOB_STATUS_STANDBY))
+        return true;
+
+    return status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+static int
+ferryMigrationMayWait(ferryOp *op)
+{
+    virDomainObj *vm = op->vm;
+
+    if (!vm->job->abortJob)
+        return 0;
+
+    if (vm->job->current)
+        vm->job->current->status = VIR_DOMAIN_JOB_STATUS_CANCELED;
+
+    virReportError(VIR_ERR_OPERATION_ABORTED, _("%s: %s"),
+                   virDomainAsyncJobTypeToString(vm->job->asyncJob), _("canceled by client"));
+    return -1;
+}
+
+
+/* A mirror ended while the memory moves: there is no use in going on. The
+ * thread that waits for the memory takes everything back. */
+static void
+ferryMigrationJobChanged(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    g_autoptr(GPtrArray) jobs = ferryJobList(op, "");
+    g_autofree char *prefix = ferryJobName(op, "");
+    size_t i;
+
+    for (i = 0; jobs && i < jobs->len && !migration->error; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (!ferryMigrationJobEnded(job))
+            continue;
+
+        ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
+        migration->error = g_strdup(virGetLastErrorMessage());
+
+        qemuDomainObjEnterMonitor(op->vm);
+        ignore_value(qemuMonitorMigrateCancel(qemuDomainGetMonitor(op->vm)));
+        qemuDomainObjExitMonitor(op->vm);
+    }
+}
+
+
+/* The call that migrated ended with its driver, and the stock driver cancels
+ * the rest. */
+static void
+ferryMigrationRecover(ferryOp *op)
+{
+    if (ferryPlanUndo(op, &ferryMigrationFinishPlan) == 0 &&
+        ferryPlanUndo(op, &ferryMigrationStoragePlan) == 0)
+        ferryOpEnd(op);
+}
+
+
+static const ferryPlan *const ferryMigrationPlans[] = {
+    &ferryMigrationStoragePlan,
+    &ferryMigrationFinishPlan,
+    NULL,
+};
+
+const ferryOpClass ferryMigrationClass = {
+    .name = "migration",
+    .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
+    .plans = ferryMigrationPlans,
+    .format = ferryMigrationFormat,
+    .parse = ferryMigrationParse,
+    .dataFree = ferryMigrationFree,
+    .jobMatters = ferryMigrationJobMatters,
+    .mayWait = ferryMigrationMayWait,
+    .jobChanged = ferryMigrationJobChanged,
+    .recover = ferryMigrationRecover,
+    .stopped = ferryOpEnd,
+};
+
+
+/* The perform phase owns the domain's asynchronous job; the engine takes and
+ * gives back one of its own, which that lets in. */
+static int
+ferryMigrationEnter(virDomainObj *vm)
+{
+    qemuDomainObjReleaseAsyncJob(vm);
+
+    if (virDomainObjBeginJob(vm, ferryMigrationClass.job) == 0)
+        return 0;
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+    return -1;
+}
+
+
+static void
+ferryMigrationLeave(virDomainObj *vm)
+{
+    virDomainObjEndJob(vm);
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+}
+
+
+/* Where the exports of @migration are. */
+static int
+ferryMigrationLocate(virDomainObj *vm,
+                     ferryMigration *migration,
+                     const ferryMigrationRequest *req,
+                     qemuMigrationParams *params)
+{
+    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
+    g_autofree char *tlsAlias = NULL;
+    size_t i;
+
+    if (req->address.transport == VIR_STORAGE_NET_HOST_TRANS_UNIX) {
+        if (qemuSecurityDomainSetPathLabel(driver, vm, req->address.socket, false) < 0)
+            return -1;
+    } else if (req->address.port == 0 || !req->address.name) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination does not say where it takes the disks of domain '%s'"),
+                       vm->def->name);
+        return -1;
+    }
+
+    if (req->flags & VIR_MIGRATE_TLS)
+        tlsAlias = qemuAliasTLSObjFromSrcAlias(FERRY_MIGRATION_TLS_BASE);
+
+    for (i = 0; i < migration->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, migration->disks[i].dst);
+        virStorageSource *target = migration->disks[i].target;
+
+        if (!(target->path = qemuAliasDiskDriveFromDisk(disk)))
+            return -1;
+
+        target->hosts = virStorageNetHostDefCopy(1, (virStorageNetHostDef *) &req->address);
+        target->nhosts = 1;
+
+        if (tlsAlias) {
+            target->haveTLS = VIR_TRISTATE_BOOL_YES;
+            target->tlsAlias = g_strdup(tlsAlias);
+            target->tlsHostname = g_strdup(qemuMigrationParamsGetTLSHostname(params));
+        }
+    }
+
+    return 0;
+}
+
+
+static ferryMigration *
+ferryMigrationPrepare(virDomainObj *vm,
+                      const ferryMigrationRequest *req,
+                      qemuMigrationParams *params)
+{
+    ferryMigration *migration = g_new0(ferryMigration, 1);
+    size_t i;
+
+    migration->shallow = req->flags & VIR_MIGRATE_NON_SHARED_INC;
+    migration->synchronous = req->flags & VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES;
+    if (QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth < QEMU_DOMAIN_MIG_BANDWIDTH_MAX)
+        migration->bandwidth = (unsigned long long) QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth << 20;
+    migration->disks = g_new0(ferryMigrationDisk, vm->def->ndisks);
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = vm->def->disks[i];
+        ferryMigrationDisk *ours = &migration->disks[migration->ndisks];
+
+        if (!ferryMigrationWants(req, disk))
+            continue;
+
+        if (disk->src->readonly || virStorageSourceIsEmpty(disk->src)) {
+            virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                           _("Cannot migrate empty or read-only disk %s"), disk->dst);
+            goto error;
+        }
+
+        ours->dst = g_strdup(disk->dst);
+        ours->target = ferryMigrationTargetNew(disk->dst);
+        migration->ndisks++;
+    }
+
+    if (ferryMigrationLocate(vm, migration, req, params) < 0)
+        goto error;
+
+    return migration;
+
+ error:
+    ferryMigrationFree(migration);
+    return NULL;
+}
+
+
+/**
+ * ferryMigrationPerformBegin:
+ *
+ * This thread is about to call the stock driver's perform phase, without the
+ * flags that ask for storage: what @req wants of it is ours. Until
+ * ferryMigrationPerformEnd().
+ */
+void
+ferryMigrationPerformBegin(const ferryMigrationRequest *req)
+{
+    call = (ferryMigrationCall) { .req = req };
+}
+
+
+/**
+ * ferryMigrationCopyStorage:
+ * @vm: domain, locked, with the asynchronous job of a migration that this
+ *      thread owns
+ *
+ * Returns 0 once all mirrors are READY, or there are none to be; -1 with an
+ * error reported and everything taken back.
+ */
+int
+ferryMigrationCopyStorage(virDomainObj *vm,
+                          qemuMigrationParams *params)
+{
+    ferryMigration *migration;
+    int rc = -1;
+
+    if (!call.req || call.op)
+        return 0;
+
+    if (!(migration = ferryMigrationPrepare(vm, call.req, params)))
+        return -1;
+
+    if (ferryMigrationEnter(vm) < 0) {
+        ferryMigrationFree(migration);
+        return -1;
+    }
+
+    call.op = ferryOpNew(vm, &ferryMigrationClass, FERRY_MIGRATION_NAME, migration);
+
+    ferryOpDrive(call.op);
+    rc = ferryPlanRun(call.op, &ferryMigrationStoragePlan);
+    if (rc < 0 && !call.op->over && *ferryPlanProgress(call.op, &ferryMigrationStoragePlan) == 0)
+        ferryOpEnd(call.op);
+    ferryOpRelease(call.op);
+
+    ferryMigrationLeave(vm);
+    return rc;
+}
+
+
+static bool
+ferryMigrationIsOn(virDomainObj *vm)
+{
+    return call.op && !call.op->over && call.op->vm == vm;
+}
+
+
+/**
+ * ferryMigrationSwitchOver:
+ * @vm: domain, locked; its QEMU is about to be told something
+ *
+ * Is that to switch over, the guest being paused and its memory at the
+ * destination? Then finishes all mirrors. Returns 0, or -1 with an error
+ * reported: the guest must go on here.
+ */
+int
+ferryMigrationSwitchOver(virDomainObj *vm)
+{
+    int rc;
+
+    if (!ferryMigrationIsOn(vm) || call.finished ||
+        vm->job->current->status != VIR_DOMAIN_JOB_STATUS_PAUSED)
+        return 0;
+
+    call.finished = true;
+
+    if (ferryMigrationEnter(vm) < 0)
+        return -1;
+
+    ferryOpDrive(call.op);
+    if ((rc = ferryPlanRun(call.op, &ferryMigrationFinishPlan)) == 0)
+        ferryOpEnd(call.op);
+    ferryOpRelease(call.op);
+
+    ferryMigrationLeave(vm);
+    return rc;
+}
+
+
+/**
+ * ferryMigrationGiveUp:
+ * @vm: domain, locked, with the asynchronous job of a migration that failed
+ *
+ * Takes back what is left of its storage. Keeps the last error.
+ */
+void
+ferryMigrationGiveUp(virDomainObj *vm)
+{
+    virErrorPtr err = NULL;
+
+    if (!ferryMigrationIsOn(vm))
+        return;
+
+    virErrorPreserveLast(&err);
+
+    if (ferryMigrationEnter(vm) == 0) {
+        ferryOpDrive(call.op);
+        if (ferryPlanUndo(call.op, &ferryMigrationStoragePlan) == 0 && !call.op->over)
+            ferryOpEnd(call.op);
+        ferryOpRelease(call.op);
+        ferryMigrationLeave(vm);
+    }
+
+    virErrorRestore(&err);
+}
+
+
+/**
+ * ferryMigrationPerformEnd:
+ * @rc: what the stock driver's perform phase returned
+ *
+ * Ends ferryMigrationPerformBegin(). A mirror that failed is why the rest did:
+ * the error says so.
+ */
+int
+ferryMigrationPerformEnd(int rc)
+{
+    ferryMigration *migration = call.op ? call.op->data : NULL;
+
+    if (rc < 0 && migration && migration->error)
+        virReportError(VIR_ERR_OPERATION_FAILED, "%s", migration->error);
+
+    g_clear_pointer(&call.op, ferryOpUnref);
+    call = (ferryMigrationCall) { 0 };
+
+    return rc;
+}
+
+
+/**
+ * ferryMigrationStats:
+ * @vm: domain, locked, with a job
+ *
+ * Fills in how far the mirrors are. Returns 1, 0 when there are none of ours,
+ * or -1 with an error reported.
+ */
+int
+ferryMigrationStats(virDomainObj *vm,
+                    virDomainJobData *data)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+    g_autoptr(GPtrArray) jobs = NULL;
+
+    if (!op || op->klass != &ferryMigrationClass)
+        return 0;
+
+    if (!(jobs = ferryJobList(op, "")))
+        return -1;
+
+    if (jobs->len > 0)
+        ferryMigrationCount(jobs, data);
+    return 1;
+}
+
+
+/**
+ * ferryMigrationSetSpeed:
+ * @bandwidth: bytes/s for all disks together; 0: unlimited
+ *
+ * Returns 0, also when no storage is on its way, or -1 with an error reported.
+ */
+int
+ferryMigrationSetSpeed(virDomainObj *vm,
+                       unsigned long long bandwidth)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+    ferryMigration *migration;
+    size_t i;
+    int rc = 0;
+
+    if (!op || op->klass != &ferryMigrationClass)
+        return 0;
+
+    migration = op->data;
+    migration->bandwidth = bandwidth;
+
+    qemuDomainObjEnterMonitor(vm);
+    for (i = 0; i < migration->ndisks && rc == 0; i++) {
+        g_autofree char *jobname = ferryJobName(op, migration->disks[i].dst);
+
+        rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(vm), jobname,
+                                         ferryMigrationShare(migration, bandwidth));
+    }
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
