@@ -16,6 +16,7 @@
 
 #include <linux/filter.h>
 #include <netdb.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -39,6 +40,7 @@
 VIR_LOG_INIT("ferry.export");
 
 #define FERRY_EXPORT_FDNAME "ferry-nbd"
+#define FERRY_EXPORT_PROBE_MS 100
 
 
 /* Does somebody listen on the unix socket @path? */
@@ -380,6 +382,47 @@ ferryExportLineIsTCPClient(const char *line,
            (colon = strrchr(local, ':')) &&
            virStrToLong_ui(colon + 1, NULL, 16, &localPort) == 0 &&
            localPort == port;
+}
+
+
+/**
+ * ferryExportServerIsGone:
+ *
+ * Is it certain that nobody listens on @address any more? A host that does not
+ * answer may be back any time. Takes at most a tenth of a second.
+ */
+bool
+ferryExportServerIsGone(const virStorageNetHostDef *address)
+{
+    g_autofree char *port = g_strdup_printf("%u", address->port);
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
+    struct addrinfo *found = NULL;
+    VIR_AUTOCLOSE fd = -1;
+    struct pollfd poller = { .events = POLLOUT };
+    int error = 0;
+    socklen_t len = sizeof(error);
+
+    if (address->transport == VIR_STORAGE_NET_HOST_TRANS_UNIX)
+        return !ferryExportSocketAlive(address->socket);
+
+    /* no name service: it may be away, too */
+    if (getaddrinfo(address->name, port, &hints, &found) != 0)
+        return false;
+
+    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) < 0)
+        error = errno;
+    freeaddrinfo(found);
+
+    if (error == EINPROGRESS) {
+        error = 0;
+        poller.fd = fd;
+        if (poll(&poller, 1, FERRY_EXPORT_PROBE_MS) == 1)
+            ignore_value(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len));
+    }
+
+    return error == ECONNREFUSED;
 }
 
 

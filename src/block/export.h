@@ -27,6 +27,7 @@ int ferryExportServerPublish(virStorageNetHostDef *address,
                              ferryExportServer *server);
 void ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
+bool ferryExportServerIsGone(const virStorageNetHostDef *address);
 bool ferryExportServerHasClients(virStorageNetHostDef *address);
 void ferryExportSocketRemove(virStorageNetHostDef *address);
 int ferryExportAdd(virDomainObj *vm,

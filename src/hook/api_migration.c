@@ -75,19 +75,15 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
 {
     g_auto(ferryMigrationRequest) req = { 0 };
     g_autofree char *cookie = NULL;
-    bool bitmaps = false;
-    unsigned int port = 0;
     int rc;
 
     if (ferryMigrationIsOurs(flags) && cookieinlen > 0 &&
         (ferryMigrationRequestParse(&req, params, nparams, flags) < 0 ||
          ferryMigrationRequestListen(&req, params, nparams) < 0 ||
-         ferryMigrationCookieRead(cookiein, cookieinlen, &req, &bitmaps) < 0))
+         ferryMigrationCookieRead(cookiein, cookieinlen, &req) < 0))
         return -1;
 
-    /* The stock driver carries bitmaps along with the memory, which has to be
-     * arranged before we could do anything about it. */
-    if (!req.disks || bitmaps)
+    if (!req.disks)
         return stock.domainMigratePrepare3Params(dconn, params, nparams, cookiein, cookieinlen,
                                                  cookieout, cookieoutlen, uri_out, flags);
 
@@ -98,9 +94,7 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
     rc = stock.domainMigratePrepare3Params(dconn, params, nparams, cookie, strlen(cookie) + 1,
                                            cookieout, cookieoutlen, uri_out,
                                            FERRY_STOCK_FLAGS(flags));
-    ferryIncomingPrepareEnd(&port);
-
-    return rc < 0 ? -1 : ferryMigrationCookieAnswer(cookieout, cookieoutlen, port);
+    return ferryIncomingPrepareEnd(rc, cookieout, cookieoutlen);
 }
 
 
@@ -197,7 +191,7 @@ ferryDomainMigratePerform3Params(virDomainPtr dom,
                                                  cookiein, cookieinlen,
                                                  cookieout, cookieoutlen, flags);
 
-    if (ferryMigrationCookieRead(cookiein, cookieinlen, &req, NULL) < 0)
+    if (ferryMigrationCookieRead(cookiein, cookieinlen, &req) < 0)
         return -1;
 
     if (!req.disks) {
@@ -212,7 +206,7 @@ ferryDomainMigratePerform3Params(virDomainPtr dom,
     rc = ferryMigrationPerformEnd(rc);
 
     /* a stock destination stops its server only when it is told of one */
-    if (rc == 0 && ferryMigrationCookieAnswer(cookieout, cookieoutlen, 0) < 0)
+    if (rc == 0 && ferryMigrationCookieAnswer(cookieout, cookieoutlen, 0, NULL) < 0)
         virResetLastError();
 
     return rc;
@@ -247,6 +241,26 @@ ferryApiCloseIncoming(virConnectPtr dconn,
 
     virDomainObjEndAPI(&vm);
     return op;
+}
+
+
+/* The guest has arrived, and nothing may spoil that any more. */
+static void
+ferryApiDefineCheckpoints(virDomainPtr dom,
+                          char **documents)
+{
+    for (; documents && *documents; documents++) {
+        virDomainCheckpointPtr checkpoint =
+            stock.domainCheckpointCreateXML(dom, *documents, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
+
+        if (checkpoint)
+            virDomainCheckpointFree(checkpoint);
+        else
+            VIR_WARN("a checkpoint of domain '%s' is not known here: %s",
+                     dom->name, virGetLastErrorMessage());
+    }
+
+    virResetLastError();
 }
 
 
@@ -300,6 +314,8 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
         if (vm && !op->over)
             ferryIncomingSettle(op, true);
         virDomainObjEndAPI(&vm);
+
+        ferryApiDefineCheckpoints(dom, ((ferryIncoming *) op->data)->checkpoints);
     } else if (op->over) {
         ferryIncomingDiscard(op);
     }

@@ -229,6 +229,9 @@ __wrap_qemuMigrationParamsApply(virDomainObj *vm,
                                 qemuMigrationParams *migParams,
                                 unsigned int apiFlags)
 {
+    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_IN && ferryIncomingAcceptBitmaps(vm, migParams) < 0)
+        return -1;
+
     if (__real_qemuMigrationParamsApply(vm, asyncJob, migParams, apiFlags) < 0)
         return -1;
 

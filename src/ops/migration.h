@@ -18,8 +18,11 @@ struct _ferryMigrationRequest {
     unsigned int flags;     /* virDomainMigrateFlags */
     const char **names;     /* targets of the disks that are to move; the strings are borrowed */
     size_t nnames;          /* 0: all that can */
-    GHashTable *disks;      /* out of the cookie: target -> ferryMigrationOffer */
+    char *cookie;           /* of the other host */
+    GHashTable *disks;      /* out of it: target -> ferryMigrationOffer */
+    char **checkpoints;     /* out of it: documents, parents first; NULL for none */
     virStorageNetHostDef address; /* of the NBD server */
+    char *numeric;          /* its host as a number; NULL: not known */
 };
 
 /* What the source's cookie says of a disk. */
@@ -27,6 +30,8 @@ typedef struct _ferryMigrationOffer ferryMigrationOffer;
 struct _ferryMigrationOffer {
     unsigned long long capacity;    /* bytes */
     unsigned long long clusterSize; /* bytes; 0: not known */
+    char *backing;                  /* path of its backing image; NULL: none, or not known */
+    virStorageFileFormat backingFormat;
 };
 
 /* A disk at the source. The name goes into the journal. */
@@ -45,6 +50,7 @@ struct _ferryMigration {
     bool shallow;                 /* the backing images are there already */
     bool synchronous;
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
+    virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
     char *error;                  /* why a mirror failed while the memory moved */
 };
 
@@ -68,6 +74,8 @@ struct _ferryIncoming {
     bool ownPort;             /* the port is one of the driver's range */
     bool serving;             /* the NBD server is ours */
     char *tlsAlias;
+    char *bitmaps;            /* answer to the source: those that are accepted */
+    char **checkpoints;       /* to be defined when the guest is here */
     ferryExportServer server;
     const ferryMigrationRequest *req; /* borrowed, while the call runs */
 };
@@ -102,8 +110,7 @@ bool ferryMigrationWantsAny(const ferryMigrationRequest *req,
 /* migration_cookie.c */
 int ferryMigrationCookieRead(const char *cookie,
                              int len,
-                             ferryMigrationRequest *req,
-                             bool *bitmaps);
+                             ferryMigrationRequest *req);
 int ferryMigrationCookieOffer(virDomainObj *vm,
                               char **cookie,
                               int *len);
@@ -111,7 +118,17 @@ char *ferryMigrationCookieWithout(const char *cookie,
                                   int len);
 int ferryMigrationCookieAnswer(char **cookie,
                                int *len,
-                               unsigned int port);
+                               unsigned int port,
+                               const char *extra);
+
+/* migration_bitmaps.c */
+int ferryMigrationCheckpointsOffer(virDomainObj *vm,
+                                   xmlNodePtr root);
+char **ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt);
+int ferryMigrationBitmapsAccept(virDomainObj *vm,
+                                const char *cookie,
+                                qemuMigrationParams *params,
+                                char **answer);
 
 /* migration_source.c: called from within the stock driver's perform phase */
 void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
@@ -128,8 +145,12 @@ int ferryMigrationSetSpeed(virDomainObj *vm,
 /* migration_destination.c: likewise, prepare and finish */
 void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);
 int ferryIncomingCreateImages(virDomainObj *vm);
+int ferryIncomingAcceptBitmaps(virDomainObj *vm,
+                               qemuMigrationParams *params);
 int ferryIncomingServe(virDomainObj *vm);
-void ferryIncomingPrepareEnd(unsigned int *port);
+int ferryIncomingPrepareEnd(int rc,
+                            char **cookie,
+                            int *len);
 ferryOp *ferryIncomingFind(virDomainObj *vm);
 int ferryIncomingClose(ferryOp *op);
 void ferryIncomingSettle(ferryOp *op,

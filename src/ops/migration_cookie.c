@@ -8,14 +8,15 @@
  * next, on the other host. Ours has nothing a stock host could not read:
  *
  *   source to destination, made by Begin
- *     <nbd><disk target='vda' capacity='BYTES' clusterSize='BYTES'/></nbd>
+ *     <nbd><disk target='vda' capacity='BYTES' clusterSize='BYTES'
+ *                backing='PATH' backingFormat='qcow2'/></nbd>
  *   destination to source, made by Prepare
  *     <nbd port='49153'/>
  *   source to destination, made by Perform: stop the server
  *     <nbd/>
  *
- * clusterSize is our addition, and optional. It comes from another host, so
- * none of it is trusted.
+ * What follows capacity is our addition, and optional. All of it comes from
+ * another host, so none is trusted.
  */
 
 #include <config.h>
@@ -48,17 +49,46 @@ ferryMigrationCookieParse(const char *cookie,
 }
 
 
+static void
+ferryMigrationOfferFree(void *opaque)
+{
+    ferryMigrationOffer *offer = opaque;
+
+    g_free(offer->backing);
+    g_free(offer);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryMigrationOffer, ferryMigrationOfferFree);
+
+
 static int
 ferryMigrationCookieReadDisk(xmlNodePtr node,
                              GHashTable *disks)
 {
-    g_autofree ferryMigrationOffer *offer = g_new0(ferryMigrationOffer, 1);
+    g_autoptr(ferryMigrationOffer) offer = g_new0(ferryMigrationOffer, 1);
     g_autofree char *target = virXMLPropStringRequired(node, "target");
+    g_autofree char *backing = virXMLPropString(node, "backing");
+    g_autofree char *format = virXMLPropString(node, "backingFormat");
 
     if (!target ||
         virXMLPropULongLong(node, "capacity", 10, VIR_XML_PROP_REQUIRED, &offer->capacity) < 0 ||
         virXMLPropULongLong(node, "clusterSize", 10, VIR_XML_PROP_NONE, &offer->clusterSize) < 0)
         return -1;
+
+    if (backing) {
+        int type = format ? virStorageFileFormatTypeFromString(format) : -1;
+
+        /* QEMU does not guess formats */
+        if (*backing != '/' || type <= VIR_STORAGE_FILE_NONE) {
+            virReportError(VIR_ERR_XML_DETAIL,
+                           _("backing image '%s' of format '%s' of disk '%s' cannot be used"),
+                           backing, NULLSTR(format), target);
+            return -1;
+        }
+
+        offer->backing = g_steal_pointer(&backing);
+        offer->backingFormat = type;
+    }
 
     if (offer->clusterSize != 0 &&
         (offer->clusterSize < FERRY_CLUSTER_SIZE_MIN ||
@@ -78,15 +108,13 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
  * ferryMigrationCookieRead:
  * @req: its disks are set, to NULL when the other host says nothing of NBD; and
  *       its port, unless it has one
- * @bitmaps: set when the cookie offers bitmaps of disks; may be NULL
  *
  * Returns 0, or -1 with an error reported.
  */
 int
 ferryMigrationCookieRead(const char *cookie,
                          int len,
-                         ferryMigrationRequest *req,
-                         bool *bitmaps)
+                         ferryMigrationRequest *req)
 {
     g_autoptr(xmlDoc) doc = NULL;
     g_autoptr(xmlXPathContext) ctxt = NULL;
@@ -98,9 +126,6 @@ ferryMigrationCookieRead(const char *cookie,
 
     if (!(doc = ferryMigrationCookieParse(cookie, len, &ctxt)))
         return -1;
-
-    if (bitmaps)
-        *bitmaps = virXPathNode("./blockDirtyBitmaps/disk/bitmap", ctxt) != NULL;
 
     if (!(nbd = virXPathNode("./nbd", ctxt)))
         return 0;
@@ -114,7 +139,9 @@ ferryMigrationCookieRead(const char *cookie,
         return -1;
     }
 
-    req->disks = virHashNew(g_free);
+    req->cookie = g_strdup(cookie);
+    req->checkpoints = ferryMigrationCheckpointsRead(ctxt);
+    req->disks = virHashNew(ferryMigrationOfferFree);
 
     for (i = 0; i < n; i++) {
         if (ferryMigrationCookieReadDisk(nodes[i], req->disks) < 0)
@@ -141,6 +168,29 @@ ferryMigrationCookieStore(xmlDocPtr doc,
     *cookie = g_steal_pointer(&text);
     *len = strlen(*cookie) + 1;
     return 0;
+}
+
+
+static void
+ferryMigrationCookieOfferDisk(xmlNodePtr node,
+                              virStorageSource *src,
+                              GHashTable *nodes)
+{
+    qemuBlockNamedNodeData *data = virHashLookup(nodes, src->nodeformat);
+    virStorageSource *backing = src->backingStore;
+
+    if (data && data->clusterSize > 0) {
+        g_autofree char *size = g_strdup_printf("%llu", data->clusterSize);
+
+        xmlNewProp(node, BAD_CAST "clusterSize", BAD_CAST size);
+    }
+
+    if (virStorageSourceIsBacking(backing) && virStorageSourceIsLocalStorage(backing) &&
+        backing->path) {
+        xmlNewProp(node, BAD_CAST "backing", BAD_CAST backing->path);
+        xmlNewProp(node, BAD_CAST "backingFormat",
+                   BAD_CAST virStorageFileFormatTypeToString(backing->format));
+    }
 }
 
 
@@ -176,16 +226,13 @@ ferryMigrationCookieOffer(virDomainObj *vm,
     for (i = 0; i < n; i++) {
         g_autofree char *target = virXMLPropString(disks[i], "target");
         virDomainDiskDef *disk = target ? virDomainDiskByTarget(vm->def, target) : NULL;
-        qemuBlockNamedNodeData *data;
-        g_autofree char *size = NULL;
 
-        if (!disk || disk->src->format != VIR_STORAGE_FILE_QCOW2 ||
-            !(data = virHashLookup(nodes, disk->src->nodeformat)) || data->clusterSize == 0)
-            continue;
-
-        size = g_strdup_printf("%llu", data->clusterSize);
-        xmlNewProp(disks[i], BAD_CAST "clusterSize", BAD_CAST size);
+        if (disk)
+            ferryMigrationCookieOfferDisk(disks[i], disk->src, nodes);
     }
+
+    if (ferryMigrationCheckpointsOffer(vm, xmlDocGetRootElement(doc)) < 0)
+        return -1;
 
     return ferryMigrationCookieStore(doc, cookie, len);
 }
@@ -220,17 +267,20 @@ ferryMigrationCookieWithout(const char *cookie,
 /**
  * ferryMigrationCookieAnswer:
  * @port: of the NBD server; 0: none, or a socket
+ * @extra: an element to add, or NULL
  *
  * Adds to a cookie for the other host that there is NBD storage.
  */
 int
 ferryMigrationCookieAnswer(char **cookie,
                            int *len,
-                           unsigned int port)
+                           unsigned int port,
+                           const char *extra)
 {
     g_autoptr(xmlDoc) doc = NULL;
     g_autoptr(xmlXPathContext) ctxt = NULL;
     xmlNodePtr nbd;
+    xmlNodePtr more = NULL;
 
     if (!(doc = ferryMigrationCookieParse(*cookie, *len, &ctxt)))
         return -1;
@@ -242,6 +292,15 @@ ferryMigrationCookieAnswer(char **cookie,
         g_autofree char *text = g_strdup_printf("%u", port);
 
         xmlSetProp(nbd, BAD_CAST "port", BAD_CAST text);
+    }
+
+    if (extra) {
+        if (xmlParseInNodeContext(xmlDocGetRootElement(doc), extra, strlen(extra), 0,
+                                  &more) != XML_ERR_OK) {
+            virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("cannot add to the migration cookie"));
+            return -1;
+        }
+        xmlAddChildList(xmlDocGetRootElement(doc), more);
     }
 
     return ferryMigrationCookieStore(doc, cookie, len);

@@ -57,6 +57,8 @@ ferryIncomingFree(void *opaque)
 
     g_free(incoming->disks);
     g_free(incoming->tlsAlias);
+    g_free(incoming->bitmaps);
+    g_strfreev(incoming->checkpoints);
     virStorageNetHostDefClear(&incoming->address);
     g_free(incoming);
 }
@@ -70,7 +72,6 @@ ferryIncomingCreateImage(ferryOp *op,
     ferryIncoming *incoming = op->data;
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
     ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
-    virStorageSource *backing = disk->image->backingStore;
     const char *format = virStorageFileFormatTypeToString(disk->image->format);
     g_autoptr(virCommand) cmd = NULL;
     g_autofree char *tool = virFindFileInPath("qemu-img");
@@ -87,10 +88,9 @@ ferryIncomingCreateImage(ferryOp *op,
         virCommandAddArgFormat(cmd, "cluster_size=%llu", offer->clusterSize);
     }
 
-    if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC &&
-        virStorageSourceIsBacking(backing)) {
-        virCommandAddArgList(cmd, "-b", backing->path, "-F",
-                             virStorageFileFormatTypeToString(backing->format), NULL);
+    if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
+        virCommandAddArgList(cmd, "-b", offer->backing, "-F",
+                             virStorageFileFormatTypeToString(offer->backingFormat), NULL);
     }
 
     virCommandAddArg(cmd, disk->image->path);
@@ -407,6 +407,8 @@ ferryIncomingInspect(virDomainObj *vm,
                      ferryIncomingDisk *disk,
                      virDomainDiskDef *def)
 {
+    ferryMigrationOffer *offer;
+
     disk->dst = g_strdup(def->dst);
     disk->image = virObjectRef(def->src);
 
@@ -419,7 +421,7 @@ ferryIncomingInspect(virDomainObj *vm,
     if (!ferrySourceIsFile(def->src) || virFileExists(def->src->path))
         return 0;
 
-    if (!g_hash_table_lookup(req->disks, def->dst)) {
+    if (!(offer = g_hash_table_lookup(req->disks, def->dst))) {
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("image '%s' of disk '%s' of domain '%s' is missing, and the source does "
                          "not say how large it is to be: create it"),
@@ -434,8 +436,7 @@ ferryIncomingInspect(virDomainObj *vm,
         return -1;
     }
 
-    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) &&
-        !virStorageSourceIsBacking(def->src->backingStore)) {
+    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && !offer->backing) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("image '%s' of disk '%s' of domain '%s' is missing, and its backing "
                          "image is not known: create it"),
@@ -461,6 +462,7 @@ ferryIncomingNew(virDomainObj *vm,
     incoming->address.name = g_strdup(req->address.name);
     incoming->address.port = req->address.port;
     incoming->address.socket = g_strdup(req->address.socket);
+    incoming->checkpoints = g_strdupv(req->checkpoints);
     incoming->disks = g_new0(ferryIncomingDisk, vm->def->ndisks);
 
     if (req->flags & VIR_MIGRATE_TLS)
@@ -525,6 +527,63 @@ ferryIncomingCreateImages(virDomainObj *vm)
 }
 
 
+/* The prepare phase owns the domain's asynchronous job; the engine takes and
+ * gives back one of its own, which that lets in. */
+static int
+ferryIncomingEnter(virDomainObj *vm)
+{
+    qemuDomainObjReleaseAsyncJob(vm);
+
+    if (virDomainObjBeginJob(vm, ferryIncomingClass.job) == 0)
+        return 0;
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+    return -1;
+}
+
+
+static void
+ferryIncomingLeave(virDomainObj *vm)
+{
+    virDomainObjEndJob(vm);
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+}
+
+
+static bool
+ferryIncomingIsOn(virDomainObj *vm)
+{
+    return call.op && !call.op->over && call.op->vm == vm;
+}
+
+
+/**
+ * ferryIncomingAcceptBitmaps:
+ * @vm: domain, locked, whose QEMU is about to be given @params
+ *
+ * Adds to @params which bitmaps will come with the memory.
+ */
+int
+ferryIncomingAcceptBitmaps(virDomainObj *vm,
+                           qemuMigrationParams *params)
+{
+    int rc;
+
+    if (!ferryIncomingIsOn(vm))
+        return 0;
+
+    if (ferryIncomingEnter(vm) < 0)
+        return -1;
+
+    rc = ferryMigrationBitmapsAccept(vm, call.req->cookie, params,
+                                     &((ferryIncoming *) call.op->data)->bitmaps);
+    ferryIncomingLeave(vm);
+
+    return rc;
+}
+
+
 /**
  * ferryIncomingServe:
  * @vm: domain, locked, whose QEMU waits for the memory
@@ -535,42 +594,48 @@ ferryIncomingCreateImages(virDomainObj *vm)
 int
 ferryIncomingServe(virDomainObj *vm)
 {
-    int rc = -1;
+    int rc;
 
-    if (!call.op || call.op->over || call.op->vm != vm)
+    if (!ferryIncomingIsOn(vm))
         return 0;
 
-    qemuDomainObjReleaseAsyncJob(vm);
+    if (ferryIncomingEnter(vm) < 0)
+        return -1;
 
-    if (virDomainObjBeginJob(vm, ferryIncomingClass.job) == 0) {
-        ferryOpDrive(call.op);
-        rc = ferryPlanRun(call.op, &ferryIncomingServePlan);
-        ferryOpRelease(call.op);
-        virDomainObjEndJob(vm);
-    }
+    ferryOpDrive(call.op);
+    rc = ferryPlanRun(call.op, &ferryIncomingServePlan);
+    ferryOpRelease(call.op);
 
-    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+    ferryIncomingLeave(vm);
     return rc;
 }
 
 
 /**
  * ferryIncomingPrepareEnd:
- * @port: set to that of the NBD server, 0 for none
+ * @rc: what the stock driver's prepare phase returned
+ * @cookie: its answer to the source, to which ours is added
  */
-void
-ferryIncomingPrepareEnd(unsigned int *port)
+int
+ferryIncomingPrepareEnd(int rc,
+                        char **cookie,
+                        int *len)
 {
     ferryIncoming *incoming = call.op ? call.op->data : NULL;
 
-    *port = 0;
-    if (incoming && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
-        *port = incoming->address.port;
+    if (incoming && rc == 0) {
+        bool tcp = incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP;
+
+        rc = ferryMigrationCookieAnswer(cookie, len, tcp ? incoming->address.port : 0,
+                                        incoming->bitmaps);
+    }
 
     if (incoming)
         incoming->req = NULL;
     g_clear_pointer(&call.op, ferryOpUnref);
     call = (ferryIncomingCall) { 0 };
+
+    return rc;
 }
 
 

@@ -136,6 +136,25 @@ ferryMigrationRequestParse(ferryMigrationRequest *req,
 }
 
 
+/* Looks the host's name up while it does not matter how long that takes. */
+static void
+ferryMigrationResolve(ferryMigrationRequest *req)
+{
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
+    struct addrinfo *found = NULL;
+    char numeric[NI_MAXHOST];
+
+    if (!req->address.name || getaddrinfo(req->address.name, NULL, &hints, &found) != 0)
+        return;
+
+    if (getnameinfo(found->ai_addr, found->ai_addrlen, numeric, sizeof(numeric), NULL, 0,
+                    NI_NUMERICHOST) == 0)
+        req->numeric = g_strdup(numeric);
+
+    freeaddrinfo(found);
+}
+
+
 /**
  * ferryMigrationRequestTo:
  *
@@ -149,13 +168,16 @@ ferryMigrationRequestTo(ferryMigrationRequest *req,
 {
     const char *uri = NULL;
 
-    if (req->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP || req->address.name)
+    if (req->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP)
         return 0;
 
-    if (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_URI, &uri) < 0)
+    if (!req->address.name &&
+        (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_URI, &uri) < 0 ||
+         (uri && ferryMigrationParseHost(req, uri) < 0)))
         return -1;
 
-    return uri ? ferryMigrationParseHost(req, uri) : 0;
+    ferryMigrationResolve(req);
+    return 0;
 }
 
 
@@ -195,8 +217,11 @@ void
 ferryMigrationRequestClear(ferryMigrationRequest *req)
 {
     g_clear_pointer(&req->names, g_free);
+    g_clear_pointer(&req->cookie, g_free);
     g_clear_pointer(&req->disks, g_hash_table_unref);
+    g_clear_pointer(&req->checkpoints, g_strfreev);
     virStorageNetHostDefClear(&req->address);
+    g_clear_pointer(&req->numeric, g_free);
 }
 
 

@@ -49,9 +49,9 @@ VIR_LOG_INIT("ferry.migration");
 /* How long the network may be away, in seconds. */
 #define FERRY_MIGRATION_RECONNECT 60
 
-/* What the mirrors still have to do while the guest is paused is little, but
- * the network may be away just then. */
-#define FERRY_MIGRATION_FINISH_MS ((FERRY_MIGRATION_RECONNECT + 30) * 1000)
+/* What the mirrors still have to do while the guest is paused is little. It
+ * must not wait for a network that is away just then. */
+#define FERRY_MIGRATION_FINISH_MS (30 * 1000)
 
 /* The perform phase that this thread is in, if any. */
 typedef struct {
@@ -75,6 +75,7 @@ ferryMigrationFree(void *opaque)
     }
 
     g_free(migration->disks);
+    virStorageNetHostDefClear(&migration->server);
     g_free(migration->error);
     g_free(migration);
 }
@@ -169,14 +170,6 @@ ferryMigrationCheckSizes(ferryOp *op)
 
 
 /* mirror: all disks */
-static unsigned long long
-ferryMigrationShare(ferryMigration *migration,
-                    unsigned long long bandwidth)
-{
-    return bandwidth > 0 ? MAX(bandwidth / migration->ndisks, 1) : 0;
-}
-
-
 static int
 ferryMigrationMirror(ferryOp *op)
 {
@@ -191,7 +184,7 @@ ferryMigrationMirror(ferryOp *op)
             .target = disk->target->nodestorage,
             .shallow = migration->shallow,
             .synchronous = migration->synchronous,
-            .bandwidth = ferryMigrationShare(migration, migration->bandwidth),
+            .bandwidth = migration->bandwidth / migration->ndisks,
             .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
                            FERRY_MIGRATION_BUF_SIZE_MIN),
         };
@@ -248,31 +241,62 @@ ferryMigrationCount(GPtrArray *jobs,
 }
 
 
-/* One that failed ends the wait for the others. */
+/* How many mirrors are READY, and were when anybody last acted upon that. */
+typedef struct {
+    ferryOp *op;
+    size_t ready;
+    size_t known;
+    unsigned long long copied; /* bytes, when last looked at */
+    bool gone;                 /* the destination */
+} ferryMigrationReadiness;
+
+
+/* Nothing was copied since the last look: does anybody still listen? QEMU would
+ * try to connect again for as long as it is told to. */
 static bool
-ferryMigrationAllReady(GPtrArray *jobs,
-                       void *opaque)
+ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
+                                GPtrArray *jobs)
 {
-    ferryOp *op = opaque;
-    bool ready = true;
+    ferryMigration *migration = readiness->op->data;
+    unsigned long long before = readiness->copied;
     size_t i;
 
-    if (op->vm->job->current)
-        ferryMigrationCount(jobs, op->vm->job->current);
+    readiness->copied = 0;
+    for (i = 0; i < jobs->len; i++)
+        readiness->copied += ((qemuMonitorJobInfo *) g_ptr_array_index(jobs, i))->progressCurrent;
 
-    if (jobs->len < ((ferryMigration *) op->data)->ndisks)
-        return true;
+    return readiness->copied == before && (migration->server.name || migration->server.socket) &&
+           ferryExportServerIsGone(&migration->server);
+}
+
+
+/* Is there anything to act upon? One that failed ends the wait for the others. */
+static bool
+ferryMigrationMoved(GPtrArray *jobs,
+                    void *opaque)
+{
+    ferryMigrationReadiness *readiness = opaque;
+    virDomainObj *vm = readiness->op->vm;
+    bool ended = jobs->len < ((ferryMigration *) readiness->op->data)->ndisks;
+    size_t i;
+
+    if (vm->job->current)
+        ferryMigrationCount(jobs, vm->job->current);
+
+    readiness->ready = 0;
 
     for (i = 0; i < jobs->len; i++) {
         qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
 
-        if (ferryMigrationJobEnded(job))
-            return true;
-        if (!ferryMigrationJobIsReady(job))
-            ready = false;
+        if (ferryMigrationJobIsReady(job))
+            readiness->ready++;
+        else if (ferryMigrationJobEnded(job))
+            ended = true;
     }
 
-    return ready;
+    readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
+
+    return ended || readiness->gone || readiness->ready > readiness->known;
 }
 
 
@@ -288,15 +312,11 @@ ferryMigrationReportFailure(ferryOp *op,
 
 
 static int
-ferryMigrationAwaitReady(ferryOp *op)
+ferryMigrationCheckJobs(ferryOp *op,
+                        GPtrArray *jobs)
 {
-    ferryMigration *migration = op->data;
-    g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationAllReady, op);
     g_autofree char *prefix = ferryJobName(op, "");
     size_t i;
-
-    if (!jobs)
-        return -1;
 
     for (i = 0; i < jobs->len; i++) {
         qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
@@ -307,10 +327,70 @@ ferryMigrationAwaitReady(ferryOp *op)
         }
     }
 
-    if (jobs->len < migration->ndisks) {
+    if (jobs->len < ((ferryMigration *) op->data)->ndisks) {
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("a mirror of a disk of domain '%s' is gone"), op->vm->def->name);
         return -1;
+    }
+
+    return 0;
+}
+
+
+/* A disk that is READY has only what the guest writes left to copy: those that
+ * are not share the bandwidth, until all are. */
+static int
+ferryMigrationBalance(ferryOp *op,
+                      GPtrArray *jobs,
+                      size_t ready)
+{
+    ferryMigration *migration = op->data;
+    bool all = ready == migration->ndisks;
+    unsigned long long share;
+    size_t i;
+    int rc = 0;
+
+    if (migration->bandwidth == 0)
+        return 0;
+
+    share = MAX(migration->bandwidth / (all ? migration->ndisks : migration->ndisks - ready), 1);
+
+    qemuDomainObjEnterMonitor(op->vm);
+    for (i = 0; i < jobs->len && rc == 0; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (all || !ferryMigrationJobIsReady(job))
+            rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(op->vm), job->id, share);
+    }
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
+static int
+ferryMigrationAwaitReady(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    ferryMigrationReadiness readiness = { .op = op };
+
+    while (readiness.known < migration->ndisks) {
+        g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+
+        if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
+            return -1;
+
+        if (readiness.gone) {
+            virReportError(VIR_ERR_OPERATION_FAILED,
+                           _("the destination does not take disks of domain '%s' any more: its "
+                             "QEMU has ended; see the log there"), op->vm->def->name);
+            return -1;
+        }
+
+        if (ferryMigrationBalance(op, jobs, readiness.ready) < 0)
+            return -1;
+
+        readiness.known = readiness.ready;
     }
 
     return 0;
@@ -337,11 +417,12 @@ ferryMigrationFinish(ferryOp *op)
     ferryMigration *migration = op->data;
     g_autofree char *failed = NULL;
     g_autofree char *error = NULL;
+    g_autoptr(GPtrArray) jobs = NULL;
     size_t i;
     int rc = 0;
 
     /* one that was lost by now must not be taken for one that is done */
-    if (ferryMigrationAwaitReady(op) < 0)
+    if (!(jobs = ferryJobList(op, "")) || ferryMigrationCheckJobs(op, jobs) < 0)
         return -1;
 
     qemuDomainObjEnterMonitor(op->vm);
@@ -561,6 +642,11 @@ ferryMigrationLocate(virDomainObj *vm,
                        vm->def->name);
         return -1;
     }
+
+    migration->server.transport = req->address.transport;
+    migration->server.port = req->address.port;
+    migration->server.name = g_strdup(req->numeric);
+    migration->server.socket = g_strdup(req->address.socket);
 
     if (req->flags & VIR_MIGRATE_TLS)
         tlsAlias = qemuAliasTLSObjFromSrcAlias(FERRY_MIGRATION_TLS_BASE);
@@ -808,24 +894,18 @@ ferryMigrationSetSpeed(virDomainObj *vm,
                        unsigned long long bandwidth)
 {
     ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-    ferryMigration *migration;
-    size_t i;
-    int rc = 0;
+    ferryMigrationReadiness readiness = { .op = op };
+    g_autoptr(GPtrArray) jobs = NULL;
 
     if (!op || op->klass != &ferryMigrationClass)
         return 0;
 
-    migration = op->data;
-    migration->bandwidth = bandwidth;
+    /* QEMU takes 0 for unlimited, too */
+    ((ferryMigration *) op->data)->bandwidth = bandwidth;
 
-    qemuDomainObjEnterMonitor(vm);
-    for (i = 0; i < migration->ndisks && rc == 0; i++) {
-        g_autofree char *jobname = ferryJobName(op, migration->disks[i].dst);
+    if (!(jobs = ferryJobList(op, "")))
+        return -1;
 
-        rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(vm), jobname,
-                                         ferryMigrationShare(migration, bandwidth));
-    }
-    qemuDomainObjExitMonitor(vm);
-
-    return rc;
+    ignore_value(ferryMigrationMoved(jobs, &readiness));
+    return ferryMigrationBalance(op, jobs, readiness.ready);
 }
