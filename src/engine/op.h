@@ -58,9 +58,7 @@ struct _ferryPlan {
 struct _ferryOpClass {
     const char *name;              /* stable: written to the journal */
     const ferryPlan *const *plans; /* ends with NULL; at most FERRY_PLANS_MAX */
-
-    /* The domain's job under which operations of this class work. */
-    virDomainJob job;
+    virDomainJob job;              /* the domain's, under which its operations work */
 
     /* What undo and recovery need, as children of the journal's element. */
     int (*format)(ferryOp *op, virBuffer *buf);

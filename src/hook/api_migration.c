@@ -311,8 +311,8 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
     if (dom) {
         virDomainObj *vm = qemuDomainObjFromDomain(dom);
 
-        if (vm && !op->over)
-            ferryIncomingSettle(op, true);
+        if (vm)
+            ferryIncomingArrived(op, vm);
         virDomainObjEndAPI(&vm);
 
         ferryApiDefineCheckpoints(dom, ((ferryIncoming *) op->data)->checkpoints);

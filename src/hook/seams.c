@@ -17,6 +17,7 @@
 #include "hook/version.h"
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
+#include "ops/config.h"
 #include "ops/copy.h"
 #include "ops/migration.h"
 #include "ops/quiesce.h"
@@ -107,6 +108,8 @@ void
 __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
 {
     VIR_INFO("Ferry " FERRY_VERSION " for libvirt " FERRY_LIBVIRT_VERSION);
+
+    ferryConfigLoad(driver);
 
     if (ferryEngineStart(driver, ferryClasses) < 0)
         VIR_ERROR(_("operations of an earlier run may not be settled: %s"),

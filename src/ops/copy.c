@@ -194,6 +194,30 @@ ferryCopyRemoveBacking(ferryOp *op)
 
 
 /* create, format: the image itself, unless it is there already */
+/* QEMU opens a plain file for the job alone: many small writes, which the page
+ * cache is good for, while the copy itself bypasses it. */
+static int
+ferryCopyFormatPlain(ferryOp *op,
+                     virStorageSource *backing,
+                     const char *jobname)
+{
+    virStorageSource *target = ((ferryCopy *) op->data)->target;
+    g_autoptr(virJSONValue) props = NULL;
+
+    if (ferryImageFormatProps(target, backing, &props) < 0)
+        return -1;
+
+    if (!props)
+        return 0;
+
+    if (ferryNodeInlineStorage(target, props) < 0 ||
+        ferryImageCreateStart(op->vm, jobname, &props) < 0)
+        return -1;
+
+    return 1;
+}
+
+
 static int
 ferryCopyCreateLayer(ferryOp *op,
                      bool storage)
@@ -209,7 +233,12 @@ ferryCopyCreateLayer(ferryOp *op,
 
     backing = ferryCopyTargetBacking(op);
 
-    if ((rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname)) <= 0)
+    if (!storage && ferryImageIsPlain(copy->target))
+        rc = ferryCopyFormatPlain(op, backing, jobname);
+    else
+        rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname);
+
+    if (rc <= 0)
         return rc;
 
     if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_COPY_CREATE_MS, &info) < 0)
@@ -268,11 +297,34 @@ ferryCopyUncreate(ferryOp *op)
 }
 
 
-/* storage, node: the target's nodes in QEMU */
+/* storage, node: the target's nodes in QEMU; both of a plain file when it has
+ * its format */
 static int
 ferryCopyAddStorage(ferryOp *op)
 {
-    return ferryNodeAddStorage(op->vm, ((ferryCopy *) op->data)->target);
+    virStorageSource *target = ((ferryCopy *) op->data)->target;
+
+    return ferryImageIsPlain(target) ? 0 : ferryNodeAddStorage(op->vm, target);
+}
+
+
+static int
+ferryCopyAddPlainStorage(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+    int cachemode = copy->target->cachemode;
+    int rc;
+
+    copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+    rc = ferryNodeAddStorage(op->vm, copy->target);
+    copy->target->cachemode = cachemode;
+
+    if ((copy->targetDirect = rc == 0))
+        return 0;
+
+    /* not every file system can */
+    virResetLastError();
+    return ferryNodeAddStorage(op->vm, copy->target);
 }
 
 
@@ -301,6 +353,9 @@ ferryCopyAddNode(ferryOp *op)
     g_autoptr(virStorageSource) backing = ferryCopyTargetBacking(op);
     int discard = target->discard;
     int rc;
+
+    if (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0)
+        return -1;
 
     target->discard = ferryCopyDiscard(target);
     rc = ferryNodeAddFormat(op->vm, target, backing);
@@ -346,8 +401,9 @@ ferryCopyCheckSize(ferryOp *op)
 }
 
 
-/* cache: source and target bypass the page cache. After the target was
- * formatted: that is many small writes, each of which would wait for the disk. */
+/* cache: source and target bypass the page cache, as far as they do not yet.
+ * After the target was formatted: that is many small writes, each of which would
+ * wait for the disk. */
 static void
 ferryCopySetCache(virDomainObj *vm,
                   virDomainDiskDef *disk,
@@ -394,7 +450,10 @@ ferryCopySetSourceCache(ferryOp *op,
 static int
 ferryCopyCacheOff(ferryOp *op)
 {
-    ferryCopySetCache(op->vm, ferryCopyDisk(op), ((ferryCopy *) op->data)->target, true);
+    ferryCopy *copy = op->data;
+
+    if (!copy->targetDirect)
+        ferryCopySetCache(op->vm, ferryCopyDisk(op), copy->target, true);
     ferryCopySetSourceCache(op, true);
     return 0;
 }

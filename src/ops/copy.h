@@ -33,8 +33,8 @@ struct _ferryCopy {
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target is formatted: do not touch it */
     bool keep;                /* aborted when ready: the copy is worth keeping */
-    bool sourceDirect;        /* the source bypasses the page cache for the copy */
 
+    bool targetDirect;        /* the target bypasses the page cache from the beginning */
     bool granted;             /* QEMU may open the target */
     bool ready;               /* clients were told */
     bool synchronous;

@@ -153,6 +153,6 @@ int ferryIncomingPrepareEnd(int rc,
                             int *len);
 ferryOp *ferryIncomingFind(virDomainObj *vm);
 int ferryIncomingClose(ferryOp *op);
-void ferryIncomingSettle(ferryOp *op,
-                         bool arrived);
+void ferryIncomingArrived(ferryOp *op,
+                          virDomainObj *vm);
 void ferryIncomingDiscard(ferryOp *op);

@@ -18,6 +18,9 @@
 
 #include <config.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "block/source.h"
 #include "ops/migration.h"
 #include "qemu/qemu_alias.h"
@@ -344,6 +347,19 @@ ferryIncomingJobMatters(ferryOp *op G_GNUC_UNUSED,
 }
 
 
+/* Ends the operation. @arrived: the guest is here, or may be: keep its images. */
+static void
+ferryIncomingSettle(ferryOp *op,
+                    bool arrived)
+{
+    if (!arrived)
+        ferryIncomingUndoImages(op);
+
+    ferryIncomingRelease(op->data);
+    ferryOpEnd(op);
+}
+
+
 /* The stock driver ends a QEMU that waits for a migration nobody makes, unless
  * the guest is on its way or has arrived: then its images stay. */
 static void
@@ -382,21 +398,26 @@ const ferryOpClass ferryIncomingClass = {
 };
 
 
-/**
- * ferryIncomingSettle:
- * @arrived: the guest is here, or may be: keep its images
- *
- * Ends the operation. Domain locked; its QEMU is gone, or the guest's.
- */
-void
-ferryIncomingSettle(ferryOp *op,
-                    bool arrived)
+/* A block device may be larger than the disk: the guest is to see its own size. */
+static void
+ferryIncomingCutToSize(virStorageSource *src,
+                       const ferryMigrationOffer *offer)
 {
-    if (!arrived)
-        ferryIncomingUndoImages(op);
+    VIR_AUTOCLOSE fd = -1;
+    off_t size;
 
-    ferryIncomingRelease(op->data);
-    ferryOpEnd(op);
+    if (virStorageSourceGetActualType(src) != VIR_STORAGE_TYPE_BLOCK ||
+        src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage || !offer)
+        return;
+
+    /* what is wrong with it QEMU will find out, too */
+    if ((fd = open(src->path, O_RDONLY | O_CLOEXEC)) < 0 ||
+        (size = lseek(fd, 0, SEEK_END)) < 0 ||
+        (unsigned long long) size <= offer->capacity)
+        return;
+
+    src->sliceStorage = g_new0(virStorageSourceSlice, 1);
+    src->sliceStorage->size = offer->capacity;
 }
 
 
@@ -407,7 +428,7 @@ ferryIncomingInspect(virDomainObj *vm,
                      ferryIncomingDisk *disk,
                      virDomainDiskDef *def)
 {
-    ferryMigrationOffer *offer;
+    ferryMigrationOffer *offer = g_hash_table_lookup(req->disks, def->dst);
 
     disk->dst = g_strdup(def->dst);
     disk->image = virObjectRef(def->src);
@@ -418,10 +439,12 @@ ferryIncomingInspect(virDomainObj *vm,
         return -1;
     }
 
+    ferryIncomingCutToSize(def->src, offer);
+
     if (!ferrySourceIsFile(def->src) || virFileExists(def->src->path))
         return 0;
 
-    if (!(offer = g_hash_table_lookup(req->disks, def->dst))) {
+    if (!offer) {
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("image '%s' of disk '%s' of domain '%s' is missing, and the source does "
                          "not say how large it is to be: create it"),
@@ -668,6 +691,54 @@ void
 ferryIncomingDiscard(ferryOp *op)
 {
     ferryIncomingUndoImages(op);
+}
+
+
+/* Slices that the live definition was given are the configuration's, too. */
+static bool
+ferryIncomingCopySlices(virDomainDef *live,
+                        virDomainDef *config)
+{
+    bool changed = false;
+    size_t i;
+
+    for (i = 0; i < live->ndisks; i++) {
+        virStorageSource *src = live->disks[i]->src;
+        virDomainDiskDef *disk = virDomainDiskByTarget(config, live->disks[i]->dst);
+
+        if (!src->sliceStorage || !disk || disk->src->sliceStorage ||
+            !virStorageSourceIsSameLocation(disk->src, src))
+            continue;
+
+        disk->src->sliceStorage = g_new0(virStorageSourceSlice, 1);
+        disk->src->sliceStorage->offset = src->sliceStorage->offset;
+        disk->src->sliceStorage->size = src->sliceStorage->size;
+        changed = true;
+    }
+
+    return changed;
+}
+
+
+/**
+ * ferryIncomingArrived:
+ * @vm: domain, locked; its guest runs here now, or could
+ */
+void
+ferryIncomingArrived(ferryOp *op,
+                     virDomainObj *vm)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+
+    if (vm->persistent && vm->newDef && ferryIncomingCopySlices(vm->def, vm->newDef) &&
+        virDomainDefSave(vm->newDef, op->driver->xmlopt, cfg->configDir) < 0) {
+        VIR_WARN("configuration of domain '%s' lacks the slices of its disks: %s",
+                 vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    if (!op->over)
+        ferryIncomingSettle(op, true);
 }
 
 

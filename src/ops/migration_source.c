@@ -26,6 +26,7 @@
 
 #include "block/node.h"
 #include "block/qmp.h"
+#include "ops/config.h"
 #include "ops/migration.h"
 #include "qemu/qemu_alias.h"
 #include "qemu/qemu_block.h"
@@ -45,9 +46,6 @@ VIR_LOG_INIT("ferry.migration");
 /* Data in flight over all mirrors. QEMU's own 16 MiB starve a TCP connection. */
 #define FERRY_MIGRATION_BUF_SIZE (64ULL * 1024 * 1024)
 #define FERRY_MIGRATION_BUF_SIZE_MIN (16ULL * 1024 * 1024)
-
-/* How long the network may be away, in seconds. */
-#define FERRY_MIGRATION_RECONNECT 60
 
 /* What the mirrors still have to do while the guest is paused is little. It
  * must not wait for a network that is away just then. */
@@ -113,7 +111,8 @@ ferryMigrationConnect(ferryOp *op)
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++) {
-        if (ferryNodeAddNBD(op->vm, migration->disks[i].target, FERRY_MIGRATION_RECONNECT) < 0)
+        if (ferryNodeAddNBD(op->vm, migration->disks[i].target,
+                            ferryConfigGet()->migrateReconnect) < 0)
             return -1;
     }
 

@@ -1,0 +1,18 @@
+/*
+ * config.h: what an administrator may set
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_conf.h"
+
+typedef struct _ferryConfig ferryConfig;
+struct _ferryConfig {
+    unsigned int migrateReconnect; /* seconds */
+};
+
+void ferryConfigLoad(virQEMUDriver *driver);
+const ferryConfig *ferryConfigGet(void);
