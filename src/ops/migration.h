@@ -51,7 +51,7 @@ struct _ferryMigration {
     bool synchronous;
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
     virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
-    char *error;                  /* why a mirror failed while the memory moved */
+    virErrorPtr error;            /* why a mirror failed while the memory moved */
 };
 
 extern const ferryOpClass ferryMigrationClass;

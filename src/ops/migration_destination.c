@@ -92,7 +92,8 @@ ferryIncomingCreateImage(ferryOp *op,
     }
 
     if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
-        virCommandAddArgList(cmd, "-b", offer->backing, "-F",
+        /* not opened: that is for QEMU, as its user */
+        virCommandAddArgList(cmd, "-u", "-b", offer->backing, "-F",
                              virStorageFileFormatTypeToString(offer->backingFormat), NULL);
     }
 

@@ -74,7 +74,7 @@ ferryMigrationFree(void *opaque)
 
     g_free(migration->disks);
     virStorageNetHostDefClear(&migration->server);
-    g_free(migration->error);
+    virFreeError(migration->error);
     g_free(migration);
 }
 
@@ -556,7 +556,7 @@ ferryMigrationJobChanged(ferryOp *op)
             continue;
 
         ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
-        migration->error = g_strdup(virGetLastErrorMessage());
+        migration->error = virSaveLastError();
 
         qemuDomainObjEnterMonitor(op->vm);
         ignore_value(qemuMonitorMigrateCancel(qemuDomainGetMonitor(op->vm)));
@@ -847,7 +847,7 @@ ferryMigrationPerformEnd(int rc)
     ferryMigration *migration = call.op ? call.op->data : NULL;
 
     if (rc < 0 && migration && migration->error)
-        virReportError(VIR_ERR_OPERATION_FAILED, "%s", migration->error);
+        virSetError(migration->error);
 
     g_clear_pointer(&call.op, ferryOpUnref);
     call = (ferryMigrationCall) { 0 };
