@@ -40,7 +40,6 @@
 VIR_LOG_INIT("ferry.export");
 
 #define FERRY_EXPORT_FDNAME "ferry-nbd"
-#define FERRY_EXPORT_PROBE_MS 100
 
 
 /* Does somebody listen on the unix socket @path? */
@@ -385,44 +384,62 @@ ferryExportLineIsTCPClient(const char *line,
 }
 
 
-/**
- * ferryExportServerIsGone:
- *
- * Is it certain that nobody listens on @address any more? A host that does not
- * answer may be back any time. Takes at most a tenth of a second.
- */
-bool
-ferryExportServerIsGone(const virStorageNetHostDef *address)
+static int
+ferryExportProbeStart(const virStorageNetHostDef *address)
 {
     g_autofree char *port = g_strdup_printf("%u", address->port);
     const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
                                     .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV };
     struct addrinfo *found = NULL;
-    VIR_AUTOCLOSE fd = -1;
+    int fd;
+
+    /* no name service: it may be away, too */
+    if (getaddrinfo(address->name, port, &hints, &found) != 0)
+        return -1;
+
+    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0)
+        ignore_value(connect(fd, found->ai_addr, found->ai_addrlen));
+
+    freeaddrinfo(found);
+    return fd;
+}
+
+
+/**
+ * ferryExportServerProbe:
+ * @address: its host is a number
+ * @probe: socket of a probe that has no answer yet, or -1; the caller closes it
+ *         in the end
+ *
+ * Does somebody listen on @address? Does not wait: call it again.
+ */
+ferryExportState
+ferryExportServerProbe(const virStorageNetHostDef *address,
+                       int *probe)
+{
     struct pollfd poller = { .events = POLLOUT };
     int error = 0;
     socklen_t len = sizeof(error);
 
     if (address->transport == VIR_STORAGE_NET_HOST_TRANS_UNIX)
-        return !ferryExportSocketAlive(address->socket);
+        return ferryExportSocketAlive(address->socket) ? FERRY_EXPORT_ALIVE : FERRY_EXPORT_GONE;
 
-    /* no name service: it may be away, too */
-    if (getaddrinfo(address->name, port, &hints, &found) != 0)
-        return false;
+    if (*probe < 0 && (*probe = ferryExportProbeStart(address)) < 0)
+        return FERRY_EXPORT_SILENT;
 
-    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd >= 0 && connect(fd, found->ai_addr, found->ai_addrlen) < 0)
+    poller.fd = *probe;
+    if (poll(&poller, 1, 0) < 1)
+        return FERRY_EXPORT_SILENT;
+
+    if (getsockopt(*probe, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
         error = errno;
-    freeaddrinfo(found);
+    VIR_FORCE_CLOSE(*probe);
 
-    if (error == EINPROGRESS) {
-        error = 0;
-        poller.fd = fd;
-        if (poll(&poller, 1, FERRY_EXPORT_PROBE_MS) == 1)
-            ignore_value(getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len));
-    }
+    if (error == 0)
+        return FERRY_EXPORT_ALIVE;
 
-    return error == ECONNREFUSED;
+    return error == ECONNREFUSED ? FERRY_EXPORT_GONE : FERRY_EXPORT_SILENT;
 }
 
 
@@ -498,13 +515,28 @@ ferryExportAdd(virDomainObj *vm,
                bool writable,
                const char *bitmap)
 {
-    int rc;
+    g_autoptr(virJSONValue) args = NULL;
+    g_autoptr(virJSONValue) bitmaps = NULL;
 
-    qemuDomainObjEnterMonitor(vm);
-    rc = qemuBlockExportAddNBD(vm, src, name, writable, bitmap);
-    qemuDomainObjExitMonitor(vm);
+    if (bitmap) {
+        bitmaps = virJSONValueNewArray();
 
-    return rc;
+        if (virJSONValueArrayAppendString(bitmaps, bitmap) < 0)
+            return -1;
+    }
+
+    /* short: a backup has many of these */
+    if (virJSONValueObjectAdd(&args,
+                              "s:type", "nbd",
+                              "s:id", src->nodeformat,
+                              "s:node-name", src->nodeformat,
+                              "s:name", name,
+                              "B:writable", writable,
+                              "A:bitmaps", &bitmaps,
+                              NULL) < 0)
+        return -1;
+
+    return ferryQMP(vm, "block-export-add", &args, NULL);
 }
 
 

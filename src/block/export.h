@@ -16,6 +16,13 @@ struct _ferryExportServer {
     char *private; /* where its file is until it is published; NULL for TCP */
 };
 
+/* What is known of a server on another host. */
+typedef enum {
+    FERRY_EXPORT_ALIVE,
+    FERRY_EXPORT_SILENT, /* not known: host or network may be away */
+    FERRY_EXPORT_GONE,   /* the host is there, and nobody listens */
+} ferryExportState;
+
 int ferryExportAddressCheck(virDomainObj *vm,
                             virStorageNetHostDef *address);
 char *ferryExportPrivatePath(const char *path);
@@ -27,7 +34,8 @@ int ferryExportServerPublish(virStorageNetHostDef *address,
                              ferryExportServer *server);
 void ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
-bool ferryExportServerIsGone(const virStorageNetHostDef *address);
+ferryExportState ferryExportServerProbe(const virStorageNetHostDef *address,
+                                        int *probe);
 bool ferryExportServerHasClients(virStorageNetHostDef *address);
 void ferryExportSocketRemove(virStorageNetHostDef *address);
 int ferryExportAdd(virDomainObj *vm,

@@ -146,10 +146,27 @@ ferryNodeInlineStorage(virStorageSource *src,
 }
 
 
+/* QEMU takes 5 us to read a byte of a command: what goes without saying is left
+ * out. */
+static int
+ferryNodeOmit(virJSONValue *props,
+              const char *option,
+              bool value)
+{
+    bool is;
+
+    if (virJSONValueObjectGetBoolean(props, option, &is) < 0 || is != value)
+        return 0;
+
+    return virJSONValueObjectRemoveKey(props, option, NULL) < 0 ? -1 : 0;
+}
+
+
 /**
  * ferryNodeAddPlain:
  *
- * Adds the nodes of @src, of which ferryImageIsPlain() is true, at once.
+ * Adds the nodes of @src, an image to write to of which ferryImageIsPlain() is
+ * true, at once.
  */
 int
 ferryNodeAddPlain(virDomainObj *vm,
@@ -159,7 +176,10 @@ ferryNodeAddPlain(virDomainObj *vm,
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
     if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)) ||
-        ferryNodeInlineStorage(src, data->formatProps) < 0)
+        ferryNodeInlineStorage(src, data->formatProps) < 0 ||
+        ferryNodeOmit(data->formatProps, "read-only", false) < 0 ||
+        ferryNodeOmit(virJSONValueObjectGetObject(data->formatProps, "file"),
+                      "auto-read-only", true) < 0)
         return -1;
 
     g_clear_pointer(&data->storageProps, virJSONValueFree);

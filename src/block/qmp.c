@@ -220,3 +220,25 @@ ferryQMPDiskNode(virDomainObj *vm,
                    disk->dst, vm->def->name);
     return NULL;
 }
+
+
+/**
+ * ferryQMPYank:
+ *
+ * Ends the connection of @node, so that nothing waits for a network that is
+ * away. Reports no error.
+ */
+void
+ferryQMPYank(virDomainObj *vm,
+             const char *node)
+{
+    g_autoptr(virJSONValue) args = NULL;
+    g_autoptr(virJSONValue) instances = virJSONValueNewArray();
+    g_autoptr(virJSONValue) instance = NULL;
+
+    if (virJSONValueObjectAdd(&instance, "s:type", "block-node", "s:node-name", node, NULL) < 0 ||
+        virJSONValueArrayAppend(instances, &instance) < 0 ||
+        virJSONValueObjectAdd(&args, "a:instances", &instances, NULL) < 0 ||
+        ferryQMP(vm, "yank", &args, NULL) < 0)
+        virResetLastError();
+}

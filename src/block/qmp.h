@@ -38,6 +38,8 @@ int ferryQMP(virDomainObj *vm,
 int ferryQMPMirror(virDomainObj *vm,
                    const char *jobname,
                    const ferryMirrorParams *params);
+void ferryQMPYank(virDomainObj *vm,
+                  const char *node);
 char *ferryQMPDiskNode(virDomainObj *vm,
                        virDomainDiskDef *disk);
 int ferryQMPTransaction(virDomainObj *vm,

@@ -14,6 +14,7 @@
 
 #include "datatypes.h"
 #include "hook/api.h"
+#include "ops/config.h"
 #include "ops/migration.h"
 #include "qemu/qemu_migration.h"
 #include "viraccessapicheck.h"
@@ -98,6 +99,52 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
 }
 
 
+static void
+ferryApiPeerClosed(virConnectPtr dconn G_GNUC_UNUSED,
+                   int reason G_GNUC_UNUSED,
+                   void *opaque)
+{
+    virDomainObj *vm = opaque;
+
+    virObjectLock(vm);
+    ferryMigrationPeerLost(vm);
+    virObjectUnlock(vm);
+}
+
+
+/* A destination that does not answer is given as much time as its disks are. */
+static int
+ferryApiOpenPeer(virQEMUDriver *driver,
+                 const char *uri,
+                 virDomainObj *vm,
+                 virConnectPtr *dconn)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    unsigned int count = cfg->keepAliveCount;
+
+    if (!(*dconn = virConnectOpen(uri))) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("Failed to connect to remote libvirt URI %s: %s"),
+                       uri, virGetLastErrorMessage());
+        return -1;
+    }
+
+    if (cfg->keepAliveInterval > 0)
+        count = MAX(count, ferryConfigGet()->migrateReconnect / cfg->keepAliveInterval + 1);
+
+    if (virConnectSetKeepAlive(*dconn, cfg->keepAliveInterval, count) < 0)
+        return -1;
+
+    virObjectRef(vm);
+    if (virConnectRegisterCloseCallback(*dconn, ferryApiPeerClosed, vm, virObjectUnref) < 0) {
+        virObjectUnref(vm);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 /* The client talks to us alone, and we to the destination: as a client of both
  * would. */
 static int
@@ -108,31 +155,34 @@ ferryApiMigratePeer(virDomainPtr dom,
                     unsigned int flags)
 {
     virQEMUDriver *driver = dom->conn->privateData;
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
     g_autoptr(virConnect) dconn = NULL;
-    virDomainPtr ddom;
+    virDomainPtr ddom = NULL;
     virDomainObj *vm;
-    int allowed;
 
     if (!(vm = qemuDomainObjFromDomain(dom)))
         return -1;
-    allowed = virDomainMigratePerform3ParamsEnsureACL(dom->conn, vm->def);
-    virDomainObjEndAPI(&vm);
 
-    if (allowed < 0)
-        return -1;
-
-    if (!(dconn = virConnectOpen(dconnuri))) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("Failed to connect to remote libvirt URI %s: %s"),
-                       dconnuri, virGetLastErrorMessage());
+    if (virDomainMigratePerform3ParamsEnsureACL(dom->conn, vm->def) < 0) {
+        virDomainObjEndAPI(&vm);
         return -1;
     }
 
-    if (virConnectSetKeepAlive(dconn, cfg->keepAliveInterval, cfg->keepAliveCount) < 0)
-        return -1;
+    virObjectUnlock(vm);
 
-    if (!(ddom = virDomainMigrate3(dom, dconn, params, nparams, flags & ~VIR_MIGRATE_PEER2PEER)))
+    if (ferryApiOpenPeer(driver, dconnuri, vm, &dconn) == 0)
+        ddom = virDomainMigrate3(dom, dconn, params, nparams, flags & ~VIR_MIGRATE_PEER2PEER);
+
+    if (dconn) {
+        virErrorPtr err = NULL;
+
+        virErrorPreserveLast(&err);
+        ignore_value(virConnectUnregisterCloseCallback(dconn, ferryApiPeerClosed));
+        virErrorRestore(&err);
+    }
+
+    virObjectUnref(vm);
+
+    if (!ddom)
         return -1;
 
     virDomainFree(ddom);

@@ -51,6 +51,7 @@ struct _ferryMigration {
     bool synchronous;
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
     virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
+    bool lost;                    /* peer to peer: the other driver */
     virErrorPtr error;            /* why a mirror failed while the memory moved */
 };
 
@@ -137,6 +138,7 @@ int ferryMigrationCopyStorage(virDomainObj *vm,
 int ferryMigrationSwitchOver(virDomainObj *vm);
 void ferryMigrationGiveUp(virDomainObj *vm);
 int ferryMigrationPerformEnd(int rc);
+void ferryMigrationPeerLost(virDomainObj *vm);
 int ferryMigrationStats(virDomainObj *vm,
                         virDomainJobData *data);
 int ferryMigrationSetSpeed(virDomainObj *vm,

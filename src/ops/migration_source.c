@@ -36,7 +36,9 @@
 #include "qemu/qemu_security.h"
 #include "viralloc.h"
 #include "virerror.h"
+#include "virfile.h"
 #include "virlog.h"
+#include "virtime.h"
 #include "virxml.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -120,14 +122,35 @@ ferryMigrationConnect(ferryOp *op)
 }
 
 
+/* What is in flight, and closing a node flushes it, would wait as long as TCP
+ * does and then for a new connection, and QEMU's main loop with it. */
 static void
-ferryMigrationDisconnect(ferryOp *op)
+ferryMigrationYank(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++)
+        ferryQMPYank(op->vm, migration->disks[i].target->nodestorage);
+}
+
+
+static void
+ferryMigrationRemoveNodes(ferryOp *op)
 {
     ferryMigration *migration = op->data;
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++)
         ferryNodeRemoveStorage(op->vm, migration->disks[i].target);
+}
+
+
+static void
+ferryMigrationDisconnect(ferryOp *op)
+{
+    ferryMigrationYank(op);
+    ferryMigrationRemoveNodes(op);
 }
 
 
@@ -199,6 +222,8 @@ ferryMigrationMirror(ferryOp *op)
 static void
 ferryMigrationUnmirror(ferryOp *op)
 {
+    ferryMigrationYank(op);
+
     if (ferryJobKillAll(op, "") < 0)
         VIR_WARN("mirrors of domain '%s' do not end: %s",
                  op->vm->def->name, virGetLastErrorMessage());
@@ -246,26 +271,40 @@ typedef struct {
     size_t ready;
     size_t known;
     unsigned long long copied; /* bytes, when last looked at */
+    int probe;                 /* for ferryExportServerProbe() */
+    unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
     bool gone;                 /* the destination */
 } ferryMigrationReadiness;
 
 
-/* Nothing was copied since the last look: does anybody still listen? QEMU would
- * try to connect again for as long as it is told to. */
+/* Nothing was copied since the last look: is the destination there? QEMU would
+ * wait for as long as TCP does, and then for as long as it is told to. */
 static bool
 ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
                                 GPtrArray *jobs)
 {
     ferryMigration *migration = readiness->op->data;
     unsigned long long before = readiness->copied;
+    ferryExportState state = FERRY_EXPORT_ALIVE;
+    unsigned long long now;
     size_t i;
 
     readiness->copied = 0;
     for (i = 0; i < jobs->len; i++)
         readiness->copied += ((qemuMonitorJobInfo *) g_ptr_array_index(jobs, i))->progressCurrent;
 
-    return readiness->copied == before && (migration->server.name || migration->server.socket) &&
-           ferryExportServerIsGone(&migration->server);
+    if (readiness->copied == before && (migration->server.name || migration->server.socket))
+        state = ferryExportServerProbe(&migration->server, &readiness->probe);
+
+    if (state != FERRY_EXPORT_SILENT || virTimeMillisNow(&now) < 0) {
+        readiness->silent = 0;
+        return state == FERRY_EXPORT_GONE;
+    }
+
+    if (readiness->silent == 0)
+        readiness->silent = now;
+
+    return now - readiness->silent > ferryConfigGet()->migrateReconnect * 1000ULL;
 }
 
 
@@ -368,31 +407,45 @@ ferryMigrationBalance(ferryOp *op,
 
 
 static int
+ferryMigrationReportGone(ferryOp *op,
+                         const ferryMigrationReadiness *readiness)
+{
+    if (readiness->silent > 0)
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination of domain '%s' did not answer for %u seconds: look at the "
+                         "network, or at migrate_reconnect in ferry.conf"),
+                       op->vm->def->name, ferryConfigGet()->migrateReconnect);
+    else
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination does not take disks of domain '%s' any more: its QEMU has "
+                         "ended; see the log there"), op->vm->def->name);
+
+    return -1;
+}
+
+
+static int
 ferryMigrationAwaitReady(ferryOp *op)
 {
     ferryMigration *migration = op->data;
-    ferryMigrationReadiness readiness = { .op = op };
+    ferryMigrationReadiness readiness = { .op = op, .probe = -1 };
+    int rc = 0;
 
-    while (readiness.known < migration->ndisks) {
+    while (rc == 0 && readiness.known < migration->ndisks) {
         g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
 
         if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
-            return -1;
-
-        if (readiness.gone) {
-            virReportError(VIR_ERR_OPERATION_FAILED,
-                           _("the destination does not take disks of domain '%s' any more: its "
-                             "QEMU has ended; see the log there"), op->vm->def->name);
-            return -1;
-        }
-
-        if (ferryMigrationBalance(op, jobs, readiness.ready) < 0)
-            return -1;
+            rc = -1;
+        else if (readiness.gone)
+            rc = ferryMigrationReportGone(op, &readiness);
+        else
+            rc = ferryMigrationBalance(op, jobs, readiness.ready);
 
         readiness.known = readiness.ready;
     }
 
-    return 0;
+    VIR_FORCE_CLOSE(readiness.probe);
+    return rc;
 }
 
 
@@ -444,11 +497,12 @@ ferryMigrationFinish(ferryOp *op)
 }
 
 
-/* disconnect: QEMU hands over only what is the guest's */
+/* disconnect: QEMU hands over only what is the guest's. All is written and
+ * flushed by now. */
 static int
 ferryMigrationRunDisconnect(ferryOp *op)
 {
-    ferryMigrationDisconnect(op);
+    ferryMigrationRemoveNodes(op);
     return 0;
 }
 
@@ -527,6 +581,11 @@ ferryMigrationMayWait(ferryOp *op)
 {
     virDomainObj *vm = op->vm;
 
+    if (((ferryMigration *) op->data)->lost) {
+        virReportError(VIR_ERR_OPERATION_FAILED, "%s", _("Lost connection to destination host"));
+        return -1;
+    }
+
     if (!vm->job->abortJob)
         return 0;
 
@@ -539,29 +598,30 @@ ferryMigrationMayWait(ferryOp *op)
 }
 
 
-/* A mirror ended while the memory moves: there is no use in going on. The
- * thread that waits for the memory takes everything back. */
+/* There is no use in moving the memory any more. The thread that waits for it
+ * takes everything back. */
+static void
+ferryMigrationCancelMemory(ferryOp *op)
+{
+    ((ferryMigration *) op->data)->error = virSaveLastError();
+
+    qemuDomainObjEnterMonitor(op->vm);
+    ignore_value(qemuMonitorMigrateCancel(qemuDomainGetMonitor(op->vm)));
+    qemuDomainObjExitMonitor(op->vm);
+}
+
+
+/* A mirror ended, or the destination is lost, while the memory moves. */
 static void
 ferryMigrationJobChanged(ferryOp *op)
 {
-    ferryMigration *migration = op->data;
-    g_autoptr(GPtrArray) jobs = ferryJobList(op, "");
-    g_autofree char *prefix = ferryJobName(op, "");
-    size_t i;
+    g_autoptr(GPtrArray) jobs = NULL;
 
-    for (i = 0; jobs && i < jobs->len && !migration->error; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+    if (((ferryMigration *) op->data)->error || !(jobs = ferryJobList(op, "")))
+        return;
 
-        if (!ferryMigrationJobEnded(job))
-            continue;
-
-        ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
-        migration->error = virSaveLastError();
-
-        qemuDomainObjEnterMonitor(op->vm);
-        ignore_value(qemuMonitorMigrateCancel(qemuDomainGetMonitor(op->vm)));
-        qemuDomainObjExitMonitor(op->vm);
-    }
+    if (ferryMigrationCheckJobs(op, jobs) < 0 || ferryMigrationMayWait(op) < 0)
+        ferryMigrationCancelMemory(op);
 }
 
 
@@ -857,6 +917,31 @@ ferryMigrationPerformEnd(int rc)
 
 
 /**
+ * ferryMigrationPeerLost:
+ * @vm: domain, locked
+ *
+ * The connection to the other driver, by which this one migrates @vm, is closed.
+ * Does not wait.
+ */
+void
+ferryMigrationPeerLost(virDomainObj *vm)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+
+    if (!op || op->klass != &ferryMigrationClass)
+        return;
+
+    ((ferryMigration *) op->data)->lost = true;
+    op->events++;
+
+    if (op->driven)
+        virDomainObjBroadcast(vm);
+    else
+        ignore_value(ferryEngineSubmit(op));
+}
+
+
+/**
  * ferryMigrationStats:
  * @vm: domain, locked, with a job
  *
@@ -893,7 +978,8 @@ ferryMigrationSetSpeed(virDomainObj *vm,
                        unsigned long long bandwidth)
 {
     ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-    ferryMigrationReadiness readiness = { .op = op };
+    size_t ready = 0;
+    size_t i;
     g_autoptr(GPtrArray) jobs = NULL;
 
     if (!op || op->klass != &ferryMigrationClass)
@@ -905,6 +991,8 @@ ferryMigrationSetSpeed(virDomainObj *vm,
     if (!(jobs = ferryJobList(op, "")))
         return -1;
 
-    ignore_value(ferryMigrationMoved(jobs, &readiness));
-    return ferryMigrationBalance(op, jobs, readiness.ready);
+    for (i = 0; i < jobs->len; i++)
+        ready += ferryMigrationJobIsReady(g_ptr_array_index(jobs, i));
+
+    return ferryMigrationBalance(op, jobs, ready);
 }
