@@ -354,3 +354,37 @@ ferryNodeIsDirect(virStorageSource *src)
     return src->cachemode != VIR_DOMAIN_DISK_CACHE_DEFAULT &&
            qemuDomainDiskCachemodeFlags(src->cachemode, NULL, &direct, NULL) == 0 && direct;
 }
+
+
+/**
+ * ferryNodeBypassCache:
+ * @disk: disk that @src is an image of, or will be
+ * @direct: bypass the page cache; or be as @disk says
+ *
+ * Changes the cache mode of @src in QEMU for a while, where that makes sense and
+ * the storage can. Reports no error.
+ */
+void
+ferryNodeBypassCache(virDomainObj *vm,
+                     virDomainDiskDef *disk,
+                     virStorageSource *src,
+                     bool direct)
+{
+    /* a reconnecting driver does not fill these in */
+    src->cachemode = disk->cachemode;
+    src->iomode = disk->iomode;
+
+    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
+        return;
+
+    if (direct)
+        src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+
+    /* not every file system can */
+    if (ferryNodeReopenStorage(vm, src) < 0) {
+        VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    src->cachemode = disk->cachemode;
+}

@@ -39,3 +39,7 @@ int ferryNodeCapacity(virDomainObj *vm,
                       const char *node,
                       unsigned long long *capacity);
 bool ferryNodeIsDirect(virStorageSource *src);
+void ferryNodeBypassCache(virDomainObj *vm,
+                          virDomainDiskDef *disk,
+                          virStorageSource *src,
+                          bool direct);

@@ -405,32 +405,6 @@ ferryCopyCheckSize(ferryOp *op)
  * After the target was formatted: that is many small writes, each of which would
  * wait for the disk. */
 static void
-ferryCopySetCache(virDomainObj *vm,
-                  virDomainDiskDef *disk,
-                  virStorageSource *src,
-                  bool direct)
-{
-    /* a reconnecting driver does not fill these in */
-    src->cachemode = disk->cachemode;
-    src->iomode = disk->iomode;
-
-    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
-        return;
-
-    if (direct)
-        src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-
-    /* not every file system can */
-    if (ferryNodeReopenStorage(vm, src) < 0) {
-        VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
-        virResetLastError();
-    }
-
-    src->cachemode = disk->cachemode;
-}
-
-
-static void
 ferryCopySetSourceCache(ferryOp *op,
                         bool direct)
 {
@@ -439,7 +413,7 @@ ferryCopySetSourceCache(ferryOp *op,
     virStorageSource *n;
 
     for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
-        ferryCopySetCache(op->vm, disk, n, direct);
+        ferryNodeBypassCache(op->vm, disk, n, direct);
 
         if (copy->shallow)
             break;
@@ -453,7 +427,7 @@ ferryCopyCacheOff(ferryOp *op)
     ferryCopy *copy = op->data;
 
     if (!copy->targetDirect)
-        ferryCopySetCache(op->vm, ferryCopyDisk(op), copy->target, true);
+        ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, true);
     ferryCopySetSourceCache(op, true);
     return 0;
 }

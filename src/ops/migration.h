@@ -9,6 +9,7 @@
 
 #include "block/export.h"
 #include "block/image.h"
+#include "block/sync.h"
 #include "engine/engine.h"
 #include "qemu/qemu_migration_params.h"
 
@@ -78,6 +79,7 @@ struct _ferryIncoming {
     char *bitmaps;            /* answer to the source: those that are accepted */
     char **checkpoints;       /* to be defined when the guest is here */
     ferryExportServer server;
+    ferrySync *sync;          /* writes out what the source sends */
     const ferryMigrationRequest *req; /* borrowed, while the call runs */
 };
 

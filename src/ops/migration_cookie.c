@@ -255,7 +255,7 @@ ferryMigrationCookieWithout(const char *cookie,
     if (!(doc = ferryMigrationCookieParse(cookie, len, &ctxt)))
         return NULL;
 
-    if ((nbd = virXPathNode("./nbd", ctxt))) {
+    while ((nbd = virXPathNode("./nbd", ctxt))) {
         xmlUnlinkNode(nbd);
         xmlFreeNode(nbd);
     }

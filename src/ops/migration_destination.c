@@ -58,6 +58,7 @@ ferryIncomingFree(void *opaque)
         virObjectUnref(incoming->disks[i].image);
     }
 
+    ferrySyncStop(incoming->sync);
     g_free(incoming->disks);
     g_free(incoming->tlsAlias);
     g_free(incoming->bitmaps);
@@ -164,6 +165,24 @@ ferryIncomingReservePort(ferryOp *op)
 }
 
 
+static char **
+ferryIncomingFiles(ferryIncoming *incoming)
+{
+    g_autoptr(GPtrArray) paths = g_ptr_array_new();
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virStorageSource *image = incoming->disks[i].image;
+
+        if (virStorageSourceIsLocalStorage(image) && image->path)
+            g_ptr_array_add(paths, g_strdup(image->path));
+    }
+
+    g_ptr_array_add(paths, NULL);
+    return (char **) g_ptr_array_free(g_steal_pointer(&paths), false);
+}
+
+
 static int
 ferryIncomingRunServer(ferryOp *op)
 {
@@ -187,13 +206,18 @@ ferryIncomingRunServer(ferryOp *op)
             return -1;
     }
 
-    return ferryExportServerPublish(&incoming->address, &incoming->server);
+    if (ferryExportServerPublish(&incoming->address, &incoming->server) < 0)
+        return -1;
+
+    incoming->sync = ferrySyncStart(ferryIncomingFiles(incoming));
+    return 0;
 }
 
 
 static void
 ferryIncomingRelease(ferryIncoming *incoming)
 {
+    g_clear_pointer(&incoming->sync, ferrySyncStop);
     ferryExportServerForget(&incoming->server);
     ferryExportSocketRemove(&incoming->address);
 
@@ -207,6 +231,8 @@ static void
 ferryIncomingUnserve(ferryOp *op)
 {
     ferryIncoming *incoming = op->data;
+
+    g_clear_pointer(&incoming->sync, ferrySyncStop);
 
     if (incoming->serving)
         ferryExportServerStop(op->vm);

@@ -1,0 +1,130 @@
+/*
+ * sync.c: images written to the disk ahead of time
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * What a host has in its page cache of an image must be on the disk before its
+ * guest moves, and the guest waits for that. A thread that writes it out all
+ * along leaves little to wait for.
+ */
+
+#include <config.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "block/sync.h"
+#include "virfile.h"
+#include "virlog.h"
+#include "virthread.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.sync");
+
+#define FERRY_SYNC_PAUSE_US (500 * 1000)
+
+struct _ferrySync {
+    int refs; /* atomic */
+    GMutex lock;
+    GCond cond;
+    bool stop;
+    char **paths;
+};
+
+
+static void
+ferrySyncUnref(ferrySync *sync)
+{
+    if (!g_atomic_int_dec_and_test(&sync->refs))
+        return;
+
+    g_strfreev(sync->paths);
+    g_mutex_clear(&sync->lock);
+    g_cond_clear(&sync->cond);
+    g_free(sync);
+}
+
+
+static void
+ferrySyncFile(const char *path)
+{
+    VIR_AUTOCLOSE fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0 || fdatasync(fd) < 0)
+        VIR_DEBUG("cannot sync '%s': %s", path, g_strerror(errno));
+}
+
+
+static void
+ferrySyncRun(void *opaque)
+{
+    ferrySync *sync = opaque;
+    size_t i;
+
+    g_mutex_lock(&sync->lock);
+
+    while (!sync->stop) {
+        g_mutex_unlock(&sync->lock);
+        for (i = 0; sync->paths[i]; i++)
+            ferrySyncFile(sync->paths[i]);
+        g_mutex_lock(&sync->lock);
+
+        if (!sync->stop)
+            g_cond_wait_until(&sync->cond, &sync->lock,
+                              g_get_monotonic_time() + FERRY_SYNC_PAUSE_US);
+    }
+
+    g_mutex_unlock(&sync->lock);
+    ferrySyncUnref(sync);
+}
+
+
+/**
+ * ferrySyncStart:
+ * @paths: of files and block devices; taken over
+ *
+ * Starts to write them out again and again. Returns NULL when that is not
+ * possible: it only saves time.
+ */
+ferrySync *
+ferrySyncStart(char **paths)
+{
+    ferrySync *sync = g_new0(ferrySync, 1);
+    virThread thread;
+
+    sync->refs = 2;
+    sync->paths = paths;
+    g_mutex_init(&sync->lock);
+    g_cond_init(&sync->cond);
+
+    if (virThreadCreateFull(&thread, false, ferrySyncRun, "ferry-sync", false, sync) < 0) {
+        virResetLastError();
+        sync->refs = 1;
+        ferrySyncUnref(sync);
+        return NULL;
+    }
+
+    return sync;
+}
+
+
+/**
+ * ferrySyncStop:
+ *
+ * Ends it, without waiting for a disk that is slow. @sync may be NULL.
+ */
+void
+ferrySyncStop(ferrySync *sync)
+{
+    if (!sync)
+        return;
+
+    g_mutex_lock(&sync->lock);
+    sync->stop = true;
+    g_cond_signal(&sync->cond);
+    g_mutex_unlock(&sync->lock);
+
+    ferrySyncUnref(sync);
+}
