@@ -52,6 +52,7 @@ FERRY_SEAM(int, qemuMigrationParamsApply, virDomainObj *vm, int asyncJob,
 FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
            qemuMigrationParams *origParams, unsigned int apiFlags);
 FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
+FERRY_SEAM(int, qemuMonitorMigrateContinue, qemuMonitor *mon, qemuMonitorMigrationStatus status);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
 
@@ -259,8 +260,8 @@ __wrap_qemuMigrationParamsReset(virDomainObj *vm,
 }
 
 
-/* The perform phase is about to tell QEMU to switch over: the first thing it
- * says after the guest was paused. */
+/* The first thing that the perform phase says to QEMU after the guest was paused.
+ * Soon it will tell it to switch over. */
 int
 __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
                                       virDomainAsyncJob asyncJob)
@@ -269,6 +270,18 @@ __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
         return -1;
 
     return __real_qemuDomainObjEnterMonitorAsync(vm, asyncJob);
+}
+
+
+/* Now it does. Not all who enter the monitor mind when they cannot. */
+int
+__wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
+                                  qemuMonitorMigrationStatus status)
+{
+    if (ferryMigrationMaySwitchOver() < 0)
+        return -1;
+
+    return __real_qemuMonitorMigrateContinue(mon, status);
 }
 
 

@@ -138,6 +138,7 @@ void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
 int ferryMigrationCopyStorage(virDomainObj *vm,
                               qemuMigrationParams *params);
 int ferryMigrationSwitchOver(virDomainObj *vm);
+int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);
 int ferryMigrationPerformEnd(int rc);
 void ferryMigrationPeerLost(virDomainObj *vm);

@@ -387,12 +387,20 @@ ferryIncomingSettle(ferryOp *op,
 }
 
 
-/* The stock driver ends a QEMU that waits for a migration nobody makes, unless
- * the guest is on its way or has arrived: then its images stay. */
+/* The stock driver ends a QEMU that waits for a migration nobody makes: one whose
+ * guest was never started. Else the images stay. */
 static void
 ferryIncomingRecover(ferryOp *op)
 {
-    if (ferryPlanPastReturn(op, &ferryIncomingFinishPlan))
+    int reason;
+    virDomainState state = virDomainObjGetState(op->vm, &reason);
+
+    if (!ferryPlanPastReturn(op, &ferryIncomingFinishPlan))
+        return;
+
+    if (state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_MIGRATION)
+        *ferryPlanProgress(op, &ferryIncomingFinishPlan) = 0;
+    else
         ferryOpEnd(op);
 }
 

@@ -58,7 +58,7 @@ VIR_LOG_INIT("ferry.migration");
 typedef struct {
     const ferryMigrationRequest *req;
     ferryOp *op;   /* once the storage is on its way: reference */
-    bool finished; /* whether or not with success */
+    bool tried;    /* to finish the mirrors, whether or not with success */
 } ferryMigrationCall;
 
 static __thread ferryMigrationCall call;
@@ -888,20 +888,22 @@ ferryMigrationIsOn(virDomainObj *vm)
  * ferryMigrationSwitchOver:
  * @vm: domain, locked; its QEMU is about to be told something
  *
- * Is that to switch over, the guest being paused and its memory at the
- * destination? Then finishes all mirrors. Returns 0, or -1 with an error
- * reported: the guest must go on here.
+ * Is the guest paused and its memory at the destination, so that QEMU will be
+ * told to switch over next? Then finishes all mirrors. Returns 0, or -1 with an
+ * error reported. That may get lost: ferryMigrationMaySwitchOver() has it, too.
  */
 int
 ferryMigrationSwitchOver(virDomainObj *vm)
 {
+    ferryMigration *migration;
     int rc;
 
-    if (!ferryMigrationIsOn(vm) || call.finished ||
+    if (!ferryMigrationIsOn(vm) || call.tried ||
         vm->job->current->status != VIR_DOMAIN_JOB_STATUS_PAUSED)
         return 0;
 
-    call.finished = true;
+    call.tried = true;
+    migration = call.op->data;
 
     if (ferryMigrationEnter(vm) < 0)
         return -1;
@@ -909,10 +911,43 @@ ferryMigrationSwitchOver(virDomainObj *vm)
     ferryOpDrive(call.op);
     if ((rc = ferryPlanRun(call.op, &ferryMigrationFinishPlan)) == 0)
         ferryOpEnd(call.op);
+    else if (!migration->error)
+        migration->error = virSaveLastError();
     ferryOpRelease(call.op);
 
     ferryMigrationLeave(vm);
     return rc;
+}
+
+
+/**
+ * ferryMigrationMaySwitchOver:
+ *
+ * This thread is about to tell QEMU to switch over. Returns 0 when the disks are
+ * at the destination, or are not ours; -1 with an error reported when the guest
+ * must go on here. Called with the monitor locked.
+ */
+int
+ferryMigrationMaySwitchOver(void)
+{
+    ferryMigration *migration;
+
+    if (!call.op)
+        return 0;
+
+    migration = call.op->data;
+
+    if (*ferryPlanProgress(call.op, &ferryMigrationFinishPlan) > 0 && call.op->over &&
+        !migration->error)
+        return 0;
+
+    if (migration->error)
+        virSetError(migration->error);
+    else
+        virReportError(VIR_ERR_OPERATION_FAILED, "%s",
+                       _("the disks have not arrived at the destination"));
+
+    return -1;
 }
 
 
