@@ -13,7 +13,8 @@ int ferryNodeAddStorage(virDomainObj *vm,
                         virStorageSource *src);
 int ferryNodeAddNBD(virDomainObj *vm,
                     virStorageSource *src,
-                    unsigned int reconnect);
+                    unsigned int reconnect,
+                    bool unmap);
 void ferryNodeRemoveStorage(virDomainObj *vm,
                             virStorageSource *src);
 int ferryNodeAddFormat(virDomainObj *vm,

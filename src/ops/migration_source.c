@@ -45,10 +45,11 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* Data in flight over all mirrors. QEMU's own 16 MiB starve a TCP connection; and
- * it gives the memory back while the guest waits, 3 ms for this much. */
-#define FERRY_MIGRATION_BUF_SIZE (32ULL * 1024 * 1024)
-#define FERRY_MIGRATION_BUF_SIZE_MIN (8ULL * 1024 * 1024)
+/* Data in flight over all mirrors. QEMU's own 16 MiB starve a TCP connection, 32
+ * still do; more than this gains nothing, and QEMU gives the memory back while
+ * the guest waits. */
+#define FERRY_MIGRATION_BUF_SIZE (64ULL * 1024 * 1024)
+#define FERRY_MIGRATION_BUF_SIZE_MIN (16ULL * 1024 * 1024)
 
 /* What the mirrors still have to do while the guest is paused is little. It
  * must not wait for a network that is away just then. */
@@ -106,6 +107,18 @@ ferryMigrationTargetNew(const char *dst)
 }
 
 
+/* A full mirror to a target that can be unmapped begins with zeroing all of it,
+ * and that of what is only sparse costs as much as copying the rest. An image
+ * that is one raw layer has no range that a mirror of the top layer would leave
+ * out, its holes being zeroes: it need not begin so. The others are sparse by
+ * their format, and do without unmapping. */
+static bool
+ferryMigrationIsOneLayer(virStorageSource *src)
+{
+    return src->format == VIR_STORAGE_FILE_RAW && !virStorageSourceHasBacking(src);
+}
+
+
 /* connect: to the exports */
 static int
 ferryMigrationConnect(ferryOp *op)
@@ -114,8 +127,11 @@ ferryMigrationConnect(ferryOp *op)
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++) {
-        if (ferryNodeAddNBD(op->vm, migration->disks[i].target,
-                            ferryConfigGet()->migrateReconnect) < 0)
+        ferryMigrationDisk *disk = &migration->disks[i];
+        virStorageSource *src = ferryMigrationDomainDisk(op, disk)->src;
+
+        if (ferryNodeAddNBD(op->vm, disk->target, ferryConfigGet()->migrateReconnect,
+                            migration->shallow || ferryMigrationIsOneLayer(src)) < 0)
             return -1;
     }
 
@@ -249,10 +265,11 @@ ferryMigrationMirror(ferryOp *op)
     for (i = 0; i < migration->ndisks; i++) {
         ferryMigrationDisk *disk = &migration->disks[i];
         g_autofree char *jobname = ferryJobName(op, disk->dst);
+        virDomainDiskDef *def = ferryMigrationDomainDisk(op, disk);
         const ferryMirrorParams params = {
-            .source = qemuDomainDiskGetTopNodename(ferryMigrationDomainDisk(op, disk)),
+            .source = qemuDomainDiskGetTopNodename(def),
             .target = disk->target->nodestorage,
-            .shallow = migration->shallow,
+            .shallow = migration->shallow || ferryMigrationIsOneLayer(def->src),
             .synchronous = migration->synchronous,
             .bandwidth = migration->bandwidth / migration->ndisks,
             .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
