@@ -356,7 +356,7 @@ def show(value, figure):
         return f'{value / MIB:.0f} MiB'
     if 'write' in figure:
         return f'{value * 1000:.3f} ms'
-    if 'gap' in figure or 'call' in figure:
+    if 'gap' in figure or 'call' in figure or figure == 'downtime':
         return f'{value * 1000:.1f} ms'
     return f'{value:.2f} s'
 
@@ -425,9 +425,10 @@ def parser(name, size, space):
     return p
 
 
-def main(options, rows, new_run, note):
+def main(options, rows, new_run, note, new_drivers=lambda folder: Drivers()):
     """rows: name, function and arguments of each; new_run: makes what the
-    functions are given first. Returns the exit code."""
+    functions are given first; new_drivers: makes what is compared, a context
+    manager. Returns the exit code."""
     rows = list(rows)
     chosen = [r for r in rows if any(fnmatch.fnmatchcase(r[0], p) for p in options.rows.split(','))]
     if not chosen:
@@ -435,7 +436,7 @@ def main(options, rows, new_run, note):
     print(f'{options.rounds} rounds, stock and Ferry in turn; medians; {note}; '
           f'{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}', flush=True)
 
-    with Folder(options.dir) as folder, Drivers() as drivers:
+    with Folder(options.dir) as folder, new_drivers(folder) as drivers:
         table = Table()
         run = new_run(options, folder, drivers, table)
         for name, function, args in chosen:

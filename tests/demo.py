@@ -1,10 +1,11 @@
-"""./ferry demo: a guest's disk is copied, and backed up, while the guest writes
-to it.
+"""./ferry demo: a guest's disk is copied, backed up, and moved to another host
+with the guest, while the guest writes to it.
 
 What is shown: a block copy of a persistent domain, the driver killed on the way,
 the pivot made by another process, and a second copy that is cut off at one point
-in time; then backups, see demo_backup.py. What is proved, from the guest's own clock and from what it numbered and
-checksummed (guest.py): it never stopped writing, and nothing is lost.
+in time; then backups, see demo_backup.py, and a migration, see demo_migration.py.
+What is proved, from the guest's own clock and from what it numbered and checksummed
+(guest.py): it never stopped writing, and nothing is lost.
 
 Every virsh call is an embedded driver that starts, does its work and ends; QEMU
 goes on. FERRY_KEEP=1 keeps the images and logs of a demo that failed.
@@ -23,6 +24,7 @@ import xml.etree.ElementTree as ET
 
 import guest
 from demo_backup import Backups
+from demo_migration import Migration
 from demo_steps import DATA, DISK, MIB, NAME, RATE, REGION, Bar, Steps, say
 from ferrytest import Failed, Host, LibvirtError, Session, check, disk_xml, domain_xml, run
 
@@ -89,23 +91,23 @@ class Demo:
             bar.end()
             session.close()
 
-    def compare(self, image, fmt):
+    def compare(self, image, fmt, original=None):
         """Does an image hold, outside of the guest's region, what the disk was
         made of?"""
         size = DISK - REGION.size
         p = subprocess.run(['qemu-img', 'compare', '-q', '-f', 'raw', '-F', 'raw',
                             guest.part_of(image, fmt, REGION.size, size),
-                            guest.part_of(self.original, 'raw', REGION.size, size)],
+                            guest.part_of(original or self.original, 'raw', REGION.size, size)],
                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         check(p.returncode == 0, f'{image} does not hold the data: {p.stdout.strip() or "it differs"}')
 
-    def verify(self, what, image, acknowledged, newest=None, fmt='qcow2'):
+    def verify(self, what, image, acknowledged, newest=None, fmt='qcow2', original=None):
         """Proves that an image, which nobody may use, is the guest's disk at
         one point in time. qemu-img takes the image's lock: QEMU has closed it."""
         if fmt == 'qcow2':
             run('qemu-img', 'check', '-q', image)
         v = guest.verify(image, fmt, acknowledged, REGION, newest)
-        self.compare(image, fmt)
+        self.compare(image, fmt, original)
         self.prove(f'{what}: it holds records {v.newest - v.count + 1} to {v.newest}, without a hole, '
                    f'all checksums right;\n    {acknowledged} had been acknowledged. The other data is the same.')
 
@@ -194,10 +196,11 @@ class Demo:
                 self.host.virsh('undefine', NAME)
                 check(not self.host.qemu_pids(), 'a QEMU is left')
         self.check_guest()
+        Migration(self).run()
 
 
 def check_space(host):
-    need = 6 * DATA[1] + 100 * MIB
+    need = 7 * DATA[1] + 100 * MIB
     free = shutil.disk_usage(host.dir).free
     check(free > need, f'{host.dir} has {free // MIB} MiB free, {need // MIB} are needed: '
                        'set FERRY_TMP to another folder')
