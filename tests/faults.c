@@ -5,14 +5,14 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * Loaded with LD_PRELOAD into a process that runs the driver. The file that
- * FERRY_FAULT_FILE names holds PLAN/STEP/WHEN/WHAT: when a step of that name is
- * run or undone, before or after it acts (WHEN: before, after, undo-before,
- * undo-after), something happens:
+ * FERRY_FAULT_FILE names holds lines of PLAN/STEP/WHEN/WHAT: when a step of that
+ * name is run or undone, before or after it acts (WHEN: before, after,
+ * undo-before, undo-after), something happens:
  *
  *   error        the step fails
  *   unknown      the step fails and does not know what it did
  *   disconnect   the connection to QEMU breaks
- *   kill-qemu    QEMU gets SIGKILL
+ *   kill-qemu    QEMU gets SIGKILL, if there is one
  *   kill-driver  this process gets SIGKILL
  *
  * So every step of every plan can be broken in every way, without a line in
@@ -52,6 +52,15 @@ faultDisconnect(void)
 }
 
 
+/* To kill process 0 would be to kill ourselves, and the test. */
+static void
+faultKill(pid_t qemu)
+{
+    if (qemu > 0)
+        kill(qemu, SIGKILL);
+}
+
+
 static int
 faultHappen(ferryOp *op,
             const ferryStep *step,
@@ -65,7 +74,7 @@ faultHappen(ferryOp *op,
     if (STREQ(what, "disconnect"))
         faultDisconnect();
     else if (STREQ(what, "kill-qemu"))
-        kill(op->vm->pid, SIGKILL);
+        faultKill(op->vm->pid);
     else if (STREQ(what, "kill-driver"))
         kill(getpid(), SIGKILL);
     else
@@ -85,7 +94,7 @@ faultRead(void)
     if (!path || !g_file_get_contents(path, &text, NULL, NULL))
         return g_new0(char *, 1);
 
-    return g_strsplit(g_strstrip(text), "/", 4);
+    return g_strsplit(g_strstrip(text), "\n", 0);
 }
 
 
@@ -95,11 +104,14 @@ faultFind(const ferryPlan *plan,
           const ferryStep *step,
           const char *when)
 {
-    g_auto(GStrv) fault = faultRead();
+    g_autofree char *prefix = g_strdup_printf("%s/%s/%s/", plan->name, step->name, when);
+    g_auto(GStrv) faults = faultRead();
+    size_t i;
 
-    if (g_strv_length(fault) == 4 && STREQ(fault[0], plan->name) &&
-        STREQ(fault[1], step->name) && STREQ(fault[2], when))
-        return g_strdup(fault[3]);
+    for (i = 0; faults[i]; i++) {
+        if (g_str_has_prefix(faults[i], prefix))
+            return g_strdup(faults[i] + strlen(prefix));
+    }
 
     return NULL;
 }

@@ -1,10 +1,10 @@
 /*
- * fuzzxml.c: damaged XML for our parsers: journals, backups
+ * fuzzxml.c: damaged XML for our parsers: journals, backups, migration cookies
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- *     fuzzxml journal|backup ROUNDS SEED FILE...
+ *     fuzzxml journal|backup|cookie ROUNDS SEED FILE...
  *
  * The files are good ones. Each round takes one, damages it a few times, and
  * gives it to the parser, which must understand it or refuse it; the
@@ -18,6 +18,7 @@
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "ops/migration.h"
 #include "testutilsqemu.h"
 #include "viralloc.h"
 #include "virerror.h"
@@ -31,6 +32,8 @@ static const ferryOpClass *const fuzzClasses[] = {
     &ferryBackupClass,
     &ferryCheckpointClass,
     &ferryThawClass,
+    &ferryMigrationClass,
+    &ferryIncomingClass,
     NULL,
 };
 
@@ -99,10 +102,115 @@ fuzzBackup(virQEMUDriver *driver,
 
 
 static int
+fuzzCookieCheck(const ferryMigrationRequest *req)
+{
+    GHashTableIter iter;
+    void *value;
+
+    if (req->address.port > USHRT_MAX) {
+        fprintf(stderr, "a port out of bounds was let through\n");
+        return -1;
+    }
+
+    if (!req->disks)
+        return 0;
+
+    g_hash_table_iter_init(&iter, req->disks);
+    while (g_hash_table_iter_next(&iter, NULL, &value)) {
+        ferryMigrationOffer *offer = value;
+        unsigned long long size = offer->clusterSize;
+
+        if ((size != 0 && (size < 512 || size > 2 * 1024 * 1024 || (size & (size - 1)) != 0)) ||
+            (offer->backing && (*offer->backing != '/' ||
+                                offer->backingFormat <= VIR_STORAGE_FILE_NONE ||
+                                offer->backingFormat >= VIR_STORAGE_FILE_LAST))) {
+            fprintf(stderr, "a disk that cannot be was let through\n");
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* A copy with nothing behind it: bytes that are not theirs must not be looked at. */
+static char *
+fuzzCookieCopy(const char *cookie,
+               int len)
+{
+    char *copy = g_new(char, MAX(len, 1));
+
+    memcpy(copy, cookie, len);
+    return copy;
+}
+
+
+/* What a stock function is given must not have it do our work. */
+static int
+fuzzCookieWithout(const char *cookie,
+                  int len)
+{
+    g_auto(ferryMigrationRequest) req = { 0 };
+    g_autofree char *without = ferryMigrationCookieWithout(cookie, len);
+
+    if (without &&
+        (ferryMigrationCookieRead(without, strlen(without) + 1, &req) < 0 || req.disks)) {
+        fprintf(stderr, "there is NBD storage in a cookie without: %s\n", without);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* What the other host is told it must understand. */
+static int
+fuzzCookieAnswer(const char *cookie,
+                 int len,
+                 const char *extra)
+{
+    g_auto(ferryMigrationRequest) before = { 0 };
+    g_auto(ferryMigrationRequest) after = { 0 };
+    g_autofree char *answer = fuzzCookieCopy(cookie, len);
+    bool good = ferryMigrationCookieRead(cookie, len, &before) == 0;
+
+    if (ferryMigrationCookieAnswer(&answer, &len, 49153, extra) < 0 || !good)
+        return 0;
+
+    if (ferryMigrationCookieRead(answer, len, &after) < 0 || after.address.port != 49153) {
+        fprintf(stderr, "an answer cannot be read: %s\n", answer);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+fuzzCookie(GRand *rand,
+           GString *text)
+{
+    g_auto(ferryMigrationRequest) req = { 0 };
+    int whole = text->len + 1;
+    /* most end with the 0 that they must end with */
+    int len = g_rand_int_range(rand, 0, 20) > 0 ? whole : g_rand_int_range(rand, 0, whole);
+    g_autofree char *cookie = fuzzCookieCopy(text->str, len);
+    int rc = ferryMigrationCookieRead(cookie, len, &req);
+
+    if ((rc == 0 && fuzzCookieCheck(&req) < 0) ||
+        fuzzCookieWithout(cookie, len) < 0 ||
+        fuzzCookieAnswer(cookie, len, g_rand_boolean(rand) ? "<extra><disk target='vda'/></extra>" : NULL) < 0)
+        return -1;
+
+    return rc == 0 ? 1 : 0;
+}
+
+
+static int
 fuzzJournal(virQEMUDriver *driver,
-         const char *path,
-         const unsigned char *uuid,
-         const char *text)
+            const char *path,
+            const unsigned char *uuid,
+            const char *text)
 {
     g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
     g_autofree char *bad = g_strdup_printf("%s.bad", path);
@@ -173,8 +281,12 @@ main(int argc,
         if (g_getenv("FERRY_FUZZ_KEEP"))
             ignore_value(g_file_set_contents(g_getenv("FERRY_FUZZ_KEEP"), text->str, text->len, NULL));
 
-        rc = STREQ(argv[1], "journal") ? fuzzJournal(&driver, path, uuid, text->str) :
-                                         fuzzBackup(&driver, text->str);
+        if (STREQ(argv[1], "journal"))
+            rc = fuzzJournal(&driver, path, uuid, text->str);
+        else if (STREQ(argv[1], "backup"))
+            rc = fuzzBackup(&driver, text->str);
+        else
+            rc = fuzzCookie(rand, text);
         g_string_free(text, TRUE);
         if (rc < 0)
             return EXIT_FAILURE;

@@ -63,22 +63,19 @@ ferryNodeAddStorage(virDomainObj *vm,
 /**
  * ferryNodeAddNBD:
  * @reconnect: seconds for which requests wait when the server is away
- * @unmap: zeroes may become holes
  *
- * Adds the storage node of @src, a remote export. Domain locked, job held.
+ * Adds the storage node of @src, a remote export where zeroes may become holes. Domain locked, job held.
  * Returns 0, or -1 with an error reported and nothing added.
  */
 int
 ferryNodeAddNBD(virDomainObj *vm,
                 virStorageSource *src,
-                unsigned int reconnect,
-                bool unmap)
+                unsigned int reconnect)
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
     if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, false)) ||
-        virJSONValueObjectAppendNumberUint(data->storageProps, "reconnect-delay", reconnect) < 0 ||
-        (!unmap && virJSONValueObjectRemoveKey(data->storageProps, "discard", NULL) < 0))
+        virJSONValueObjectAppendNumberUint(data->storageProps, "reconnect-delay", reconnect) < 0)
         return -1;
 
     g_clear_pointer(&data->formatProps, virJSONValueFree);

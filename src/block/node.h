@@ -13,8 +13,7 @@ int ferryNodeAddStorage(virDomainObj *vm,
                         virStorageSource *src);
 int ferryNodeAddNBD(virDomainObj *vm,
                     virStorageSource *src,
-                    unsigned int reconnect,
-                    bool unmap);
+                    unsigned int reconnect);
 void ferryNodeRemoveStorage(virDomainObj *vm,
                             virStorageSource *src);
 int ferryNodeAddFormat(virDomainObj *vm,

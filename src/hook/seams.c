@@ -45,6 +45,7 @@ FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceD
 FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
 FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
 FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
+FERRY_SEAM(int, qemuDomainUpdateMemoryDeviceInfo, virDomainObj *vm, int asyncJob);
 FERRY_SEAM(int, qemuProcessPrepareHost, virQEMUDriver *driver, virDomainObj *vm,
            unsigned int flags);
 FERRY_SEAM(int, qemuMigrationParamsApply, virDomainObj *vm, int asyncJob,
@@ -187,6 +188,18 @@ __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
     }
 
     return rc;
+}
+
+
+/* Among the first things that a reconnecting driver does when it knows whether
+ * the guest runs, and before it decides what becomes of a migration. */
+int
+__wrap_qemuDomainUpdateMemoryDeviceInfo(virDomainObj *vm,
+                                        int asyncJob)
+{
+    ferryIncomingReconnected(vm);
+
+    return __real_qemuDomainUpdateMemoryDeviceInfo(vm, asyncJob);
 }
 
 

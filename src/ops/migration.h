@@ -75,6 +75,7 @@ struct _ferryIncoming {
 
     bool ownPort;             /* the port is one of the driver's range */
     bool serving;             /* the NBD server is ours */
+    bool recovered;           /* another driver began it */
     char *tlsAlias;
     char *bitmaps;            /* answer to the source: those that are accepted */
     char **checkpoints;       /* to be defined when the guest is here */
@@ -158,6 +159,7 @@ int ferryIncomingPrepareEnd(int rc,
                             int *len);
 ferryOp *ferryIncomingFind(virDomainObj *vm);
 int ferryIncomingClose(ferryOp *op);
+void ferryIncomingReconnected(virDomainObj *vm);
 void ferryIncomingArrived(ferryOp *op,
                           virDomainObj *vm);
 void ferryIncomingDiscard(ferryOp *op);

@@ -340,6 +340,7 @@ ferryIncomingParse(virQEMUDriver *driver,
     int i;
 
     incoming->server.fd = -1;
+    incoming->recovered = true;
 
     if (n <= 0) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("images are missing"));
@@ -387,20 +388,12 @@ ferryIncomingSettle(ferryOp *op,
 }
 
 
-/* The stock driver ends a QEMU that waits for a migration nobody makes: one whose
- * guest was never started. Else the images stay. */
+/* The stock driver ends a QEMU that waits for a migration nobody makes, and does
+ * not get here. The guest has arrived. */
 static void
 ferryIncomingRecover(ferryOp *op)
 {
-    int reason;
-    virDomainState state = virDomainObjGetState(op->vm, &reason);
-
-    if (!ferryPlanPastReturn(op, &ferryIncomingFinishPlan))
-        return;
-
-    if (state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_MIGRATION)
-        *ferryPlanProgress(op, &ferryIncomingFinishPlan) = 0;
-    else
+    if (ferryPlanPastReturn(op, &ferryIncomingFinishPlan))
         ferryOpEnd(op);
 }
 
@@ -756,6 +749,40 @@ ferryIncomingCopySlices(virDomainDef *live,
 
 
 /**
+ * ferryIncomingFind:
+ *
+ * Returns the migration of storage to @vm, borrowed, or NULL. @vm is locked.
+ */
+ferryOp *
+ferryIncomingFind(virDomainObj *vm)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+
+    return op && op->klass == &ferryIncomingClass ? op : NULL;
+}
+
+
+/**
+ * ferryIncomingReconnected:
+ * @vm: domain, locked, whose QEMU was just asked by a new driver what it does
+ *
+ * A guest that still waits for its migration was never started, whatever the
+ * last driver was about to do.
+ */
+void
+ferryIncomingReconnected(virDomainObj *vm)
+{
+    ferryOp *op = ferryIncomingFind(vm);
+    int reason;
+
+    if (op && ((ferryIncoming *) op->data)->recovered &&
+        virDomainObjGetState(vm, &reason) == VIR_DOMAIN_PAUSED &&
+        reason == VIR_DOMAIN_PAUSED_MIGRATION)
+        *ferryPlanProgress(op, &ferryIncomingFinishPlan) = 0;
+}
+
+
+/**
  * ferryIncomingArrived:
  * @vm: domain, locked; its guest runs here now, or could
  */
@@ -774,18 +801,4 @@ ferryIncomingArrived(ferryOp *op,
 
     if (!op->over)
         ferryIncomingSettle(op, true);
-}
-
-
-/**
- * ferryIncomingFind:
- *
- * Returns the migration of storage to @vm, borrowed, or NULL. @vm is locked.
- */
-ferryOp *
-ferryIncomingFind(virDomainObj *vm)
-{
-    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-
-    return op && op->klass == &ferryIncomingClass ? op : NULL;
 }

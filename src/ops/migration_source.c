@@ -107,18 +107,6 @@ ferryMigrationTargetNew(const char *dst)
 }
 
 
-/* A full mirror to a target that can be unmapped begins with zeroing all of it,
- * and that of what is only sparse costs as much as copying the rest. An image
- * that is one raw layer has no range that a mirror of the top layer would leave
- * out, its holes being zeroes: it need not begin so. The others are sparse by
- * their format, and do without unmapping. */
-static bool
-ferryMigrationIsOneLayer(virStorageSource *src)
-{
-    return src->format == VIR_STORAGE_FILE_RAW && !virStorageSourceHasBacking(src);
-}
-
-
 /* connect: to the exports */
 static int
 ferryMigrationConnect(ferryOp *op)
@@ -127,11 +115,8 @@ ferryMigrationConnect(ferryOp *op)
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++) {
-        ferryMigrationDisk *disk = &migration->disks[i];
-        virStorageSource *src = ferryMigrationDomainDisk(op, disk)->src;
-
-        if (ferryNodeAddNBD(op->vm, disk->target, ferryConfigGet()->migrateReconnect,
-                            migration->shallow || ferryMigrationIsOneLayer(src)) < 0)
+        if (ferryNodeAddNBD(op->vm, migration->disks[i].target,
+                            ferryConfigGet()->migrateReconnect) < 0)
             return -1;
     }
 
@@ -255,7 +240,17 @@ ferryMigrationCacheBack(ferryOp *op)
 }
 
 
-/* mirror: all disks */
+/* mirror: all disks. A full mirror to a target where zeroes may become holes begins with zeroing all
+ * of it, which in a raw image costs as much as writing it. One that is a single
+ * raw layer has no range that a mirror of the top layer would leave out, its
+ * holes being zeroes: it need not begin so. */
+static bool
+ferryMigrationIsOneLayer(virStorageSource *src)
+{
+    return src->format == VIR_STORAGE_FILE_RAW && !virStorageSourceHasBacking(src);
+}
+
+
 static int
 ferryMigrationMirror(ferryOp *op)
 {
