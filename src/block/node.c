@@ -64,7 +64,8 @@ ferryNodeAddStorage(virDomainObj *vm,
  * ferryNodeAddNBD:
  * @reconnect: seconds for which requests wait when the server is away
  *
- * Adds the storage node of @src, a remote export where zeroes may become holes. Domain locked, job held.
+ * Adds the storage node of @src, a remote export where zeroes may become holes.
+ * Domain locked, job held.
  * Returns 0, or -1 with an error reported and nothing added.
  */
 int

@@ -65,6 +65,9 @@ int ferryJobKill(ferryOp *op,
                  const char *jobname);
 int ferryJobKillAll(ferryOp *op,
                     const char *what);
+int ferryAsyncEnter(virDomainObj *vm,
+                    virDomainJob job);
+void ferryAsyncLeave(virDomainObj *vm);
 void ferryOpYield(ferryOp *op);
 void ferryOpResume(ferryOp *op);
 int ferryOpSleep(ferryOp *op,

@@ -13,6 +13,7 @@
 #include <config.h>
 
 #include "engine/engine.h"
+#include "qemu/qemu_domainjob.h"
 #include "viralloc.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -205,6 +206,44 @@ ferryOpSleep(ferryOp *op,
     ferryOpResume(op);
 
     return MIN(rc, 0);
+}
+
+
+/**
+ * ferryAsyncEnter:
+ * @vm: domain, locked, with an asynchronous job that this thread owns and that
+ *      lets @job in
+ *
+ * Takes @job for an operation, whose waits give it back and take it again; they
+ * must not find the thread to be the owner of the asynchronous one meanwhile.
+ *
+ * Returns 0, or -1 with an error reported and everything as it was.
+ */
+int
+ferryAsyncEnter(virDomainObj *vm,
+                virDomainJob job)
+{
+    qemuDomainObjReleaseAsyncJob(vm);
+
+    if (virDomainObjBeginJob(vm, job) == 0)
+        return 0;
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
+    return -1;
+}
+
+
+/**
+ * ferryAsyncLeave:
+ *
+ * Ends ferryAsyncEnter().
+ */
+void
+ferryAsyncLeave(virDomainObj *vm)
+{
+    virDomainObjEndJob(vm);
+
+    qemuDomainObjStartJobPhase(vm, vm->job->phase);
 }
 
 

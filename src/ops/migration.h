@@ -57,6 +57,8 @@ struct _ferryMigration {
 };
 
 extern const ferryOpClass ferryMigrationClass;
+extern const ferryPlan ferryMigrationStoragePlan;
+extern const ferryPlan ferryMigrationFinishPlan;
 
 /* A disk at the destination. All of it goes into the journal. */
 typedef struct _ferryIncomingDisk ferryIncomingDisk;
@@ -85,6 +87,8 @@ struct _ferryIncoming {
 };
 
 extern const ferryOpClass ferryIncomingClass;
+extern const ferryPlan ferryIncomingImagesPlan;
+extern const ferryPlan ferryIncomingServePlan;
 
 #define FERRY_MIGRATION_STORAGE (VIR_MIGRATE_NON_SHARED_DISK | VIR_MIGRATE_NON_SHARED_INC)
 #define FERRY_MIGRATION_NAME "migration"
@@ -134,7 +138,23 @@ int ferryMigrationBitmapsAccept(virDomainObj *vm,
                                 qemuMigrationParams *params,
                                 char **answer);
 
-/* migration_source.c: called from within the stock driver's perform phase */
+/* migration_source.c */
+void ferryMigrationFree(void *data);
+virStorageSource *ferryMigrationTargetNew(const char *dst);
+
+/* migration_ready.c */
+int ferryMigrationAwaitReady(ferryOp *op);
+int ferryMigrationCheckJobs(ferryOp *op,
+                            GPtrArray *jobs);
+int ferryMigrationBalance(ferryOp *op,
+                          GPtrArray *jobs);
+void ferryMigrationCount(GPtrArray *jobs,
+                         virDomainJobData *data);
+void ferryMigrationReportFailure(ferryOp *op,
+                                 const char *dst,
+                                 const char *error);
+
+/* migration_perform.c: called from within the stock driver's perform phase */
 void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
 int ferryMigrationCopyStorage(virDomainObj *vm,
                               qemuMigrationParams *params);
@@ -148,7 +168,7 @@ int ferryMigrationStats(virDomainObj *vm,
 int ferryMigrationSetSpeed(virDomainObj *vm,
                            unsigned long long bandwidth);
 
-/* migration_destination.c: likewise, prepare and finish */
+/* migration_prepare.c: likewise, prepare phase */
 void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);
 int ferryIncomingCreateImages(virDomainObj *vm);
 int ferryIncomingAcceptBitmaps(virDomainObj *vm,
@@ -157,6 +177,9 @@ int ferryIncomingServe(virDomainObj *vm);
 int ferryIncomingPrepareEnd(int rc,
                             char **cookie,
                             int *len);
+
+/* migration_destination.c */
+void ferryIncomingFree(void *data);
 ferryOp *ferryIncomingFind(virDomainObj *vm);
 int ferryIncomingClose(ferryOp *op);
 void ferryIncomingReconnected(virDomainObj *vm);

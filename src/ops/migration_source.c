@@ -17,6 +17,8 @@
  *  - when it gives up, before it lets go of the domain's job: everything is
  *    taken back.
  *
+ * The steps are here, the calls in migration_perform.c.
+ *
  * What the mirrors wrote is a copy: until the destination has started the guest
  * the source can go on as if nothing had been, which is why there is no point
  * of no return here.
@@ -28,17 +30,11 @@
 #include "block/qmp.h"
 #include "ops/config.h"
 #include "ops/migration.h"
-#include "qemu/qemu_alias.h"
 #include "qemu/qemu_block.h"
-#include "qemu/qemu_domainjob.h"
-#include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
-#include "qemu/qemu_security.h"
 #include "viralloc.h"
 #include "virerror.h"
-#include "virfile.h"
 #include "virlog.h"
-#include "virtime.h"
 #include "virxml.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -55,17 +51,8 @@ VIR_LOG_INIT("ferry.migration");
  * must not wait for a network that is away just then. */
 #define FERRY_MIGRATION_FINISH_MS (30 * 1000)
 
-/* The perform phase that this thread is in, if any. */
-typedef struct {
-    const ferryMigrationRequest *req;
-    ferryOp *op;   /* once the storage is on its way: reference */
-    bool tried;    /* to finish the mirrors, whether or not with success */
-} ferryMigrationCall;
 
-static __thread ferryMigrationCall call;
-
-
-static void
+void
 ferryMigrationFree(void *opaque)
 {
     ferryMigration *migration = opaque;
@@ -91,8 +78,13 @@ ferryMigrationDomainDisk(ferryOp *op,
 }
 
 
-/* The nodes by which this QEMU knows what the destination exports. */
-static virStorageSource *
+/**
+ * ferryMigrationTargetNew:
+ *
+ * Returns the nodes by which this QEMU knows what the destination exports of disk
+ * @dst, without where that is.
+ */
+virStorageSource *
 ferryMigrationTargetNew(const char *dst)
 {
     virStorageSource *target = virStorageSourceNew();
@@ -290,225 +282,6 @@ ferryMigrationUnmirror(ferryOp *op)
 }
 
 
-/* ready: source and destination are the same, and stay so */
-static bool
-ferryMigrationJobIsReady(qemuMonitorJobInfo *job)
-{
-    return job->status == QEMU_MONITOR_JOB_STATUS_READY ||
-           job->status == QEMU_MONITOR_JOB_STATUS_STANDBY;
-}
-
-
-static bool
-ferryMigrationJobEnded(qemuMonitorJobInfo *job)
-{
-    return job->status == QEMU_MONITOR_JOB_STATUS_ABORTING ||
-           job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
-}
-
-
-static void
-ferryMigrationCount(GPtrArray *jobs,
-                    virDomainJobData *data)
-{
-    qemuDomainMirrorStats *stats = &((qemuDomainJobDataPrivate *) data->privateData)->mirrorStats;
-    size_t i;
-
-    memset(stats, 0, sizeof(*stats));
-
-    for (i = 0; i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        stats->transferred += job->progressCurrent;
-        stats->total += job->progressTotal;
-    }
-}
-
-
-/* How many mirrors are READY, and were when anybody last acted upon that. */
-typedef struct {
-    ferryOp *op;
-    size_t ready;
-    size_t known;
-    unsigned long long copied; /* bytes, when last looked at */
-    int probe;                 /* for ferryExportServerProbe() */
-    unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
-    bool gone;                 /* the destination */
-} ferryMigrationReadiness;
-
-
-/* Nothing was copied since the last look: is the destination there? QEMU would
- * wait for as long as TCP does, and then for as long as it is told to. */
-static bool
-ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
-                                GPtrArray *jobs)
-{
-    ferryMigration *migration = readiness->op->data;
-    unsigned long long before = readiness->copied;
-    ferryExportState state = FERRY_EXPORT_ALIVE;
-    unsigned long long now;
-    size_t i;
-
-    readiness->copied = 0;
-    for (i = 0; i < jobs->len; i++)
-        readiness->copied += ((qemuMonitorJobInfo *) g_ptr_array_index(jobs, i))->progressCurrent;
-
-    if (readiness->copied == before && (migration->server.name || migration->server.socket))
-        state = ferryExportServerProbe(&migration->server, &readiness->probe);
-
-    if (state != FERRY_EXPORT_SILENT || virTimeMillisNow(&now) < 0) {
-        readiness->silent = 0;
-        return state == FERRY_EXPORT_GONE;
-    }
-
-    if (readiness->silent == 0)
-        readiness->silent = now;
-
-    return now - readiness->silent > ferryConfigGet()->migrateReconnect * 1000ULL;
-}
-
-
-/* Is there anything to act upon? One that failed ends the wait for the others. */
-static bool
-ferryMigrationMoved(GPtrArray *jobs,
-                    void *opaque)
-{
-    ferryMigrationReadiness *readiness = opaque;
-    virDomainObj *vm = readiness->op->vm;
-    bool ended = jobs->len < ((ferryMigration *) readiness->op->data)->ndisks;
-    size_t i;
-
-    if (vm->job->current)
-        ferryMigrationCount(jobs, vm->job->current);
-
-    readiness->ready = 0;
-
-    for (i = 0; i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        if (ferryMigrationJobIsReady(job))
-            readiness->ready++;
-        else if (ferryMigrationJobEnded(job))
-            ended = true;
-    }
-
-    readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
-
-    return ended || readiness->gone || readiness->ready > readiness->known;
-}
-
-
-static void
-ferryMigrationReportFailure(ferryOp *op,
-                            const char *dst,
-                            const char *error)
-{
-    virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("migration of disk '%s' of domain '%s' failed: %s"), dst, op->vm->def->name,
-                   error ? error : _("its mirror ended; see the destination's log"));
-}
-
-
-static int
-ferryMigrationCheckJobs(ferryOp *op,
-                        GPtrArray *jobs)
-{
-    g_autofree char *prefix = ferryJobName(op, "");
-    size_t i;
-
-    for (i = 0; i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        if (ferryMigrationJobEnded(job)) {
-            ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
-            return -1;
-        }
-    }
-
-    if (jobs->len < ((ferryMigration *) op->data)->ndisks) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("a mirror of a disk of domain '%s' is gone"), op->vm->def->name);
-        return -1;
-    }
-
-    return 0;
-}
-
-
-/* A disk that is READY has only what the guest writes left to copy: those that
- * are not share the bandwidth, until all are. */
-static int
-ferryMigrationBalance(ferryOp *op,
-                      GPtrArray *jobs,
-                      size_t ready)
-{
-    ferryMigration *migration = op->data;
-    bool all = ready == migration->ndisks;
-    unsigned long long share;
-    size_t i;
-    int rc = 0;
-
-    if (migration->bandwidth == 0)
-        return 0;
-
-    share = MAX(migration->bandwidth / (all ? migration->ndisks : migration->ndisks - ready), 1);
-
-    qemuDomainObjEnterMonitor(op->vm);
-    for (i = 0; i < jobs->len && rc == 0; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        if (all || !ferryMigrationJobIsReady(job))
-            rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(op->vm), job->id, share);
-    }
-    qemuDomainObjExitMonitor(op->vm);
-
-    return rc;
-}
-
-
-static int
-ferryMigrationReportGone(ferryOp *op,
-                         const ferryMigrationReadiness *readiness)
-{
-    if (readiness->silent > 0)
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("the destination of domain '%s' did not answer for %u seconds: look at the "
-                         "network, or at migrate_reconnect in ferry.conf"),
-                       op->vm->def->name, ferryConfigGet()->migrateReconnect);
-    else
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("the destination does not take disks of domain '%s' any more: its QEMU has "
-                         "ended; see the log there"), op->vm->def->name);
-
-    return -1;
-}
-
-
-static int
-ferryMigrationAwaitReady(ferryOp *op)
-{
-    ferryMigration *migration = op->data;
-    ferryMigrationReadiness readiness = { .op = op, .probe = -1 };
-    int rc = 0;
-
-    while (rc == 0 && readiness.known < migration->ndisks) {
-        g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
-
-        if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
-            rc = -1;
-        else if (readiness.gone)
-            rc = ferryMigrationReportGone(op, &readiness);
-        else
-            rc = ferryMigrationBalance(op, jobs, readiness.ready);
-
-        readiness.known = readiness.ready;
-    }
-
-    VIR_FORCE_CLOSE(readiness.probe);
-    return rc;
-}
-
-
 static const ferryStep ferryMigrationStorageSteps[] = {
     { .name = "connect", .run = ferryMigrationConnect, .undo = ferryMigrationDisconnect },
     { .name = "size", .run = ferryMigrationCheckSizes },
@@ -519,7 +292,7 @@ static const ferryStep ferryMigrationStorageSteps[] = {
     { 0 },
 };
 
-static const ferryPlan ferryMigrationStoragePlan = {
+const ferryPlan ferryMigrationStoragePlan = {
     .name = "storage", .steps = ferryMigrationStorageSteps
 };
 
@@ -575,7 +348,7 @@ static const ferryStep ferryMigrationFinishSteps[] = {
     { 0 },
 };
 
-static const ferryPlan ferryMigrationFinishPlan = {
+const ferryPlan ferryMigrationFinishPlan = {
     .name = "finish", .steps = ferryMigrationFinishSteps
 };
 
@@ -717,379 +490,3 @@ const ferryOpClass ferryMigrationClass = {
     .recover = ferryMigrationRecover,
     .stopped = ferryOpEnd,
 };
-
-
-/* The perform phase owns the domain's asynchronous job; the engine takes and
- * gives back one of its own, which that lets in. */
-static int
-ferryMigrationEnter(virDomainObj *vm)
-{
-    qemuDomainObjReleaseAsyncJob(vm);
-
-    if (virDomainObjBeginJob(vm, ferryMigrationClass.job) == 0)
-        return 0;
-
-    qemuDomainObjStartJobPhase(vm, vm->job->phase);
-    return -1;
-}
-
-
-static void
-ferryMigrationLeave(virDomainObj *vm)
-{
-    virDomainObjEndJob(vm);
-
-    qemuDomainObjStartJobPhase(vm, vm->job->phase);
-}
-
-
-/* Where the exports of @migration are. */
-static int
-ferryMigrationLocate(virDomainObj *vm,
-                     ferryMigration *migration,
-                     const ferryMigrationRequest *req,
-                     qemuMigrationParams *params)
-{
-    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
-    g_autofree char *tlsAlias = NULL;
-    size_t i;
-
-    if (req->address.transport == VIR_STORAGE_NET_HOST_TRANS_UNIX) {
-        if (qemuSecurityDomainSetPathLabel(driver, vm, req->address.socket, false) < 0)
-            return -1;
-    } else if (req->address.port == 0 || !req->address.name) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("the destination does not say where it takes the disks of domain '%s'"),
-                       vm->def->name);
-        return -1;
-    }
-
-    migration->server.transport = req->address.transport;
-    migration->server.port = req->address.port;
-    migration->server.name = g_strdup(req->numeric);
-    migration->server.socket = g_strdup(req->address.socket);
-
-    if (req->flags & VIR_MIGRATE_TLS)
-        tlsAlias = qemuAliasTLSObjFromSrcAlias(FERRY_MIGRATION_TLS_BASE);
-
-    for (i = 0; i < migration->ndisks; i++) {
-        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, migration->disks[i].dst);
-        virStorageSource *target = migration->disks[i].target;
-
-        if (!(target->path = qemuAliasDiskDriveFromDisk(disk)))
-            return -1;
-
-        target->hosts = virStorageNetHostDefCopy(1, (virStorageNetHostDef *) &req->address);
-        target->nhosts = 1;
-
-        if (tlsAlias) {
-            target->haveTLS = VIR_TRISTATE_BOOL_YES;
-            target->tlsAlias = g_strdup(tlsAlias);
-            target->tlsHostname = g_strdup(qemuMigrationParamsGetTLSHostname(params));
-        }
-    }
-
-    return 0;
-}
-
-
-static ferryMigration *
-ferryMigrationPrepare(virDomainObj *vm,
-                      const ferryMigrationRequest *req,
-                      qemuMigrationParams *params)
-{
-    ferryMigration *migration = g_new0(ferryMigration, 1);
-    size_t i;
-
-    migration->shallow = req->flags & VIR_MIGRATE_NON_SHARED_INC;
-    migration->synchronous = req->flags & VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES;
-    if (QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth < QEMU_DOMAIN_MIG_BANDWIDTH_MAX)
-        migration->bandwidth = (unsigned long long) QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth << 20;
-    migration->disks = g_new0(ferryMigrationDisk, vm->def->ndisks);
-
-    for (i = 0; i < vm->def->ndisks; i++) {
-        virDomainDiskDef *disk = vm->def->disks[i];
-        ferryMigrationDisk *ours = &migration->disks[migration->ndisks];
-
-        if (!ferryMigrationWants(req, disk))
-            continue;
-
-        if (disk->src->readonly || virStorageSourceIsEmpty(disk->src)) {
-            virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                           _("Cannot migrate empty or read-only disk %s"), disk->dst);
-            goto error;
-        }
-
-        ours->dst = g_strdup(disk->dst);
-        ours->target = ferryMigrationTargetNew(disk->dst);
-        migration->ndisks++;
-    }
-
-    if (ferryMigrationLocate(vm, migration, req, params) < 0)
-        goto error;
-
-    return migration;
-
- error:
-    ferryMigrationFree(migration);
-    return NULL;
-}
-
-
-/**
- * ferryMigrationPerformBegin:
- *
- * This thread is about to call the stock driver's perform phase, without the
- * flags that ask for storage: what @req wants of it is ours. Until
- * ferryMigrationPerformEnd().
- */
-void
-ferryMigrationPerformBegin(const ferryMigrationRequest *req)
-{
-    call = (ferryMigrationCall) { .req = req };
-}
-
-
-/**
- * ferryMigrationCopyStorage:
- * @vm: domain, locked, with the asynchronous job of a migration that this
- *      thread owns
- *
- * Returns 0 once all mirrors are READY, or there are none to be; -1 with an
- * error reported and everything taken back.
- */
-int
-ferryMigrationCopyStorage(virDomainObj *vm,
-                          qemuMigrationParams *params)
-{
-    ferryMigration *migration;
-    int rc = -1;
-
-    if (!call.req || call.op)
-        return 0;
-
-    if (!(migration = ferryMigrationPrepare(vm, call.req, params)))
-        return -1;
-
-    if (ferryMigrationEnter(vm) < 0) {
-        ferryMigrationFree(migration);
-        return -1;
-    }
-
-    call.op = ferryOpNew(vm, &ferryMigrationClass, FERRY_MIGRATION_NAME, migration);
-
-    ferryOpDrive(call.op);
-    rc = ferryPlanRun(call.op, &ferryMigrationStoragePlan);
-    if (rc < 0 && !call.op->over && *ferryPlanProgress(call.op, &ferryMigrationStoragePlan) == 0)
-        ferryOpEnd(call.op);
-    ferryOpRelease(call.op);
-
-    ferryMigrationLeave(vm);
-    return rc;
-}
-
-
-static bool
-ferryMigrationIsOn(virDomainObj *vm)
-{
-    return call.op && !call.op->over && call.op->vm == vm;
-}
-
-
-/**
- * ferryMigrationSwitchOver:
- * @vm: domain, locked; its QEMU is about to be told something
- *
- * Is the guest paused and its memory at the destination, so that QEMU will be
- * told to switch over next? Then finishes all mirrors. Returns 0, or -1 with an
- * error reported. That may get lost: ferryMigrationMaySwitchOver() has it, too.
- */
-int
-ferryMigrationSwitchOver(virDomainObj *vm)
-{
-    ferryMigration *migration;
-    int rc;
-
-    if (!ferryMigrationIsOn(vm) || call.tried ||
-        vm->job->current->status != VIR_DOMAIN_JOB_STATUS_PAUSED)
-        return 0;
-
-    call.tried = true;
-    migration = call.op->data;
-
-    if (ferryMigrationEnter(vm) < 0)
-        return -1;
-
-    ferryOpDrive(call.op);
-    if ((rc = ferryPlanRun(call.op, &ferryMigrationFinishPlan)) == 0)
-        ferryOpEnd(call.op);
-    else if (!migration->error)
-        migration->error = virSaveLastError();
-    ferryOpRelease(call.op);
-
-    ferryMigrationLeave(vm);
-    return rc;
-}
-
-
-/**
- * ferryMigrationMaySwitchOver:
- *
- * This thread is about to tell QEMU to switch over. Returns 0 when the disks are
- * at the destination, or are not ours; -1 with an error reported when the guest
- * must go on here. Called with the monitor locked.
- */
-int
-ferryMigrationMaySwitchOver(void)
-{
-    ferryMigration *migration;
-
-    if (!call.op)
-        return 0;
-
-    migration = call.op->data;
-
-    if (*ferryPlanProgress(call.op, &ferryMigrationFinishPlan) > 0 && call.op->over &&
-        !migration->error)
-        return 0;
-
-    if (migration->error)
-        virSetError(migration->error);
-    else
-        virReportError(VIR_ERR_OPERATION_FAILED, "%s",
-                       _("the disks have not arrived at the destination"));
-
-    return -1;
-}
-
-
-/**
- * ferryMigrationGiveUp:
- * @vm: domain, locked, with the asynchronous job of a migration that failed
- *
- * Takes back what is left of its storage. Keeps the last error.
- */
-void
-ferryMigrationGiveUp(virDomainObj *vm)
-{
-    virErrorPtr err = NULL;
-
-    if (!ferryMigrationIsOn(vm))
-        return;
-
-    virErrorPreserveLast(&err);
-
-    if (ferryMigrationEnter(vm) == 0) {
-        ferryOpDrive(call.op);
-        if (ferryPlanUndo(call.op, &ferryMigrationStoragePlan) == 0 && !call.op->over)
-            ferryOpEnd(call.op);
-        ferryOpRelease(call.op);
-        ferryMigrationLeave(vm);
-    }
-
-    virErrorRestore(&err);
-}
-
-
-/**
- * ferryMigrationPerformEnd:
- * @rc: what the stock driver's perform phase returned
- *
- * Ends ferryMigrationPerformBegin(). A mirror that failed is why the rest did:
- * the error says so.
- */
-int
-ferryMigrationPerformEnd(int rc)
-{
-    ferryMigration *migration = call.op ? call.op->data : NULL;
-
-    if (rc < 0 && migration && migration->error)
-        virSetError(migration->error);
-
-    g_clear_pointer(&call.op, ferryOpUnref);
-    call = (ferryMigrationCall) { 0 };
-
-    return rc;
-}
-
-
-/**
- * ferryMigrationPeerLost:
- * @vm: domain, locked
- *
- * The connection to the other driver, by which this one migrates @vm, is closed.
- * Does not wait.
- */
-void
-ferryMigrationPeerLost(virDomainObj *vm)
-{
-    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-
-    if (!op || op->klass != &ferryMigrationClass)
-        return;
-
-    ((ferryMigration *) op->data)->lost = true;
-    op->events++;
-
-    if (op->driven)
-        virDomainObjBroadcast(vm);
-    else
-        ignore_value(ferryEngineSubmit(op));
-}
-
-
-/**
- * ferryMigrationStats:
- * @vm: domain, locked, with a job
- *
- * Fills in how far the mirrors are. Returns 1, 0 when there are none of ours,
- * or -1 with an error reported.
- */
-int
-ferryMigrationStats(virDomainObj *vm,
-                    virDomainJobData *data)
-{
-    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-    g_autoptr(GPtrArray) jobs = NULL;
-
-    if (!op || op->klass != &ferryMigrationClass)
-        return 0;
-
-    if (!(jobs = ferryJobList(op, "")))
-        return -1;
-
-    if (jobs->len > 0)
-        ferryMigrationCount(jobs, data);
-    return 1;
-}
-
-
-/**
- * ferryMigrationSetSpeed:
- * @bandwidth: bytes/s for all disks together; 0: unlimited
- *
- * Returns 0, also when no storage is on its way, or -1 with an error reported.
- */
-int
-ferryMigrationSetSpeed(virDomainObj *vm,
-                       unsigned long long bandwidth)
-{
-    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-    size_t ready = 0;
-    size_t i;
-    g_autoptr(GPtrArray) jobs = NULL;
-
-    if (!op || op->klass != &ferryMigrationClass)
-        return 0;
-
-    /* QEMU takes 0 for unlimited, too */
-    ((ferryMigration *) op->data)->bandwidth = bandwidth;
-
-    if (!(jobs = ferryJobList(op, "")))
-        return -1;
-
-    for (i = 0; i < jobs->len; i++)
-        ready += ferryMigrationJobIsReady(g_ptr_array_index(jobs, i));
-
-    return ferryMigrationBalance(op, jobs, ready);
-}

@@ -1,0 +1,265 @@
+/*
+ * migration_ready.c: storage migration: until all mirrors are READY
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/export.h"
+#include "ops/config.h"
+#include "ops/migration.h"
+#include "qemu/qemu_domainjob.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+#include "virtime.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
+
+
+static bool
+ferryMigrationJobIsReady(qemuMonitorJobInfo *job)
+{
+    return job->status == QEMU_MONITOR_JOB_STATUS_READY ||
+           job->status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+}
+
+
+static bool
+ferryMigrationJobEnded(qemuMonitorJobInfo *job)
+{
+    return job->status == QEMU_MONITOR_JOB_STATUS_ABORTING ||
+           job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+/**
+ * ferryMigrationCount:
+ * @jobs: all mirrors
+ *
+ * Fills in how far they are.
+ */
+void
+ferryMigrationCount(GPtrArray *jobs,
+                    virDomainJobData *data)
+{
+    qemuDomainMirrorStats *stats = &((qemuDomainJobDataPrivate *) data->privateData)->mirrorStats;
+    size_t i;
+
+    memset(stats, 0, sizeof(*stats));
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        stats->transferred += job->progressCurrent;
+        stats->total += job->progressTotal;
+    }
+}
+
+
+/* How many mirrors are READY, and were when anybody last acted upon that. */
+typedef struct {
+    ferryOp *op;
+    size_t ready;
+    size_t known;
+    unsigned long long copied; /* bytes, when last looked at */
+    int probe;                 /* for ferryExportServerProbe() */
+    unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
+    bool gone;                 /* the destination */
+} ferryMigrationReadiness;
+
+
+/* Nothing was copied since the last look: is the destination there? QEMU would
+ * wait for as long as TCP does, and then for as long as it is told to. */
+static bool
+ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
+                                GPtrArray *jobs)
+{
+    ferryMigration *migration = readiness->op->data;
+    unsigned long long before = readiness->copied;
+    ferryExportState state = FERRY_EXPORT_ALIVE;
+    unsigned long long now;
+    size_t i;
+
+    readiness->copied = 0;
+    for (i = 0; i < jobs->len; i++)
+        readiness->copied += ((qemuMonitorJobInfo *) g_ptr_array_index(jobs, i))->progressCurrent;
+
+    if (readiness->copied == before && (migration->server.name || migration->server.socket))
+        state = ferryExportServerProbe(&migration->server, &readiness->probe);
+
+    if (state != FERRY_EXPORT_SILENT || virTimeMillisNow(&now) < 0) {
+        readiness->silent = 0;
+        return state == FERRY_EXPORT_GONE;
+    }
+
+    if (readiness->silent == 0)
+        readiness->silent = now;
+
+    return now - readiness->silent > ferryConfigGet()->migrateReconnect * 1000ULL;
+}
+
+
+/* Is there anything to act upon? One that failed ends the wait for the others. */
+static bool
+ferryMigrationMoved(GPtrArray *jobs,
+                    void *opaque)
+{
+    ferryMigrationReadiness *readiness = opaque;
+    virDomainObj *vm = readiness->op->vm;
+    bool ended = jobs->len < ((ferryMigration *) readiness->op->data)->ndisks;
+    size_t i;
+
+    if (vm->job->current)
+        ferryMigrationCount(jobs, vm->job->current);
+
+    readiness->ready = 0;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryMigrationJobIsReady(job))
+            readiness->ready++;
+        else if (ferryMigrationJobEnded(job))
+            ended = true;
+    }
+
+    readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
+
+    return ended || readiness->gone || readiness->ready > readiness->known;
+}
+
+
+void
+ferryMigrationReportFailure(ferryOp *op,
+                            const char *dst,
+                            const char *error)
+{
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("migration of disk '%s' of domain '%s' failed: %s"), dst, op->vm->def->name,
+                   error ? error : _("its mirror ended; see the destination's log"));
+}
+
+
+/**
+ * ferryMigrationCheckJobs:
+ * @jobs: all mirrors there are
+ *
+ * Returns 0, or -1 with an error reported when one is lost.
+ */
+int
+ferryMigrationCheckJobs(ferryOp *op,
+                        GPtrArray *jobs)
+{
+    g_autofree char *prefix = ferryJobName(op, "");
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryMigrationJobEnded(job)) {
+            ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
+            return -1;
+        }
+    }
+
+    if (jobs->len < ((ferryMigration *) op->data)->ndisks) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("a mirror of a disk of domain '%s' is gone"), op->vm->def->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryMigrationBalance:
+ * @jobs: all mirrors
+ *
+ * Shares the bandwidth out. A disk that is READY has only what the guest writes
+ * left to copy: those that are not have it all, until all are.
+ */
+int
+ferryMigrationBalance(ferryOp *op,
+                      GPtrArray *jobs)
+{
+    ferryMigration *migration = op->data;
+    unsigned long long share = 0;
+    size_t ready = 0;
+    bool all;
+    size_t i;
+    int rc = 0;
+
+    for (i = 0; i < jobs->len; i++)
+        ready += ferryMigrationJobIsReady(g_ptr_array_index(jobs, i));
+
+    all = ready >= migration->ndisks;
+
+    if (migration->bandwidth > 0)
+        share = MAX(migration->bandwidth / (all ? migration->ndisks : migration->ndisks - ready), 1);
+
+    qemuDomainObjEnterMonitor(op->vm);
+    for (i = 0; i < jobs->len && rc == 0; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (all || !ferryMigrationJobIsReady(job))
+            rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(op->vm), job->id, share);
+    }
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
+static int
+ferryMigrationReportGone(ferryOp *op,
+                         const ferryMigrationReadiness *readiness)
+{
+    if (readiness->silent > 0)
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination of domain '%s' did not answer for %u seconds: look at the "
+                         "network, or at migrate_reconnect in ferry.conf"),
+                       op->vm->def->name, ferryConfigGet()->migrateReconnect);
+    else
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination does not take disks of domain '%s' any more: its QEMU has "
+                         "ended; see the log there"), op->vm->def->name);
+
+    return -1;
+}
+
+
+/**
+ * ferryMigrationAwaitReady:
+ *
+ * The step that waits until source and destination are the same, and stay so.
+ */
+int
+ferryMigrationAwaitReady(ferryOp *op)
+{
+    ferryMigration *migration = op->data;
+    ferryMigrationReadiness readiness = { .op = op, .probe = -1 };
+    int rc = 0;
+
+    while (rc == 0 && readiness.known < migration->ndisks) {
+        g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+
+        if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
+            rc = -1;
+        else if (readiness.gone)
+            rc = ferryMigrationReportGone(op, &readiness);
+        else if (migration->bandwidth > 0)
+            rc = ferryMigrationBalance(op, jobs);
+
+        readiness.known = readiness.ready;
+    }
+
+    VIR_FORCE_CLOSE(readiness.probe);
+    return rc;
+}
