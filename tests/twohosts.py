@@ -507,13 +507,13 @@ class Pair:
 
     # The cable
 
-    def cut(self):
+    def cut(self, machine=None):
         """The cable is pulled at the far end: what is sent is lost, and no
-        connection is told."""
-        self.b.run('ip', 'link', 'set', 'cable', 'down')
+        connection is told. At the near one there is no route either."""
+        (machine or self.b).run('ip', 'link', 'set', 'cable', 'down')
 
-    def mend(self):
-        self.b.run('ip', 'link', 'set', 'cable', 'up')
+    def mend(self, machine=None):
+        (machine or self.b).run('ip', 'link', 'set', 'cable', 'up')
 
     @contextlib.contextmanager
     def slow(self, rate='16mbit'):

@@ -34,9 +34,6 @@ int ferryExportServerPublish(virStorageNetHostDef *address,
                              ferryExportServer *server);
 void ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
-ferryExportState ferryExportServerProbe(const virStorageNetHostDef *address,
-                                        int *probe);
-bool ferryExportServerHasClients(virStorageNetHostDef *address);
 void ferryExportSocketRemove(virStorageNetHostDef *address);
 int ferryExportAdd(virDomainObj *vm,
                    virStorageSource *src,
@@ -49,3 +46,9 @@ int ferryExportTLSAdd(virDomainObj *vm,
                       char **secretAlias);
 void ferryExportTLSRemove(virDomainObj *vm,
                           const char *base);
+
+/* export_peer.c */
+bool ferryExportSocketAlive(const char *path);
+ferryExportState ferryExportServerProbe(const virStorageNetHostDef *address,
+                                        int *probe);
+bool ferryExportServerHasClients(virStorageNetHostDef *address);

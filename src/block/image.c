@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "block/image.h"
+#include "block/node.h"
 #include "block/source.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
@@ -170,7 +171,9 @@ ferryImageCreateStart(virDomainObj *vm,
  * @storage: create the storage (a file of the right size, a remote volume),
  *           not the format
  *
- * Starts the job @jobname that creates one layer of @src. Its sizes are set.
+ * Starts the job @jobname that creates one layer of @src. Its sizes are set. The
+ * format of a plain image needs no storage node: QEMU opens the file for the job
+ * alone.
  *
  * Returns 1 when the job was started, 0 when that layer needs no creating, or
  * -1 with an error reported.
@@ -193,7 +196,8 @@ ferryImageFormatStart(virDomainObj *vm,
 
         if (qemuBlockStorageSourceCreateGetStorageProps(src, &props) < 0)
             return -1;
-    } else if (ferryImageFormatProps(src, backing, &props) < 0) {
+    } else if (ferryImageFormatProps(src, backing, &props) < 0 ||
+               (props && ferryImageIsPlain(src) && ferryNodeInlineStorage(src, props) < 0)) {
         return -1;
     }
 

@@ -14,7 +14,6 @@
 
 #include "datatypes.h"
 #include "hook/api.h"
-#include "ops/config.h"
 #include "ops/migration.h"
 #include "qemu/qemu_migration.h"
 #include "viraccessapicheck.h"
@@ -99,54 +98,7 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
 }
 
 
-static void
-ferryApiPeerClosed(virConnectPtr dconn G_GNUC_UNUSED,
-                   int reason G_GNUC_UNUSED,
-                   void *opaque)
-{
-    virDomainObj *vm = opaque;
-
-    virObjectLock(vm);
-    ferryMigrationPeerLost(vm);
-    virObjectUnlock(vm);
-}
-
-
-/* A destination that does not answer is given as much time as its disks are. */
-static int
-ferryApiOpenPeer(virQEMUDriver *driver,
-                 const char *uri,
-                 virDomainObj *vm,
-                 virConnectPtr *dconn)
-{
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
-    unsigned int count = cfg->keepAliveCount;
-
-    if (!(*dconn = virConnectOpen(uri))) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("Failed to connect to remote libvirt URI %s: %s"),
-                       uri, virGetLastErrorMessage());
-        return -1;
-    }
-
-    if (cfg->keepAliveInterval > 0)
-        count = MAX(count, ferryConfigGet()->migrateReconnect / cfg->keepAliveInterval + 1);
-
-    if (virConnectSetKeepAlive(*dconn, cfg->keepAliveInterval, count) < 0)
-        return -1;
-
-    virObjectRef(vm);
-    if (virConnectRegisterCloseCallback(*dconn, ferryApiPeerClosed, vm, virObjectUnref) < 0) {
-        virObjectUnref(vm);
-        return -1;
-    }
-
-    return 0;
-}
-
-
-/* The client talks to us alone, and we to the destination: as a client of both
- * would. */
+/* The client talks to us alone. */
 static int
 ferryApiMigratePeer(virDomainPtr dom,
                     const char *dconnuri,
@@ -154,39 +106,21 @@ ferryApiMigratePeer(virDomainPtr dom,
                     int nparams,
                     unsigned int flags)
 {
-    virQEMUDriver *driver = dom->conn->privateData;
-    g_autoptr(virConnect) dconn = NULL;
-    virDomainPtr ddom = NULL;
-    virDomainObj *vm;
+    virDomainObj *vm = qemuDomainObjFromDomain(dom);
+    int rc;
 
-    if (!(vm = qemuDomainObjFromDomain(dom)))
+    if (!vm)
         return -1;
 
-    if (virDomainMigratePerform3ParamsEnsureACL(dom->conn, vm->def) < 0) {
-        virDomainObjEndAPI(&vm);
-        return -1;
-    }
-
+    rc = virDomainMigratePerform3ParamsEnsureACL(dom->conn, vm->def);
     virObjectUnlock(vm);
 
-    if (ferryApiOpenPeer(driver, dconnuri, vm, &dconn) == 0)
-        ddom = virDomainMigrate3(dom, dconn, params, nparams, flags & ~VIR_MIGRATE_PEER2PEER);
-
-    if (dconn) {
-        virErrorPtr err = NULL;
-
-        virErrorPreserveLast(&err);
-        ignore_value(virConnectUnregisterCloseCallback(dconn, ferryApiPeerClosed));
-        virErrorRestore(&err);
-    }
+    if (rc == 0)
+        rc = ferryMigrationPeer(dom, vm, dconnuri, params, nparams,
+                                flags & ~VIR_MIGRATE_PEER2PEER);
 
     virObjectUnref(vm);
-
-    if (!ddom)
-        return -1;
-
-    virDomainFree(ddom);
-    return 0;
+    return rc;
 }
 
 

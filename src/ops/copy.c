@@ -194,30 +194,6 @@ ferryCopyRemoveBacking(ferryOp *op)
 
 
 /* create, format: the image itself, unless it is there already */
-/* QEMU opens a plain file for the job alone: many small writes, which the page
- * cache is good for, while the copy itself bypasses it. */
-static int
-ferryCopyFormatPlain(ferryOp *op,
-                     virStorageSource *backing,
-                     const char *jobname)
-{
-    virStorageSource *target = ((ferryCopy *) op->data)->target;
-    g_autoptr(virJSONValue) props = NULL;
-
-    if (ferryImageFormatProps(target, backing, &props) < 0)
-        return -1;
-
-    if (!props)
-        return 0;
-
-    if (ferryNodeInlineStorage(target, props) < 0 ||
-        ferryImageCreateStart(op->vm, jobname, &props) < 0)
-        return -1;
-
-    return 1;
-}
-
-
 static int
 ferryCopyCreateLayer(ferryOp *op,
                      bool storage)
@@ -233,12 +209,7 @@ ferryCopyCreateLayer(ferryOp *op,
 
     backing = ferryCopyTargetBacking(op);
 
-    if (!storage && ferryImageIsPlain(copy->target))
-        rc = ferryCopyFormatPlain(op, backing, jobname);
-    else
-        rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname);
-
-    if (rc <= 0)
+    if ((rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname)) <= 0)
         return rc;
 
     if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_COPY_CREATE_MS, &info) < 0)
@@ -319,7 +290,7 @@ ferryCopyAddPlainStorage(ferryOp *op)
     rc = ferryNodeAddStorage(op->vm, copy->target);
     copy->target->cachemode = cachemode;
 
-    if ((copy->targetDirect = rc == 0))
+    if (rc == 0)
         return 0;
 
     /* not every file system can */
@@ -426,7 +397,8 @@ ferryCopyCacheOff(ferryOp *op)
 {
     ferryCopy *copy = op->data;
 
-    if (!copy->targetDirect)
+    /* a plain one does since its node was added */
+    if (!ferryImageIsPlain(copy->target))
         ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, true);
     ferryCopySetSourceCache(op, true);
     return 0;

@@ -34,7 +34,6 @@ struct _ferryCopy {
     bool reuse;               /* the target is formatted: do not touch it */
     bool keep;                /* aborted when ready: the copy is worth keeping */
 
-    bool targetDirect;        /* the target bypasses the page cache from the beginning */
     bool granted;             /* QEMU may open the target */
     bool ready;               /* clients were told */
     bool synchronous;

@@ -75,7 +75,7 @@ struct _ferryIncoming {
     size_t ndisks;
     virStorageNetHostDef address; /* of the NBD server */
 
-    bool ownPort;             /* the port is one of the driver's range */
+    bool reserved;            /* the port, if it has one */
     bool serving;             /* the NBD server is ours */
     bool recovered;           /* another driver began it */
     char *tlsAlias;
@@ -130,8 +130,8 @@ int ferryMigrationCookieAnswer(char **cookie,
                                const char *extra);
 
 /* migration_bitmaps.c */
-int ferryMigrationCheckpointsOffer(virDomainObj *vm,
-                                   xmlNodePtr root);
+void ferryMigrationCheckpointsOffer(virDomainObj *vm,
+                                    xmlNodePtr root);
 char **ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt);
 int ferryMigrationBitmapsAccept(virDomainObj *vm,
                                 const char *cookie,
@@ -162,11 +162,18 @@ int ferryMigrationSwitchOver(virDomainObj *vm);
 int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);
 int ferryMigrationPerformEnd(int rc);
-void ferryMigrationPeerLost(virDomainObj *vm);
 int ferryMigrationStats(virDomainObj *vm,
                         virDomainJobData *data);
 int ferryMigrationSetSpeed(virDomainObj *vm,
                            unsigned long long bandwidth);
+
+/* migration_peer.c */
+int ferryMigrationPeer(virDomainPtr dom,
+                       virDomainObj *vm,
+                       const char *uri,
+                       virTypedParameterPtr params,
+                       int nparams,
+                       unsigned int flags);
 
 /* migration_prepare.c: likewise, prepare phase */
 void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);

@@ -88,9 +88,10 @@ ferryMigrationFindRoot(void *payload,
  * ferryMigrationCheckpointsOffer:
  * @root: of the source's cookie
  *
- * Adds the definitions of the checkpoints of @vm.
+ * Adds the definitions of the checkpoints of @vm. Reports no error: a guest can
+ * do without.
  */
-int
+void
 ferryMigrationCheckpointsOffer(virDomainObj *vm,
                                xmlNodePtr root)
 {
@@ -111,12 +112,16 @@ ferryMigrationCheckpointsOffer(virDomainObj *vm,
         data.rc = -1;
     }
 
+    if (data.rc < 0) {
+        VIR_WARN("the checkpoints of domain '%s' stay behind: %s",
+                 vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
     if (data.rc < 0 || data.size == 0) {
         xmlUnlinkNode(data.node);
         xmlFreeNode(data.node);
     }
-
-    return data.rc;
 }
 
 
@@ -191,10 +196,11 @@ ferryMigrationBitmapsFormat(GSList *disks)
         for (b = disk->bitmaps; b; b = b->next) {
             qemuMigrationBlockDirtyBitmapsDiskBitmap *bitmap = b->data;
 
-            if (!bitmap->skip)
-                virBufferEscapeString(&children, "<bitmap name='%s'", bitmap->bitmapname);
-            if (!bitmap->skip)
-                virBufferEscapeString(&children, " alias='%s'/>\n", bitmap->alias);
+            if (bitmap->skip)
+                continue;
+
+            virBufferEscapeString(&children, "<bitmap name='%s'", bitmap->bitmapname);
+            virBufferEscapeString(&children, " alias='%s'/>\n", bitmap->alias);
         }
 
         virBufferEscapeString(&attrs, " target='%s'", disk->target);

@@ -231,8 +231,7 @@ ferryMigrationCookieOffer(virDomainObj *vm,
             ferryMigrationCookieOfferDisk(disks[i], disk->src, nodes);
     }
 
-    if (ferryMigrationCheckpointsOffer(vm, xmlDocGetRootElement(doc)) < 0)
-        return -1;
+    ferryMigrationCheckpointsOffer(vm, xmlDocGetRootElement(doc));
 
     return ferryMigrationCookieStore(doc, cookie, len);
 }

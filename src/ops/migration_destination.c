@@ -12,10 +12,10 @@
  * then on the images are the guest's: whatever happens, nobody removes them
  * unless it is certain that the guest did not start here.
  *
- * The steps are here, the calls of the prepare phase in migration_prepare.c.
- *
  * Until then the images that we created go with the QEMU that was to use them,
  * however it ends, and those that were here before are not touched.
+ *
+ * The steps are here, the calls of the prepare phase in migration_prepare.c.
  */
 
 #include <config.h>
@@ -63,7 +63,6 @@ ferryIncomingCreateImage(ferryOp *op,
                          ferryIncomingDisk *disk)
 {
     ferryIncoming *incoming = op->data;
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
     ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
     const char *format = virStorageFileFormatTypeToString(disk->image->format);
     g_autoptr(virCommand) cmd = NULL;
@@ -111,8 +110,14 @@ ferryIncomingRunImages(ferryOp *op)
 }
 
 
-static void
-ferryIncomingUndoImages(ferryOp *op)
+/**
+ * ferryIncomingDiscard:
+ *
+ * Removes the images that were created for a guest which goes on at the source.
+ * Its QEMU is gone here; @op may be over.
+ */
+void
+ferryIncomingDiscard(ferryOp *op)
 {
     ferryIncoming *incoming = op->data;
     size_t i;
@@ -124,7 +129,7 @@ ferryIncomingUndoImages(ferryOp *op)
 
 
 static const ferryStep ferryIncomingImagesSteps[] = {
-    { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingUndoImages, .durable = true },
+    { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingDiscard, .durable = true },
     { 0 },
 };
 
@@ -180,7 +185,7 @@ ferryIncomingRunServer(ferryOp *op)
 
     if (ferryIncomingReservePort(op) < 0)
         return -1;
-    incoming->ownPort = true;
+    incoming->reserved = true;
 
     if (ferryExportServerStart(op->vm, &incoming->address, incoming->tlsAlias,
                                &incoming->server) < 0)
@@ -210,9 +215,9 @@ ferryIncomingRelease(ferryIncoming *incoming)
     ferryExportServerForget(&incoming->server);
     ferryExportSocketRemove(&incoming->address);
 
-    if (incoming->ownPort && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
+    if (incoming->reserved && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
         virPortAllocatorRelease(incoming->address.port);
-    incoming->ownPort = false;
+    incoming->reserved = false;
 }
 
 
@@ -220,8 +225,6 @@ static void
 ferryIncomingUnserve(ferryOp *op)
 {
     ferryIncoming *incoming = op->data;
-
-    g_clear_pointer(&incoming->sync, ferrySyncStop);
 
     if (incoming->serving)
         ferryExportServerStop(op->vm);
@@ -370,7 +373,7 @@ ferryIncomingSettle(ferryOp *op,
                     bool arrived)
 {
     if (!arrived)
-        ferryIncomingUndoImages(op);
+        ferryIncomingDiscard(op);
 
     ferryIncomingRelease(op->data);
     ferryOpEnd(op);
@@ -417,9 +420,9 @@ const ferryOpClass ferryIncomingClass = {
 
 /**
  * ferryIncomingClose:
- * @vm: domain, locked; the source is done, and the guest is about to start here
  *
- * Ends the exports; the images are the guest's from now on.
+ * The source is done, and the guest is about to start here: ends the exports; the
+ * images are the guest's from now on. Domain locked, job held.
  */
 int
 ferryIncomingClose(ferryOp *op)
@@ -431,19 +434,6 @@ ferryIncomingClose(ferryOp *op)
     ferryOpRelease(op);
 
     return rc;
-}
-
-
-/**
- * ferryIncomingDiscard:
- *
- * The finish phase failed after all, and QEMU is gone: the guest goes on at the
- * source. Removes the images that were created for it. @op is over.
- */
-void
-ferryIncomingDiscard(ferryOp *op)
-{
-    ferryIncomingUndoImages(op);
 }
 
 

@@ -303,31 +303,6 @@ ferryMigrationPerformEnd(int rc)
 
 
 /**
- * ferryMigrationPeerLost:
- * @vm: domain, locked
- *
- * The connection to the other driver, by which this one migrates @vm, is closed.
- * Does not wait.
- */
-void
-ferryMigrationPeerLost(virDomainObj *vm)
-{
-    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
-
-    if (!op || op->klass != &ferryMigrationClass)
-        return;
-
-    ((ferryMigration *) op->data)->lost = true;
-    op->events++;
-
-    if (op->driven)
-        virDomainObjBroadcast(vm);
-    else
-        ignore_value(ferryEngineSubmit(op));
-}
-
-
-/**
  * ferryMigrationStats:
  * @vm: domain, locked, with a job
  *

@@ -127,19 +127,24 @@ ferryIncomingNew(virDomainObj *vm,
     if (req->flags & VIR_MIGRATE_TLS)
         incoming->tlsAlias = qemuAliasTLSObjFromSrcAlias(FERRY_MIGRATION_TLS_BASE);
 
+    if (ferryExportAddressCheck(vm, &incoming->address) < 0)
+        goto error;
+
     for (i = 0; i < vm->def->ndisks; i++) {
         if (!ferryMigrationWants(req, vm->def->disks[i]))
             continue;
 
         incoming->ndisks++;
         if (ferryIncomingInspect(vm, req, &incoming->disks[incoming->ndisks - 1],
-                                 vm->def->disks[i]) < 0) {
-            ferryIncomingFree(incoming);
-            return NULL;
-        }
+                                 vm->def->disks[i]) < 0)
+            goto error;
     }
 
     return incoming;
+
+ error:
+    ferryIncomingFree(incoming);
+    return NULL;
 }
 
 
@@ -174,6 +179,12 @@ ferryIncomingCreateImages(virDomainObj *vm)
 
     if (!(incoming = ferryIncomingNew(vm, call.req)))
         return -1;
+
+    /* the destination's own definition may have none of these disks */
+    if (incoming->ndisks == 0) {
+        ferryIncomingFree(incoming);
+        return 0;
+    }
 
     call.op = ferryOpNew(vm, &ferryIncomingClass, FERRY_MIGRATION_NAME, incoming);
 

@@ -217,14 +217,6 @@ ferryMigrationCacheOff(ferryOp *op)
 }
 
 
-static int
-ferryMigrationCacheOn(ferryOp *op)
-{
-    ferryMigrationSetCache(op, false);
-    return 0;
-}
-
-
 static void
 ferryMigrationCacheBack(ferryOp *op)
 {
@@ -232,10 +224,18 @@ ferryMigrationCacheBack(ferryOp *op)
 }
 
 
-/* mirror: all disks. A full mirror to a target where zeroes may become holes begins with zeroing all
- * of it, which in a raw image costs as much as writing it. One that is a single
- * raw layer has no range that a mirror of the top layer would leave out, its
- * holes being zeroes: it need not begin so. */
+static int
+ferryMigrationRestoreCache(ferryOp *op)
+{
+    ferryMigrationCacheBack(op);
+    return 0;
+}
+
+
+/* mirror: all disks. A full mirror to a target where zeroes may become holes
+ * begins with zeroing all of it, which in a raw image costs as much as writing
+ * it. One that is a single raw layer has no range that a mirror of the top layer
+ * would leave out, its holes being zeroes: it need not begin so. */
 static bool
 ferryMigrationIsOneLayer(virStorageSource *src)
 {
@@ -288,7 +288,7 @@ static const ferryStep ferryMigrationStorageSteps[] = {
     { .name = "cache", .run = ferryMigrationCacheOff, .undo = ferryMigrationCacheBack },
     { .name = "mirror", .run = ferryMigrationMirror, .undo = ferryMigrationUnmirror },
     { .name = "ready", .run = ferryMigrationAwaitReady },
-    { .name = "restore", .run = ferryMigrationCacheOn },
+    { .name = "restore", .run = ferryMigrationRestoreCache },
     { 0 },
 };
 

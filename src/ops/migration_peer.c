@@ -1,0 +1,118 @@
+/*
+ * migration_peer.c: storage migration: peer to peer
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The source's driver is the client of the destination's, and takes the phases in
+ * turn as any client of both would.
+ */
+
+#include <config.h>
+
+#include "ops/config.h"
+#include "ops/migration.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
+
+
+/* The connection to the other driver is closed. Does not wait. */
+static void
+ferryMigrationPeerLost(virDomainObj *vm)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+
+    if (!op || op->klass != &ferryMigrationClass)
+        return;
+
+    ((ferryMigration *) op->data)->lost = true;
+    op->events++;
+
+    if (op->driven)
+        virDomainObjBroadcast(vm);
+    else
+        ignore_value(ferryEngineSubmit(op));
+}
+
+
+static void
+ferryMigrationPeerClosed(virConnectPtr dconn G_GNUC_UNUSED,
+                         int reason G_GNUC_UNUSED,
+                         void *opaque)
+{
+    virDomainObj *vm = opaque;
+
+    virObjectLock(vm);
+    ferryMigrationPeerLost(vm);
+    virObjectUnlock(vm);
+}
+
+
+/* A destination that does not answer is given as much time as its disks are. */
+static int
+ferryMigrationPeerWatch(virDomainObj *vm,
+                        virConnectPtr dconn)
+{
+    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    unsigned int count = cfg->keepAliveCount;
+
+    if (cfg->keepAliveInterval > 0)
+        count = MAX(count, ferryConfigGet()->migrateReconnect / cfg->keepAliveInterval + 1);
+
+    if (virConnectSetKeepAlive(dconn, cfg->keepAliveInterval, count) < 0)
+        return -1;
+
+    virObjectRef(vm);
+    if (virConnectRegisterCloseCallback(dconn, ferryMigrationPeerClosed, vm, virObjectUnref) < 0) {
+        virObjectUnref(vm);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryMigrationPeer:
+ * @vm: domain of @dom, referenced, not locked
+ * @uri: of the destination's driver
+ * @flags: without VIR_MIGRATE_PEER2PEER
+ *
+ * Returns 0 when the guest runs at the destination, or -1 with an error reported.
+ */
+int
+ferryMigrationPeer(virDomainPtr dom,
+                   virDomainObj *vm,
+                   const char *uri,
+                   virTypedParameterPtr params,
+                   int nparams,
+                   unsigned int flags)
+{
+    g_autoptr(virConnect) dconn = virConnectOpen(uri);
+    virDomainPtr ddom;
+    virErrorPtr err = NULL;
+
+    if (!dconn) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("Failed to connect to remote libvirt URI %s: %s"),
+                       uri, virGetLastErrorMessage());
+        return -1;
+    }
+
+    if (ferryMigrationPeerWatch(vm, dconn) < 0)
+        return -1;
+
+    if ((ddom = virDomainMigrate3(dom, dconn, params, nparams, flags)))
+        virDomainFree(ddom);
+
+    virErrorPreserveLast(&err);
+    ignore_value(virConnectUnregisterCloseCallback(dconn, ferryMigrationPeerClosed));
+    virErrorRestore(&err);
+
+    return ddom ? 0 : -1;
+}
