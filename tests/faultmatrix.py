@@ -18,10 +18,10 @@ import sys
 import xml.etree.ElementTree as ET
 
 import plans
-from ferrytest import (BUILD, DRIVER_DIR, Failed, Host, LibvirtError, Monitor, Session, check, disk_xml, domain_xml,
-                       main, qemu_io, wait_for, with_monitor)
+from ferrytest import (BUILD, DRIVER_DIR, Failed, Host, LibvirtError, Monitor, Session, adopt_qemus, check, disk_xml,
+                       domain_xml, main, qemu_io, wait_for, with_monitor)
 
-PRELOAD = os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so')
+PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
 FAULTS = ('error', 'disconnect', 'kill-qemu', 'kill-driver')
 
 # The suite whose scenes set an operation's plans going, all of them. One that is
@@ -40,10 +40,13 @@ PAUSED = 1
 
 
 class Bench:
-    """A driver that can be broken, and started again."""
+    """A driver that can be broken, and started again. meanwhile() is called while
+    there is none."""
 
     def __init__(self, host):
+        adopt_qemus()
         self.host = host
+        self.meanwhile = lambda: None
         self.fault_file = host.path('fault')
         host.env.update(LD_PRELOAD=PRELOAD, FERRY_FAULT_FILE=self.fault_file)
         self.fault(None)
@@ -64,6 +67,7 @@ class Bench:
 
     def restart(self):
         self.session.kill()
+        self.meanwhile()
         self.session = Session(self.host)
 
 
@@ -84,11 +88,13 @@ class Scene:
         self.host = bench.host
         self.name = f'g{number}'
         self.prepare()
-        socket = self.path('qmp')
-        xml = with_monitor(domain_xml(self.name, [disk_xml(d, self.image(d)) for d in self.DISKS]), socket)
-        bench.session.call(None, 'defineXML', xml)
-        bench.session.call(self.name, 'createWithFlags', PAUSED)
-        self.qmp = Monitor(socket)
+        xml = domain_xml(self.name, [disk_xml(d, self.image(d)) for d in self.DISKS])
+        bench.session.call(None, 'defineXML', with_monitor(xml, self.path('qmp')))
+        self.start()
+
+    def start(self):
+        self.bench.session.call(self.name, 'createWithFlags', PAUSED)
+        self.qmp = Monitor(self.path('qmp'))
 
     @classmethod
     def impossible(cls, plan, fault):

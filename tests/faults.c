@@ -6,22 +6,46 @@
  *
  * Loaded with LD_PRELOAD into a process that runs the driver. The file that
  * FERRY_FAULT_FILE names holds lines of PLAN/STEP/WHEN/WHAT: when a step of that
- * name is run or undone, before or after it acts (WHEN: before, after,
- * undo-before, undo-after), something happens:
+ * name is run or undone something happens. WHEN is
  *
- *   error        the step fails
+ *   before, after      the step acts
+ *   during-N           it has sent its Nth command to QEMU, which has answered,
+ *                      and the answer is not read yet
+ *   undo-before, undo-after, undo-during-N
+ *                      the same when the step is undone
+ *   journal            what the step is going to do is written to the journal
+ *
+ * and WHAT
+ *
+ *   error        the step fails; during: the command does
  *   unknown      the step fails and does not know what it did
  *   disconnect   the connection to QEMU breaks
  *   kill-qemu    QEMU gets SIGKILL, if there is one
  *   kill-driver  this process gets SIGKILL
+ *   power-loss   both do
+ *   enospc       the journal cannot be written, from here on
+ *   eio          nor can it this once: the disk does not take it
+ *   eio-folder   the disk takes it, but not its name
  *
  * So every step of every plan can be broken in every way, without a line in
- * the code that is tested.
+ * the code that is tested. A line any/journal/WHAT makes the next writing of any
+ * journal fail.
+ *
+ * FERRY_FAULT_FILE.log gets a line for each fault that happened, and, if the file
+ * says "record", one for each step: how many commands it sent; and "synced" before
+ * that when its journal was. In
+ * FERRY_FAULT_FILE.durable is what a host that loses its power has of the journals
+ * when it is back: what was written but not synced is not there.
  */
 
 #include <config.h>
 
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -33,6 +57,67 @@
 
 #define FAULT_FD_MAX 1024
 
+/* What QEMU is asked instead of the command that is to fail. */
+#define FAULT_COMMAND "{\"execute\":\"blockdev-del\",\"arguments\":{\"node-name\":\"injected failure\"},%s"
+
+/* Long enough for any command that is answered at all. */
+#define FAULT_ANSWER_MS 200
+
+/* The step that runs, for the thread that talks to QEMU; and the one before it,
+ * for the journal. There is one operation at a time in a test. */
+static struct {
+    ferryOp *op;
+    const ferryPlan *plan;
+    const ferryStep *step;
+    bool undo;
+    bool watched;
+    int commands;
+} current;
+
+/* The journal that is being written. */
+static struct {
+    int fd;
+    char *fault;
+} journal = { .fd = -1 };
+
+
+#define FAULT_REAL(name) \
+    static typeof(name) *real; \
+    if (!real) \
+        real = (typeof(name) *) dlsym(RTLD_NEXT, #name)
+
+
+static void G_GNUC_PRINTF(1, 2)
+faultLog(const char *format,
+         ...)
+{
+    g_autofree char *path = g_strdup_printf("%s.log", g_getenv("FERRY_FAULT_FILE"));
+    g_autofree char *line = NULL;
+    va_list ap;
+    FILE *f;
+
+    va_start(ap, format);
+    line = g_strdup_vprintf(format, ap);
+    va_end(ap);
+
+    if (!(f = fopen(path, "a")))
+        abort();
+    fprintf(f, "%s\n", line);
+    fclose(f);
+}
+
+
+static bool
+faultIsMonitor(int fd)
+{
+    struct sockaddr_un sa = { 0 };
+    socklen_t len = sizeof(sa);
+
+    return getpeername(fd, (struct sockaddr *) &sa, &len) == 0 &&
+           sa.sun_family == AF_UNIX &&
+           g_str_has_suffix(sa.sun_path, "/monitor.sock");
+}
+
 
 /* The monitor's descriptor is private to it, but its peer has a name. */
 static void
@@ -41,12 +126,7 @@ faultDisconnect(void)
     int fd;
 
     for (fd = 3; fd < FAULT_FD_MAX; fd++) {
-        struct sockaddr_un sa = { 0 };
-        socklen_t len = sizeof(sa);
-
-        if (getpeername(fd, (struct sockaddr *) &sa, &len) == 0 &&
-            sa.sun_family == AF_UNIX &&
-            g_str_has_suffix(sa.sun_path, "/monitor.sock"))
+        if (faultIsMonitor(fd))
             shutdown(fd, SHUT_RDWR);
     }
 }
@@ -61,11 +141,21 @@ faultKill(pid_t qemu)
 }
 
 
+static void
+faultPowerLoss(pid_t qemu)
+{
+    faultKill(qemu);
+    kill(getpid(), SIGKILL);
+}
+
+
 static int
 faultHappen(ferryOp *op,
             const ferryStep *step,
             const char *what)
 {
+    faultLog("fault %s", what);
+
     if (STREQ(what, "error") || STREQ(what, "unknown")) {
         virReportError(VIR_ERR_OPERATION_FAILED, "injected failure of step '%s'", step->name);
         return STREQ(what, "error") ? FERRY_STEP_FAILED : FERRY_STEP_UNKNOWN;
@@ -77,6 +167,8 @@ faultHappen(ferryOp *op,
         faultKill(op->vm->pid);
     else if (STREQ(what, "kill-driver"))
         kill(getpid(), SIGKILL);
+    else if (STREQ(what, "power-loss"))
+        faultPowerLoss(op->vm->pid);
     else
         abort();
 
@@ -117,6 +209,62 @@ faultFind(const ferryPlan *plan,
 }
 
 
+/* Does the test want to know what happens without a fault? */
+static bool
+faultIsRecorded(void)
+{
+    g_auto(GStrv) faults = faultRead();
+
+    return STREQ_NULLABLE(faults[0], "record");
+}
+
+
+/* Is there something to know about the commands that @step sends? */
+static bool
+faultIsWatched(const ferryPlan *plan,
+               const ferryStep *step,
+               const char *when)
+{
+    g_autofree char *prefix = g_strdup_printf("%s/%s/%s-", plan->name, step->name, when);
+    g_auto(GStrv) faults = faultRead();
+    size_t i;
+
+    for (i = 0; faults[i]; i++) {
+        if (g_str_has_prefix(faults[i], prefix))
+            return true;
+    }
+
+    return faultIsRecorded();
+}
+
+
+static void
+faultEnter(ferryOp *op,
+           const ferryPlan *plan,
+           const ferryStep *step,
+           bool undo)
+{
+    current.op = op;
+    current.plan = plan;
+    current.step = step;
+    current.undo = undo;
+    current.commands = 0;
+    current.watched = faultIsWatched(plan, step, undo ? "undo-during" : "during");
+}
+
+
+static void
+faultLeave(void)
+{
+    if (current.watched)
+        faultLog("%s/%s/%s %d", current.plan->name, current.step->name,
+                 current.undo ? "undo" : "run", current.commands);
+
+    current.watched = false;
+    current.op = NULL;
+}
+
+
 int
 ferryStepRun(ferryOp *op,
              const ferryPlan *plan,
@@ -129,7 +277,11 @@ ferryStepRun(ferryOp *op,
     if (before && (rc = faultHappen(op, step, before)) < 0)
         return rc;
 
-    if ((rc = step->run(op)) < 0)
+    faultEnter(op, plan, step, false);
+    rc = step->run(op);
+    faultLeave();
+
+    if (rc < 0)
         return rc;
 
     return after ? faultHappen(op, step, after) : 0;
@@ -147,9 +299,361 @@ ferryStepUndo(ferryOp *op,
     if (before)
         ignore_value(faultHappen(op, step, before));
 
+    faultEnter(op, plan, step, true);
     if (step->undo)
         step->undo(op);
+    faultLeave();
 
     if (after)
         ignore_value(faultHappen(op, step, after));
+}
+
+
+/* Commands: libvirt's monitor sends one with each write */
+
+/* What is to happen to the command that is about to be sent to @fd, or NULL. */
+static char *
+faultCommand(int fd)
+{
+    g_autofree char *when = NULL;
+
+    if (!current.watched || !faultIsMonitor(fd))
+        return NULL;
+
+    when = g_strdup_printf("%sduring-%d", current.undo ? "undo-" : "", ++current.commands);
+    return faultFind(current.plan, current.step, when);
+}
+
+
+/* Another command in place of that in @buf, with its number: QEMU refuses it. */
+static char *
+faultRefused(const char *buf,
+             size_t len)
+{
+    g_autofree char *text = g_strndup(buf, len);
+    const char *id = g_strrstr(text, "\"id\":\"libvirt-");
+
+    return g_strdup_printf(FAULT_COMMAND, id);
+}
+
+
+/* QEMU has done what it was told, and says so: nobody hears it. */
+static void
+faultAnswered(int fd,
+              const char *what)
+{
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    char buf[4096];
+
+    faultLog("fault %s", what);
+    ignore_value(poll(&p, 1, FAULT_ANSWER_MS));
+
+    if (STREQ(what, "kill-driver"))
+        kill(getpid(), SIGKILL);
+    else if (STREQ(what, "power-loss"))
+        faultPowerLoss(current.op->vm->pid);
+    else if (STREQ(what, "kill-qemu"))
+        faultKill(current.op->vm->pid);
+    else if (STRNEQ(what, "disconnect"))
+        abort();
+
+    while (recv(fd, buf, sizeof(buf), MSG_DONTWAIT) > 0)
+        ;
+    shutdown(fd, SHUT_RDWR);
+}
+
+
+/* The journal */
+
+static bool
+faultIsJournal(const char *path,
+               const char *suffix)
+{
+    g_autofree char *dir = path ? g_path_get_dirname(path) : NULL;
+
+    return dir && g_str_has_suffix(dir, "/ferry") && g_str_has_suffix(path, suffix);
+}
+
+
+static char *
+faultPath(int fd)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return g_file_read_link(link, NULL);
+}
+
+
+/* Of what a host without power still has there is a copy. */
+static void
+faultKeep(const char *path)
+{
+    g_autofree char *dir = g_strdup_printf("%s.durable", g_getenv("FERRY_FAULT_FILE"));
+    g_autofree char *name = g_path_get_basename(path);
+    g_autofree char *copy = g_build_filename(dir, name, NULL);
+    g_autofree char *text = NULL;
+    gsize len;
+
+    if (g_mkdir_with_parents(dir, 0700) < 0)
+        abort();
+
+    if (!g_file_get_contents(path, &text, &len, NULL))
+        unlink(copy);
+    else if (!g_file_set_contents(copy, text, len, NULL))
+        abort();
+}
+
+
+/* The folder was synced: every name in it, old or gone, is what it is now. */
+static void
+faultKeepFolder(const char *path)
+{
+    g_autofree char *durable = g_strdup_printf("%s.durable", g_getenv("FERRY_FAULT_FILE"));
+    const char *folders[] = { path, durable };
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(folders); i++) {
+        g_autoptr(GDir) dir = g_dir_open(folders[i], 0, NULL);
+        const char *name;
+
+        while (dir && (name = g_dir_read_name(dir))) {
+            g_autofree char *file = g_build_filename(path, name, NULL);
+
+            if (g_str_has_suffix(name, ".xml"))
+                faultKeep(file);
+        }
+    }
+}
+
+
+/* What is to happen to the journal that says @text, or NULL: it names the last
+ * step that may have acted. */
+static char *
+faultJournal(const char *text)
+{
+    g_auto(GStrv) faults = faultRead();
+    size_t i;
+
+    for (i = 0; faults[i]; i++) {
+        g_auto(GStrv) f = g_strsplit(faults[i], "/", 0);
+
+        if (g_strv_length(f) == 3 && STREQ(f[0], "any"))
+            return g_strdup(f[2]);
+
+        if (g_strv_length(f) == 4 && STREQ(f[2], "journal")) {
+            g_autofree char *plan = g_strdup_printf("<plan name='%s'", f[0]);
+            g_autofree char *last = g_strdup_printf("last='%s'", f[1]);
+            const char *entry = strstr(text, plan);
+            const char *end = entry ? strchr(entry, '>') : NULL;
+
+            if (end && g_strstr_len(entry, end - entry, last))
+                return g_strdup(f[3]);
+        }
+    }
+
+    return NULL;
+}
+
+
+/* The mark of the point of no return is set by few bytes: which step's that is,
+ * the one that ran last tells. */
+static char *
+faultMark(void)
+{
+    const ferryStep *step = current.step ? current.step + 1 : NULL;
+    g_auto(GStrv) faults = faultRead();
+
+    if (faults[0] && g_str_has_prefix(faults[0], "any/"))
+        return faultJournal("");
+
+    return step && step->name ? faultFind(current.plan, step, "journal") : NULL;
+}
+
+
+/* Does the fault that was found for the journal happen in this call? */
+static bool
+faultStrikes(const char *what)
+{
+    if (STRNEQ_NULLABLE(journal.fault, what))
+        return false;
+
+    faultLog("fault %s", what);
+    if (STRNEQ(what, "enospc"))
+        g_clear_pointer(&journal.fault, g_free);
+    return true;
+}
+
+
+/* No space is for good, until the test says otherwise; and then everything is. */
+static void
+faultFound(char *what)
+{
+    g_auto(GStrv) faults = faultRead();
+
+    if (what || !faults[0] || !*faults[0] || STRNEQ_NULLABLE(journal.fault, "enospc")) {
+        g_free(journal.fault);
+        journal.fault = what;
+    }
+}
+
+
+int
+open64(const char *path,
+       int flags,
+       ...)
+{
+    FAULT_REAL(open64);
+    va_list ap;
+    mode_t mode;
+    int fd;
+
+    va_start(ap, flags);
+    mode = va_arg(ap, mode_t);
+    va_end(ap);
+
+    fd = real(path, flags, mode);
+    if (fd >= 0 && faultIsJournal(path, ".xml.new"))
+        journal.fd = fd;
+    return fd;
+}
+
+
+ssize_t
+write(int fd,
+      const void *buf,
+      size_t len)
+{
+    FAULT_REAL(write);
+    g_autofree char *what = NULL;
+    ssize_t rc;
+
+    if (fd == journal.fd) {
+        g_autofree char *path = faultPath(fd);
+        g_autofree char *text = g_strndup(buf, len);
+
+        if (faultIsJournal(path, ".xml.new"))
+            faultFound(faultJournal(text));
+        if (faultIsJournal(path, ".xml.new") && faultStrikes("enospc")) {
+            errno = ENOSPC;
+            return -1;
+        }
+    }
+
+    what = faultCommand(fd);
+    if (STREQ_NULLABLE(what, "error")) {
+        g_autofree char *refused = faultRefused(buf, len);
+
+        faultLog("fault error instead of %.*s", (int) len, (const char *) buf);
+        if (real(fd, refused, strlen(refused)) != (ssize_t) strlen(refused))
+            abort();
+        return len;
+    }
+
+    rc = real(fd, buf, len);
+    if (what)
+        faultAnswered(fd, what);
+    return rc;
+}
+
+
+ssize_t
+sendmsg(int fd,
+        const struct msghdr *msg,
+        int flags)
+{
+    FAULT_REAL(sendmsg);
+    g_autofree char *what = faultCommand(fd);
+    ssize_t rc;
+
+    if (STREQ_NULLABLE(what, "error")) {
+        g_autofree char *refused = faultRefused(msg->msg_iov[0].iov_base, msg->msg_iov[0].iov_len);
+
+        faultLog("fault error instead of a command with a descriptor");
+        if (send(fd, refused, strlen(refused), 0) != (ssize_t) strlen(refused))
+            abort();
+        return msg->msg_iov[0].iov_len;
+    }
+
+    rc = real(fd, msg, flags);
+    if (what)
+        faultAnswered(fd, what);
+    return rc;
+}
+
+
+ssize_t
+pwrite64(int fd,
+         const void *buf,
+         size_t len,
+         off64_t offset)
+{
+    FAULT_REAL(pwrite64);
+    g_autofree char *path = faultPath(fd);
+
+    if (faultIsJournal(path, ".xml")) {
+        faultFound(faultMark());
+        if (faultStrikes("enospc")) {
+            errno = ENOSPC;
+            return -1;
+        }
+    }
+
+    return real(fd, buf, len, offset);
+}
+
+
+int
+fdatasync(int fd)
+{
+    FAULT_REAL(fdatasync);
+    g_autofree char *path = faultPath(fd);
+    int rc;
+
+    if (faultIsJournal(path, ".xml") && faultStrikes("eio")) {
+        errno = EIO;
+        return -1;
+    }
+
+    rc = real(fd);
+    if (rc == 0 && faultIsJournal(path, ".xml"))
+        faultKeep(path);
+    return rc;
+}
+
+
+int
+fsync(int fd)
+{
+    FAULT_REAL(fsync);
+    g_autofree char *path = faultPath(fd);
+    bool folder = path && g_str_has_suffix(path, "/ferry");
+    int rc;
+
+    if ((faultIsJournal(path, ".xml.new") && faultStrikes("eio")) ||
+        (folder && faultStrikes("eio-folder"))) {
+        errno = EIO;
+        return -1;
+    }
+
+    rc = real(fd);
+    if (rc == 0 && folder)
+        faultKeepFolder(path);
+    if (folder && faultIsRecorded())
+        faultLog("synced");
+    return rc;
+}
+
+
+int
+rename(const char *from,
+       const char *to)
+{
+    FAULT_REAL(rename);
+
+    if (faultIsJournal(from, ".xml.new") && faultStrikes("eio")) {
+        errno = EIO;
+        return -1;
+    }
+
+    return real(from, to);
 }

@@ -230,6 +230,8 @@ ferryImageClone(virStorageSource *from,
         safewrite(fd, content, len) != len)
         return -1;
 
+    /* QEMU is about to read it past the page cache, which waits for this */
+    ignore_value(sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE));
     return 0;
 }
 

@@ -175,12 +175,21 @@ ferryNodeAddPlain(virDomainObj *vm,
                   virStorageSource *backing)
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
+    virJSONValue *cache;
+    virJSONValue *file;
 
     if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)) ||
-        ferryNodeInlineStorage(src, data->formatProps) < 0 ||
+        ferryNodeInlineStorage(src, data->formatProps) < 0)
+        return -1;
+
+    cache = virJSONValueObjectGetObject(data->formatProps, "cache");
+    file = virJSONValueObjectGetObject(data->formatProps, "file");
+
+    /* what is defined within a node inherits its cache mode */
+    if (virJSONValueObjectRemoveKey(file, "cache", NULL) < 0 ||
+        (cache && ferryNodeOmit(cache, "no-flush", false) < 0) ||
         ferryNodeOmit(data->formatProps, "read-only", false) < 0 ||
-        ferryNodeOmit(virJSONValueObjectGetObject(data->formatProps, "file"),
-                      "auto-read-only", true) < 0)
+        ferryNodeOmit(file, "auto-read-only", true) < 0)
         return -1;
 
     g_clear_pointer(&data->storageProps, virJSONValueFree);

@@ -147,3 +147,18 @@ ferrySourceIsFile(virStorageSource *src)
 {
     return virStorageSourceGetActualType(src) == VIR_STORAGE_TYPE_FILE && src->path;
 }
+
+
+/**
+ * ferrySourceIsOneRawLayer:
+ *
+ * Returns whether a mirror of the top layer of @src copies all of it: no range of
+ * a raw image counts as unallocated, holes are zeroes. A full mirror to a target
+ * where zeroes may become holes begins with zeroing all of it, which in a raw
+ * image costs as much as writing it; such a source does not need that.
+ */
+bool
+ferrySourceIsOneRawLayer(virStorageSource *src)
+{
+    return src->format == VIR_STORAGE_FILE_RAW && !virStorageSourceHasBacking(src);
+}

@@ -22,3 +22,4 @@ bool ferrySourceInUse(virDomainDef *def,
                       virStorageSource *elem,
                       virStorageSource *except);
 bool ferrySourceIsFile(virStorageSource *src);
+bool ferrySourceIsOneRawLayer(virStorageSource *src);

@@ -13,10 +13,13 @@
 #include <config.h>
 
 #include "block/source.h"
+#include "configmake.h"
 #include "ops/backup.h"
 #include "viralloc.h"
 #include "virerror.h"
+#include "virfile.h"
 #include "virlog.h"
+#include "virthread.h"
 #include "virutil.h"
 #include "virxml.h"
 
@@ -204,6 +207,32 @@ ferryBackupParseNetworkStores(xmlXPathContextPtr ctxt,
 }
 
 
+/* Checks @doc by libvirt's schema of backups. It is kept: to read it takes
+ * longer than to begin the backup of a disk. */
+static int
+ferryBackupValidate(xmlDocPtr doc)
+{
+    static virMutex lock = VIR_MUTEX_INITIALIZER;
+    static virXMLValidator *schema;
+    VIR_LOCK_GUARD guard = virLockGuardLock(&lock);
+
+    if (!schema) {
+        g_autofree char *path = virFileFindResource("domainbackup.rng", PKGDATADIR "/schemas",
+                                                    PKGDATADIR "/schemas");
+
+        if (!(schema = virXMLValidatorInit(path)))
+            return -1;
+    }
+
+    if (virXMLValidatorValidate(schema, doc) == 0)
+        return 0;
+
+    /* it would repeat its errors with the next document's */
+    g_clear_pointer(&schema, virXMLValidatorFree);
+    return -1;
+}
+
+
 /**
  * ferryBackupParseXML:
  * @extras: filled with what is asked for beside libvirt's own XML
@@ -219,14 +248,13 @@ ferryBackupParseXML(virQEMUDriver *driver,
     g_autoptr(xmlDoc) doc = NULL;
     g_autoptr(xmlXPathContext) ctxt = NULL;
     g_autoptr(GHashTable) stores = NULL;
-    g_autofree char *rest = NULL;
     size_t i;
 
     if (!(doc = virXMLParse(NULL, xml, _("(domain_backup)"), "domainbackup", &ctxt, NULL, false)) ||
         ferryBackupParseExtras(ctxt->node, extras) < 0 ||
         !(stores = ferryBackupParseNetworkStores(ctxt, driver->xmlopt)) ||
-        !(rest = virXMLNodeToString(doc, ctxt->node)) ||
-        !(def = virDomainBackupDefParseString(rest, driver->xmlopt, 0)))
+        ferryBackupValidate(doc) < 0 ||
+        !(def = virDomainBackupDefParseXML(ctxt, driver->xmlopt, 0)))
         return NULL;
 
     for (i = 0; i < def->ndisks; i++) {

@@ -299,18 +299,31 @@ ferryCopyAddPlainStorage(ferryOp *op)
 }
 
 
+/* Whether only the top layer is copied because it is all there is. Not to a file
+ * that we format: as long as that has no data its zeroes cost nothing. */
+static bool
+ferryCopyIsOneLayer(ferryOp *op)
+{
+    ferryCopy *copy = op->data;
+
+    return !virStorageSourceIsLocalStorage(copy->target) &&
+        ferrySourceIsOneRawLayer(ferryCopyDisk(op)->src);
+}
+
+
 /**
  * ferryCopyDiscard:
  *
- * Returns the discard mode of a target while it is copied to. In a file zeroes
- * must not be written where a hole will do. An NBD server makes holes anyhow,
- * while with this mode the mirror job first zeroes all of it, which takes
- * seconds over TCP.
+ * Returns the discard mode of the target while it is copied to. In a file zeroes
+ * must not be written where a hole will do; nor in a network image, unless the
+ * mirror job would begin with zeroing all of it, which takes seconds over TCP.
  */
 int
-ferryCopyDiscard(virStorageSource *target)
+ferryCopyDiscard(ferryOp *op)
 {
-    if (virStorageSourceIsLocalStorage(target))
+    virStorageSource *target = ((ferryCopy *) op->data)->target;
+
+    if (virStorageSourceIsLocalStorage(target) || ferryCopyIsOneLayer(op))
         return VIR_DOMAIN_DISK_DISCARD_UNMAP;
 
     return target->discard;
@@ -328,7 +341,7 @@ ferryCopyAddNode(ferryOp *op)
     if (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0)
         return -1;
 
-    target->discard = ferryCopyDiscard(target);
+    target->discard = ferryCopyDiscard(op);
     rc = ferryNodeAddFormat(op->vm, target, backing);
     target->discard = discard;
 
@@ -437,7 +450,7 @@ ferryCopyMirror(ferryOp *op)
         /* a copy-on-read filter stays where it is */
         .replaces = STREQ(top, disk->src->nodeformat) ? NULL : disk->src->nodeformat,
         .target = copy->target->nodeformat,
-        .shallow = copy->shallow,
+        .shallow = copy->shallow || ferryCopyIsOneLayer(op),
         .synchronous = copy->synchronous,
         .bandwidth = copy->bandwidth,
         .granularity = copy->granularity,

@@ -64,7 +64,7 @@ int ferryCopyStart(virDomainObj *vm,
                    const ferryCopyRequest *req);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);
-int ferryCopyDiscard(virStorageSource *target);
+int ferryCopyDiscard(ferryOp *op);
 
 /* copy_request.c */
 ferryCopy *ferryCopyPrepare(virDomainObj *vm,

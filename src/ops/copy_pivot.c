@@ -57,7 +57,7 @@ ferryPivotReopenTarget(ferryOp *op,
     target->detect_zeroes = disk->detect_zeroes;
 
     if (copying)
-        target->discard = ferryCopyDiscard(target);
+        target->discard = ferryCopyDiscard(op);
 
     rc = ferryNodeReopen(op->vm, target, backing);
 

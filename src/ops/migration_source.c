@@ -232,17 +232,7 @@ ferryMigrationRestoreCache(ferryOp *op)
 }
 
 
-/* mirror: all disks. A full mirror to a target where zeroes may become holes
- * begins with zeroing all of it, which in a raw image costs as much as writing
- * it. One that is a single raw layer has no range that a mirror of the top layer
- * would leave out, its holes being zeroes: it need not begin so. */
-static bool
-ferryMigrationIsOneLayer(virStorageSource *src)
-{
-    return src->format == VIR_STORAGE_FILE_RAW && !virStorageSourceHasBacking(src);
-}
-
-
+/* mirror: all disks */
 static int
 ferryMigrationMirror(ferryOp *op)
 {
@@ -256,7 +246,7 @@ ferryMigrationMirror(ferryOp *op)
         const ferryMirrorParams params = {
             .source = qemuDomainDiskGetTopNodename(def),
             .target = disk->target->nodestorage,
-            .shallow = migration->shallow || ferryMigrationIsOneLayer(def->src),
+            .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
             .synchronous = migration->synchronous,
             .bandwidth = migration->bandwidth / migration->ndisks,
             .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,

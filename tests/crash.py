@@ -1,0 +1,376 @@
+"""The crash walk: every step of every plan, at every point, with every fault
+there is; see suite-crash.
+
+Nobody writes these cases either: they are the plans, read out of the module
+(plans.py), times WHEN times what can happen then. A case has a number, which
+stays the same as long as the plans do.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+
+import plans
+from ferrytest import DRIVER_DIR, check
+
+# A step, or one command of those that it sends: their number is known when it was
+# seen without a fault.
+DURING = ('during-first', 'during-middle', 'during-last')
+
+# What can happen at any point of a step.
+ANYWHERE = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'power-loss')
+# After a power loss the disk has what was synced, or what was written as well.
+LATE = 'power-loss-late'
+# The journal cannot be written: no space; an error of the disk, in the file or in
+# its folder.
+JOURNAL = ('enospc', 'eio', 'eio-folder')
+# The driver is killed, and then something happens to its journal.
+DAMAGED = ('half', 'empty', 'newer')
+
+COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'damaged', 'newer', 'power-loss')
+COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio'}
+
+SAMPLE = 60
+WORKERS = 2
+ATTEMPTS = 3
+# seconds that a case may take
+PATIENCE = 90
+
+# make: the class that tries it; trigger: what the scene's table says; past: the plan cannot go back from here;
+# number: counts from 1
+Case = collections.namedtuple('Case', 'number make cls row trigger undone plan step when fault past')
+
+
+def title(case):
+    return f'{case.cls.__name__} {case.plan}/{case.step}/{case.when}/{case.fault}'
+
+
+def points(undone, last):
+    """(when, fault) of a step that is run, or undone."""
+    if not undone:
+        moments = {'journal': JOURNAL, 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
+                   'after': ANYWHERE + (LATE,) + DAMAGED}
+    else:
+        # an undo cannot fail; they are undone right after one another, last one first
+        moments = {'any-journal': JOURNAL[:2], 'undo-before': ANYWHERE[1:]} if last else {}
+        moments.update({f'undo-{when}': ANYWHERE for when in DURING})
+        moments['undo-after'] = ANYWHERE[1:] + (LATE,) + DAMAGED
+    for when, faults in moments.items():
+        for fault in faults:
+            yield when, fault
+
+
+def cases(walks):
+    """All of them, in an order that does not change. walks: a class that tries cases,
+    and the scenes that it knows."""
+    known = list(plans.plans(DRIVER_DIR))
+    number = 0
+    for make, cls in ((make, cls) for make, classes in walks.items() for cls in classes):
+        for operation, plan, steps in known:
+            for undone, table in (False, cls.PLANS), (True, cls.UNDONE):
+                if (operation, plan) not in table:
+                    continue
+                for i, (step, past) in enumerate(steps):
+                    for when, fault in points(undone, i == len(steps) - 1):
+                        if not cls.impossible(plan, fault):
+                            number += 1
+                            yield Case(number, make, cls, cls.ROWS[operation, plan], table[operation, plan], undone,
+                                       plan, step, when, fault, past)
+
+
+# What faults.c is told, and tells
+
+def line(case, commands, synced):
+    """For the file of faults; None when there is no such point. commands: how many
+    each step sends to QEMU; synced: the steps whose journal is."""
+    what = 'kill-driver' if case.fault in DAMAGED else 'power-loss' if case.fault == LATE else case.fault
+    when = case.when
+    if what == 'error' and case.past and when in ('before', 'after'):
+        # once a plan cannot go back a step cannot say that nothing happened
+        what = 'unknown'
+    if when == 'any-journal':
+        return f'any/journal/{what}'
+    if 'during' in when:
+        sent = commands.get(f'{case.plan}/{case.step}/{"undo" if case.undone else "run"}', 0)
+        when, _, which = when.rpartition('-')
+        if sent < {'first': 1, 'middle': 3, 'last': 2}[which]:
+            return None
+        when += '-{}'.format({'first': 1, 'middle': (sent + 1) // 2, 'last': sent}[which])
+    elif what == 'eio-folder' and f'{case.plan}/{case.step}/run' not in synced:
+        return None
+    return f'{case.plan}/{case.step}/{when}/{what}'
+
+
+def attempt(case, commands, synced, once):
+    """Tries a case: once(line) returns None when the fault happened, or how many
+    commands were sent instead. A step that waits sends now more, now fewer.
+    Returns True, or None when there is nothing to try."""
+    for _ in range(ATTEMPTS):
+        fault = line(case, commands, synced)
+        if not fault:
+            return None
+        commands = once(fault)
+        if commands is None:
+            return True
+    raise AssertionError(f'the fault did not happen: {fault}')
+
+
+def read_log(fault_file):
+    try:
+        with open(f'{fault_file}.log') as f:
+            return f.read().splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def happened(log):
+    return any(line.startswith('fault ') for line in log)
+
+
+def sent(log):
+    """(how many commands each step sent, the steps whose journal was synced)"""
+    commands, synced, now = {}, set(), False
+    for text in log:
+        if text == 'synced':
+            now = True
+        elif not text.startswith('fault '):
+            step, count = text.split()
+            commands[step] = int(count)
+            if now:
+                synced.add(step)
+            now = False
+    return commands, synced
+
+
+def forget(fault_file):
+    """What faults left behind, for the next case."""
+    shutil.rmtree(f'{fault_file}.durable', ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f'{fault_file}.log')
+
+
+# What happens while there is no driver
+
+def paths(folder):
+    """Of the journals in it."""
+    return [os.path.join(folder, n) for n in os.listdir(folder) if n.endswith('.xml')] if os.path.isdir(folder) else []
+
+
+def boot(fault_file, run, journals, late):
+    """A host lost its power: what it has when it comes up again. late: the disk got
+    all that was written, not only what was synced."""
+    for name in os.listdir(run):
+        path = os.path.join(run, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    if late:
+        return
+    for path in paths(journals):
+        os.unlink(path)
+    for path in paths(f'{fault_file}.durable'):
+        shutil.copy(path, journals)
+
+
+def damage(journals, how):
+    """Makes them unreadable; returns what they are now, by path."""
+    damaged = {}
+    for path in paths(journals):
+        with open(path) as f:
+            text = f.read()
+        damaged[path] = {'half': text[:len(text) // 2], 'empty': '',
+                         'newer': text.replace("<ferry version='1'", "<ferry version='2'")}[how]
+        with open(path, 'w') as f:
+            f.write(damaged[path])
+    return damaged
+
+
+def check_set_aside(damaged, log, name=lambda path: path):
+    """The journals are there to be looked at, and the log says so, by the name that
+    they have for the driver."""
+    for path, text in damaged.items():
+        check(not os.path.exists(path), f'{path} is still there')
+        with open(f'{path}.bad') as f:
+            check(f.read() == text, 'what was set aside is not what was there')
+        with open(log, errors='replace') as f:
+            check(any(f'{name(path)}.bad' in entry and 'set aside' in entry for entry in f),
+                  'the log does not say that it was set aside')
+        os.unlink(f'{path}.bad')
+
+
+class Worker:
+    """A child process that takes numbers of cases, and answers each."""
+
+    def __init__(self, path):
+        self.child = subprocess.Popen([path, '--worker'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.case = None
+
+    def give(self, case):
+        self.case = case
+        self.child.stdin.write(f'{case.number}\n')
+        self.child.stdin.flush()
+
+    def answer(self):
+        """(passed, what is wrong); passed is None when there was nothing to try."""
+        while True:
+            line = self.child.stdout.readline()
+            if not line:
+                return False, f'the worker ended: {self.child.wait()}'
+            if line.startswith('{'):
+                return json.loads(line)['answer']
+            print(line, end='', flush=True)
+
+    def close(self):
+        self.child.stdin.close()
+        self.child.wait()
+
+
+def hang(*_):
+    raise AssertionError(f'it hangs: no end within {PATIENCE} s')
+
+
+def work(walks):
+    """What a Worker's child does."""
+    known = {c.number: c for c in cases(walks)}
+    made = {}
+    signal.signal(signal.SIGALRM, hang)
+    for line in sys.stdin:
+        case = known[int(line)]
+        signal.alarm(PATIENCE)
+        walk = made.get(case.make) or made.setdefault(case.make, case.make())
+        try:
+            answer = walk.case(case), ''
+        except Exception as e:  # a case may fail in any way
+            answer = False, f'{type(e).__name__}: {e}'
+            signal.alarm(0)
+            walk.clear()
+        signal.alarm(0)
+        print(json.dumps({'answer': answer}), flush=True)
+    for walk in made.values():
+        walk.close()
+
+
+def walk(path, todo, enough):
+    """Gives the cases of todo to the workers until enough of them were tried: the
+    same ones in every run. Yields each with its answer."""
+    todo = collections.deque(todo)
+    workers = [Worker(path) for _ in range(min(WORKERS, len(todo)))]
+    selector = selectors.DefaultSelector()
+    tried = busy = 0
+    for worker in workers:
+        worker.give(todo.popleft())
+        selector.register(worker.child.stdout, selectors.EVENT_READ, worker)
+        busy += 1
+    while busy:
+        for key, _ in selector.select():
+            worker = key.data
+            passed, wrong = worker.answer()
+            busy -= 1
+            if passed is not None:
+                tried += 1
+            yield worker.case, passed, wrong
+            dead = worker.child.poll() is not None
+            # those under way will be tried, too
+            if todo and not dead and tried + busy < enough:
+                worker.give(todo.popleft())
+                busy += 1
+            elif dead:
+                selector.unregister(worker.child.stdout)
+    for worker in workers:
+        worker.close()
+
+
+class Table:
+    """Operation times fault, with passed/total."""
+
+    def __init__(self):
+        self.passed = collections.Counter()
+        self.total = collections.Counter()
+
+    def add(self, case, passed):
+        key = case.row, COLUMN.get(case.fault, case.fault)
+        self.total[key] += 1
+        self.passed[key] += passed
+
+    def __str__(self):
+        rows = list(dict.fromkeys(row for row, _ in self.total))
+        cells = [['', *COLUMNS, 'all']]
+        for row in rows + ['all']:
+            keys = [[(r, c) for r in ([row] if row != 'all' else rows)] for c in COLUMNS]
+            keys.append([k for column in keys for k in column])
+            cells.append([row] + [f'{sum(self.passed[k] for k in column)}/{sum(self.total[k] for k in column)}'
+                                  for column in keys])
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        return '\n'.join('  '.join([line[0].ljust(widths[0])] + [t.rjust(w) for t, w in zip(line[1:], widths[1:])])
+                         for line in cells)
+
+
+def numbers(text):
+    """N or N-M"""
+    first, _, last = text.partition('-')
+    return range(int(first), int(last or first) + 1)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog='./ferry check crash', description='the crash walk: see docs/testing.rst')
+    parser.add_argument('--all', action='store_true', help='every case, not a sample')
+    parser.add_argument('--sample', type=int, default=SAMPLE, metavar='N', help=f'this many cases ({SAMPLE})')
+    parser.add_argument('--seed', type=int, default=1, metavar='N', help='which sample (1)')
+    parser.add_argument('--case', type=numbers, default=(), metavar='N[-M]', help='only the case of this number')
+    parser.add_argument('--only', default='', metavar='TEXT', help='only cases with this in their name')
+    parser.add_argument('--list', action='store_true', help='say what cases there are')
+    parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def chosen(args, known):
+    """(what to try, how many of these)"""
+    todo = [c for c in known if args.only in title(c) and (not args.case or c.number in args.case)]
+    if args.all or args.case or args.only:
+        return todo, len(todo)
+    random.Random(args.seed).shuffle(todo)
+    return todo, args.sample
+
+
+def main(path, walks):
+    args = arguments()
+    if args.worker:
+        return work(walks)
+    known = list(cases(walks))
+    if args.list:
+        for case in known:
+            print(f'{case.number:5} {case.row}: {title(case)}')
+        return 0
+    todo, enough = chosen(args, known)
+    print(f'     {len(known)} points, {"all of them" if args.all else f"seed {args.seed}"}', flush=True)
+    table = Table()
+    tried, void = [], 0
+    for case, passed, wrong in walk(path, todo, enough):
+        if passed is None:
+            void += 1
+            continue
+        tried.append(case.number)
+        table.add(case, passed)
+        if not passed:
+            print(f'FAIL {case.row}: {title(case)}: {wrong}\n     again: ./ferry check crash --case {case.number}',
+                  flush=True)
+        elif os.environ.get('FERRY_TRACE'):
+            print(f'#    {case.number} {title(case)}', flush=True)
+    if not args.all:
+        print(f'     cases {" ".join(map(str, sorted(tried)))}')
+    print(f'     {void} points at which nothing happens\n{table}')
+    passed = sum(table.passed.values())
+    print(f'{passed} passed, {len(tried) - passed} failed')
+    return 0 if tried and passed == len(tried) else 1

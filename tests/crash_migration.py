@@ -1,0 +1,176 @@
+"""The crash walk of storage migration: see crash.py.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+
+import crash
+import plans
+import scenes_migration
+from ferrytest import CHUNK, DRIVER_DIR, LibvirtError, check, image_content, wait_for
+from scenes_migration import DISKS, NAME
+
+ROWS = {'migration': 'migration source', 'incoming': 'migration destination'}
+# lifecycle events
+STARTED, STOPPED = 2, 5
+
+
+class Storage(scenes_migration.Storage):
+    ROWS = {key: ROWS[key[0]] for key in scenes_migration.Storage.PLANS}
+
+
+class Switch(scenes_migration.Switch):
+    ROWS = {key: ROWS[key[0]] for key in scenes_migration.Switch.PLANS}
+
+
+MIGRATION = [Storage, Switch]
+
+
+class Walk:
+    """Tries cases."""
+
+    def __init__(self):
+        self.bench = None
+        self.last = {plan: steps[-1][0] for _, plan, steps in plans.plans(DRIVER_DIR)}
+        self.references = {}
+
+    def clear(self):
+        """A guest may be anywhere."""
+        if self.bench:
+            self.bench.pair.close()
+        self.bench = None
+
+    close = clear
+
+    def begin(self, *lines, where='a', undone=None):
+        """For a case, or to see how it is without one."""
+        if not self.bench:
+            self.bench = scenes_migration.Bench()
+        self.damaged = {}
+        for machine in self.bench.pair.machines:
+            machine.fault()
+            crash.forget(machine.fault_file())
+        self.bench.start()
+        self.events = {m: len(m.client.events) for m in self.bench.pair.machines}
+        machine = getattr(self.bench.pair, where)
+        machine.fault(*lines, *([f'{undone}/{self.last[undone]}/after/error'] if undone else []))
+        return machine
+
+    def reference(self, trigger):
+        """What the steps send to QEMU when nothing goes wrong, or but the one thing
+        does that makes them be undone."""
+        if trigger not in self.references:
+            where, undone = trigger
+            machine = self.begin('record', where=where, undone=undone)
+            said = self.bench.migrate(False)
+            check(bool(said) == bool(undone), f'the migration said {said or "nothing"}')
+            self.references[trigger] = crash.sent(crash.read_log(machine.fault_file()))
+            self.clear()
+        return self.references[trigger]
+
+    def case(self, case):
+        """Returns True, or None when there is nothing to try; raises otherwise."""
+        return crash.attempt(case, *self.reference(case.trigger), lambda line: self.attempt(case, line))
+
+    def attempt(self, case, line):
+        """Returns None when the fault happened, or else how many commands the steps
+        sent."""
+        where, undone = case.trigger
+        machine = self.begin(line, where=where, undone=undone)
+        p2p = bool(case.number % 2)
+        said = self.bench.migrate(p2p)
+        machine.fault()
+        log = crash.read_log(machine.fault_file())
+        if not any(entry.startswith('fault ') and ' error' not in entry for entry in log) and not crash.happened(log):
+            self.clear()
+            return crash.sent(log)[0]
+        self.outcome(case, machine, p2p, said)
+        return None
+
+    def outcome(self, case, machine, p2p, said):
+        dead = case.fault in crash.DAMAGED or case.fault == 'kill-driver' or 'power-loss' in case.fault
+        if dead:
+            check(machine.died(5), f'the daemon lives: {said}')
+            self.restart(case, machine)
+        if self.damaged:
+            self.check_damaged(machine)
+            return
+        source = machine is self.bench.a
+        lost = case.fault in ('kill-qemu', 'disconnect') or 'power-loss' in case.fault
+        outcome = self.bench.settle(['nowhere', 'at_destination'] if lost and source else
+                                    ['at_source', 'at_destination'])
+        if not said:
+            check(outcome == 'at_destination', f'the migration succeeded, and the guest is {outcome}')
+        elif not dead and not case.past:
+            check(outcome != 'at_destination', f'the migration failed ({said}), and the guest is at the destination')
+        if not dead:
+            self.check_told(outcome)
+        self.again(outcome, p2p)
+
+    def restart(self, case, machine):
+        """The daemon is dead, and what else was."""
+        machine.stop()
+        journals = os.path.join(machine.dir, 'lib', 'ferry')
+        if 'power-loss' in case.fault:
+            wait_for(lambda: not machine.qemu_pids(), 10, 0.02, 'the end of QEMU')
+            crash.boot(machine.fault_file(), os.path.join(machine.dir, 'run'), journals, case.fault == crash.LATE)
+            os.mkdir(os.path.join(machine.dir, 'run', 'lock'))
+        elif case.fault in crash.DAMAGED:
+            self.damaged = crash.damage(journals, case.fault)
+        machine.start()
+
+    def check_told(self, outcome):
+        """A guest that moved stopped once and started once, and one that did not never
+        did."""
+        moved = outcome == 'at_destination'
+        a, b = self.bench.pair.machines
+
+        def counts():
+            return (self.count(a, STOPPED), self.count(b, STARTED) - self.count(b, STOPPED))
+        wait_for(lambda: counts() == (int(outcome != 'at_source'), int(moved)), 5, 0.05,
+                 f'events of a guest that is {outcome}, not {counts()}')
+
+    def count(self, machine, kind):
+        return sum(e[0] == 'lifecycle' and e[2] == kind for e in machine.client.events[self.events[machine]:])
+
+    def again(self, outcome, p2p):
+        bench = self.bench
+        bench.check_prepared_image()
+        if outcome == 'nowhere':
+            bench.a.call(NAME, 'create')
+        if outcome != 'at_destination':
+            bench.write(bench.a, 0x41, 3 * CHUNK)
+            said = bench.migrate(p2p)
+            check(not said, f'the second try failed: {said}')
+            bench.settle(['at_destination'])
+        bench.arrived()
+        bench.finish()
+
+    def check_damaged(self, machine):
+        """Nobody knows what was under way: the journal is there to be looked at, and
+        the guest goes on in one place, with its data."""
+        log = machine.log
+        # what the daemon calls its folder
+        crash.check_set_aside(self.damaged, log, lambda path: f'/var/lib/libvirt/ferry/{os.path.basename(path)}')
+        bench = self.bench
+        here = wait_for(self.whereabouts, 30, 0.2, 'the guest to run')
+        bench.write(here, 0x51, 5 * CHUNK)
+        here.call(NAME, 'destroy')
+        for target, fmt in DISKS.items():
+            check(image_content(here.real(bench.paths[target]), fmt) == bytes(bench.content[target]),
+                  f'{target} has lost data')
+        self.clear()
+
+    def whereabouts(self):
+        """The only host on which it runs."""
+        found = []
+        for machine in self.bench.pair.machines:
+            try:
+                if machine.running(NAME):
+                    found.append(machine)
+            except LibvirtError:
+                pass
+        check(len(found) < 2, 'it runs on both hosts')
+        return found[0] if found else None

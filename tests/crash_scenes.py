@@ -1,0 +1,147 @@
+"""What the crash walk adds to the scenes of the fault matrix: operations that
+end others, and what to do before the second try when QEMU died of the first.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+
+import scenes_backup
+import scenes_copy
+from ferrytest import LibvirtError, check, wait_for
+
+BANDWIDTH_BYTES = 64
+
+
+class Copied:
+    """JOBS: disks whose job is told of by events."""
+
+    JOBS = ('vda',)
+
+    def images(self):
+        """Those that must be all right whatever happens."""
+        return [self.config_source()]
+
+    def spoilt(self):
+        """Images of the user's that an operation may have written into: what they
+        hold is anybody's guess."""
+        return [self.target] if self.flags & scenes_copy.REUSE and self.config_source() != self.target else []
+
+    def restarted(self):
+        """The domain was started again."""
+
+
+class Copy(Copied, scenes_copy.Copy):
+    ROWS = {('copy', 'start'): 'copy', ('copy', 'pivot'): 'pivot'}
+
+
+class Shallow(Copied, scenes_copy.Shallow):
+    ROWS = Copy.ROWS
+
+
+class Abort(Copied, scenes_copy.Copy):
+    """A copy that is aborted when both images are the same: the target stays."""
+
+    def abort(self):
+        self.call('blockJobAbort', 'vda', 0)
+
+    def again(self, states):
+        """A restarted driver carries the abort out, in its time."""
+        def aborted():
+            try:
+                if self.state() in (states[0], states[2]):
+                    return True
+                self.abort()
+            except LibvirtError:
+                pass
+            return False
+        wait_for(aborted, 60, 0.05, 'the second try to succeed')
+        self.check_target()
+        self.copied()
+        self.abort()
+        self.check_target()
+
+    def check_target(self):
+        if os.path.exists(self.target):
+            self.check_image(self.target)
+            os.unlink(self.target)
+
+    def restarted(self):
+        self.check_target()
+
+    PLANS = {}
+    UNDONE = {('copy', 'start'): (scenes_copy.Copy.copied, abort)}
+    ROWS = {('copy', 'start'): 'abort'}
+
+
+class AbortEarly(Abort):
+    """One that is aborted long before: nothing of it stays."""
+
+    def copied(self):
+        self.call('blockRebase', 'vda', self.target, 1 << 16, self.flags | BANDWIDTH_BYTES)
+
+    def again(self, states):
+        wait_for(lambda: self.state() == states[2] or not self.aborts(), 60, 0.05, 'the end of the abort')
+        self.copied()
+        self.abort()
+        check(not os.path.exists(self.target), 'the target was left behind')
+
+    def aborts(self):
+        try:
+            self.abort()
+        except LibvirtError:
+            pass
+        return True
+
+    UNDONE = {('copy', 'start'): (copied, Abort.abort)}
+
+
+class Kept:
+    """A domain whose checkpoints went with QEMU, bitmaps and all, and whose
+    backups no longer have anything to begin from."""
+
+    JOBS = ()
+
+    def images(self):
+        return [self.image(d) for d in self.DISKS]
+
+    def spoilt(self):
+        return []
+
+    def restarted(self):
+        for name in self.checkpoints():
+            self.call('delete', 0, checkpoint=name)
+        self.first()
+
+
+class Checkpoints(Kept, scenes_backup.Checkpoints):
+    ROWS = {('checkpoint', 'checkpoint'): 'checkpoint create', ('checkpoint', 'delete'): 'checkpoint delete'}
+
+
+class Pull(Kept, scenes_backup.Pull):
+    JOBS = scenes_backup.Pull.DISKS
+    ROWS = {('backup', 'begin'): 'backup begin'}
+
+
+class PullEnd(Pull):
+    PLANS = {}
+    ROWS = {('backup', 'begin'): 'backup end'}
+
+
+class Push(Kept, scenes_backup.Push):
+    JOBS = scenes_backup.Push.DISKS
+    ROWS = {('backup', 'begin'): 'backup begin'}
+
+    def restarted(self):
+        if 'c2' in self.checkpoints():
+            self.check_targets()
+            for disk in self.DISKS:
+                os.unlink(f'{self.path(disk)}-target')
+        super().restarted()
+
+
+Pull.UNDONE = {}
+PullEnd.UNDONE = scenes_backup.Pull.UNDONE
+
+EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push]

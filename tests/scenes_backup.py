@@ -1,0 +1,182 @@
+"""The scenes of backups and checkpoints, for those who break them: see faultmatrix.py.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+import re
+
+import faultmatrix
+from ferrytest import LibvirtError, check, create_image, run, same_data, wait_for, write_image
+
+SIZE = '8M'
+NO_BACKUP = 104
+
+
+def checkpoint_xml(name):
+    return f'<domaincheckpoint><name>{name}</name></domaincheckpoint>'
+
+
+class Checkpoints(faultmatrix.Scene):
+    """A domain with one checkpoint; then there is another one, or none."""
+
+    DISKS = ('vda', 'vdb')
+
+    def prepare(self):
+        for disk in self.DISKS:
+            create_image(self.image(disk), SIZE)
+            write_image(self.image(disk), 0x11, 0, '2M')
+
+    def first(self):
+        self.call('checkpointCreateXML', checkpoint_xml('c1'), 0)
+        self.write(0x22, 4 << 20, 1 << 16)
+
+    def create(self):
+        self.call('checkpointCreateXML', checkpoint_xml('c2'), 0)
+
+    def two(self):
+        self.first()
+        self.create()
+
+    def delete(self):
+        self.call('delete', 0, checkpoint='c1')
+
+    def checkpoints(self):
+        return sorted(self.call('listAllCheckpoints', 0))
+
+    def metadata(self):
+        """What a driver would find that is started now."""
+        files = {}
+        for base, _, names in os.walk(os.path.join(self.host.root, 'lib', 'qemu', 'checkpoint', self.name)):
+            for name in names:
+                with open(os.path.join(base, name)) as f:
+                    files[name] = re.findall(r'<parent>\s*<name>(.*)</name>', f.read())
+        return files
+
+    def more_state(self):
+        return {'checkpoints': self.checkpoints(), 'metadata': self.metadata()}
+
+    def nudge(self, act):
+        # the checkpoint is gone, so no call can name it; the next driver ends
+        # what is left, as would the next change of a checkpoint
+        self.bench.restart()
+
+    def again(self, states):
+        for name in self.checkpoints():
+            self.call('delete', 0, checkpoint=name)
+        self.two()
+        check(self.checkpoints() == ['c1', 'c2'], 'the second try went wrong')
+
+    def check_stopped(self):
+        # with QEMU go the bitmaps, but what the list says must be in the files
+        check(sorted(f'{c}.xml' for c in self.checkpoints()) == sorted(self.metadata()),
+              f'list {self.checkpoints()}, files {self.metadata()}')
+
+    PLANS = {
+        ('checkpoint', 'checkpoint'): (first, create),
+        ('checkpoint', 'delete'): (two, delete),
+    }
+
+
+class Pull(Checkpoints):
+    """An incremental pull backup that makes a checkpoint; then it is ended."""
+
+    def backup_xml(self):
+        disks = ''.join(f"<disk name='{d}' type='file'><scratch file='{self.path(d)}-scratch'/></disk>"
+                        for d in self.DISKS)
+        return (f"<domainbackup mode='pull'><incremental>c1</incremental>"
+                f"<server transport='unix' socket='{self.path('nbd')}'/><disks>{disks}</disks></domainbackup>")
+
+    def begin(self):
+        self.call('backupBegin', self.backup_xml(), checkpoint_xml('c2'), 0)
+
+    def begun(self):
+        self.first()
+        self.begin()
+
+    def end(self):
+        self.call('abortJob')
+
+    def backing_up(self):
+        try:
+            return bool(self.call('backupGetXMLDesc', 0))
+        except LibvirtError as e:
+            check(e.code == NO_BACKUP, str(e))
+            return False
+
+    def more_state(self):
+        job = self.call('jobStats', 0)['type'] != 0
+        return dict(super().more_state(), backup=self.backing_up(), job=job)
+
+    def again(self, states):
+        if self.backing_up():
+            self.read()
+            self.end()
+        if 'c2' in self.checkpoints():
+            self.call('delete', 0, checkpoint='c2')
+        self.begin()
+        self.read()
+        self.end()
+        check(self.checkpoints() == ['c1', 'c2'], 'the second try went wrong')
+
+    def read(self):
+        for disk in self.DISKS:
+            out = run('qemu-io', '-r', '-f', 'raw', '-c', 'read -P 0x11 0 2M',
+                      f'nbd+unix:///{disk}?socket={self.path("nbd")}')
+            check('Pattern verification failed' not in out, f'the export of {disk} is wrong')
+
+    def check_stopped(self):
+        super().check_stopped()
+        left = [f for f in self.files() if 'scratch' in f or 'nbd' in f]
+        check(not left, f'left behind: {left}')
+
+    PLANS = {('backup', 'begin'): (Checkpoints.first, begin)}
+    UNDONE = {('backup', 'begin'): (begun, end)}
+
+
+class Push(Pull):
+    """An incremental push backup to raw and qcow2, with a checkpoint."""
+
+    FORMATS = {'vda': 'qcow2', 'vdb': 'raw'}
+
+    def backup_xml(self):
+        disks = ''.join(f"<disk name='{d}' type='file'"
+                        f"{' backupmode=' + repr('full') if f == 'raw' else ''}>"
+                        f"<driver type='{f}'/><target file='{self.path(d)}-target'/></disk>"
+                        for d, f in self.FORMATS.items())
+        return f"<domainbackup mode='push'><incremental>c1</incremental><disks>{disks}</disks></domainbackup>"
+
+    def begin(self):
+        super().begin()
+        self.wait()
+
+    def wait(self):
+        wait_for(lambda: not self.backing_up(), 30, 0.02, 'the backup to end')
+
+    def state(self):
+        self.wait()
+        return super().state()
+
+    def again(self, states):
+        self.wait()
+        if 'c2' in self.checkpoints():
+            self.check_targets()
+            self.call('delete', 0, checkpoint='c2')
+            for disk in self.DISKS:
+                os.unlink(f'{self.path(disk)}-target')
+        self.begin()
+        self.check_targets()
+
+    def check_targets(self):
+        for disk, fmt in self.FORMATS.items():
+            check(same_data(self.image(disk), 'qcow2', f'{self.path(disk)}-target', fmt),
+                  f'the backup of {disk} is wrong')
+
+    def check_stopped(self):
+        Checkpoints.check_stopped(self)
+        left = [f for f in self.files() if 'target' in f]
+        check(not left or 'c2' in self.checkpoints(), f'left behind: {left}')
+
+    PLANS = {('backup', 'begin'): (Checkpoints.first, begin)}
+    UNDONE = {}

@@ -1,0 +1,107 @@
+"""The scenes of block copy, for those who break it: see faultmatrix.py.
+
+Copyright (C) 2026 The Ferry authors
+SPDX-License-Identifier: LGPL-2.1-or-later
+"""
+
+import os
+
+import faultmatrix
+from ferrytest import LibvirtError, check, create_image, run, wait_for, write_image
+
+SIZE = '8M'
+WRITTEN_AT = 5 << 20
+CHUNK = 64 << 10
+
+COPY, SHALLOW, REUSE = 8, 1, 2
+PIVOT = 2
+
+
+class Copy(faultmatrix.Scene):
+    """A disk that is copied, all of it, to an image that the copy creates."""
+
+    flags = COPY
+
+    def prepare(self):
+        self.source = self.image('vda')
+        self.target = self.path('target.qcow2')
+        self.written = False
+        self.prepare_images()
+
+    def prepare_images(self):
+        create_image(self.source, SIZE)
+        write_image(self.source, 0x11, 0, '3M')
+
+    def copy(self):
+        return self.call('blockRebase', 'vda', self.target, 0, self.flags)
+
+    def pivot(self):
+        return self.call('blockJobAbort', 'vda', PIVOT)
+
+    def wait_ready(self):
+        def ready():
+            self.call('blockJobInfo', 'vda', 0)
+            return " ready='yes'" in self.call('XMLDesc', 0)
+        wait_for(ready, 60, 0.02, 'the mirror to be ready')
+
+    def copied(self):
+        self.copy()
+        self.wait_ready()
+        self.write(0x33, WRITTEN_AT, CHUNK)
+        self.written = True
+
+    def check_image(self, image):
+        """What the guest has written is there."""
+        patterns = [(0x11, 1 << 20, 2 << 20)] + ([(0x33, WRITTEN_AT, CHUNK)] if self.written else [])
+        run('qemu-img', 'check', '-q', image)
+        for pattern, offset, length in patterns:
+            out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {offset} {length}', image)
+            check('Pattern verification failed' not in out, f'{image} has lost data at {offset}')
+
+    def check_stopped(self):
+        config = self.config_source()
+        check(config in (self.source, self.target), f'config names {config}')
+        check(config == self.target or self.flags & REUSE or not os.path.exists(self.target),
+              'the target was left behind')
+        self.check_image(config)
+
+    def check_data(self):
+        self.check_image(self.config_source())
+
+    def again(self, states):
+        """A pivot that a restarted driver goes on with may get there first."""
+        def done():
+            if self.config_source() == self.target and not self.journal():
+                return True
+            try:
+                if self.state() == states[0]:
+                    self.copy()
+                elif " ready='yes'" in self.call('XMLDesc', 0):
+                    self.pivot()
+                else:
+                    self.call('blockJobInfo', 'vda', 0)
+            except LibvirtError:
+                pass
+            return False
+        wait_for(done, 60, 0.05, 'the second try to succeed')
+
+    PLANS = {
+        ('copy', 'start'): (lambda scene: None, copy),
+        ('copy', 'pivot'): (copied, pivot),
+    }
+
+
+class Shallow(Copy):
+    """A reused image with its own backing file: all steps have work to do."""
+
+    flags = COPY | SHALLOW | REUSE
+
+    def prepare_images(self):
+        base = self.path('base.qcow2')
+        base2 = self.path('base2.qcow2')
+        create_image(base, SIZE)
+        write_image(base, 0x22, 0, '2M')
+        run('cp', base, base2)
+        create_image(self.source, None, backing=(base, 'qcow2'))
+        write_image(self.source, 0x11, '1M', '3M')
+        create_image(self.target, None, backing=(base2, 'qcow2'))
