@@ -246,20 +246,31 @@ def work(walks):
     known = {c.number: c for c in cases(walks)}
     made = {}
     signal.signal(signal.SIGALRM, hang)
-    for line in sys.stdin:
-        case = known[int(line)]
-        signal.alarm(PATIENCE)
+    try:
+        for line in sys.stdin:
+            case = known[int(line)]
+            print(json.dumps({'answer': one(case, made)}), flush=True)
+    except BrokenPipeError:
+        pass  # whoever asked is gone
+    finally:
+        for walk in made.values():
+            walk.close()
+
+
+def one(case, made):
+    """Tries it, for the line that answers. made: what tries cases, by its class"""
+    signal.alarm(PATIENCE)
+    walk = None
+    try:
         walk = made.get(case.make) or made.setdefault(case.make, case.make())
-        try:
-            answer = walk.case(case), ''
-        except Exception as e:  # a case may fail in any way
-            answer = False, f'{type(e).__name__}: {e}'
-            signal.alarm(0)
-            walk.clear()
+        return walk.case(case), ''
+    except Exception as e:  # a case may fail in any way
         signal.alarm(0)
-        print(json.dumps({'answer': answer}), flush=True)
-    for walk in made.values():
-        walk.close()
+        if walk:
+            walk.clear()
+        return False, f'{type(e).__name__}: {e}'
+    finally:
+        signal.alarm(0)
 
 
 def walk(path, todo, enough):
@@ -368,6 +379,8 @@ def main(path, walks):
                   flush=True)
         elif os.environ.get('FERRY_TRACE'):
             print(f'#    {case.number} {title(case)}', flush=True)
+        if args.all and len(tried) % 100 == 0:
+            print(f'     {len(tried)} tried, {len(tried) - sum(table.passed.values())} failed', flush=True)
     if not args.all:
         print(f'     cases {" ".join(map(str, sorted(tried)))}')
     print(f'     {void} points at which nothing happens\n{table}')

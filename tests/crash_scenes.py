@@ -6,6 +6,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
 import os
+import signal
 
 import scenes_backup
 import scenes_copy
@@ -15,9 +16,11 @@ BANDWIDTH_BYTES = 64
 
 
 class Copied:
-    """JOBS: disks whose job is told of by events."""
+    """JOBS: disks whose job is told of by events. DEATHS: how QEMU may die so that it
+    makes a difference; a driver that lost the connection asks it to end."""
 
     JOBS = ('vda',)
+    DEATHS = (signal.SIGKILL,)
 
     def images(self):
         """Those that must be all right whatever happens."""
@@ -47,7 +50,14 @@ class Abort(Copied, scenes_copy.Copy):
         self.call('blockJobAbort', 'vda', 0)
 
     def again(self, states):
-        """A restarted driver carries the abort out, in its time."""
+        self.wait_aborted(states)
+        self.check_target()
+        self.copied()
+        self.abort()
+        self.check_target()
+
+    def wait_aborted(self, states):
+        """A restarted driver carries it out, in its time."""
         def aborted():
             try:
                 if self.state() in (states[0], states[2]):
@@ -57,10 +67,13 @@ class Abort(Copied, scenes_copy.Copy):
                 pass
             return False
         wait_for(aborted, 60, 0.05, 'the second try to succeed')
-        self.check_target()
-        self.copied()
-        self.abort()
-        self.check_target()
+
+    def check_stopped(self):
+        """The abort may have been over already."""
+        check(self.config_source() == self.source, 'the configuration does not name the source')
+        for image in {self.source, self.target}:
+            if os.path.exists(image):
+                self.check_image(image)
 
     def check_target(self):
         if os.path.exists(self.target):
@@ -82,17 +95,13 @@ class AbortEarly(Abort):
         self.call('blockRebase', 'vda', self.target, 1 << 16, self.flags | BANDWIDTH_BYTES)
 
     def again(self, states):
-        wait_for(lambda: self.state() == states[2] or not self.aborts(), 60, 0.05, 'the end of the abort')
+        self.wait_aborted(states)
         self.copied()
         self.abort()
         check(not os.path.exists(self.target), 'the target was left behind')
 
-    def aborts(self):
-        try:
-            self.abort()
-        except LibvirtError:
-            pass
-        return True
+    def check_stopped(self):
+        scenes_copy.Copy.check_stopped(self)
 
     UNDONE = {('copy', 'start'): (copied, Abort.abort)}
 
@@ -102,6 +111,8 @@ class Kept:
     backups no longer have anything to begin from."""
 
     JOBS = ()
+    # a QEMU that ends in peace writes bitmaps to the images
+    DEATHS = (signal.SIGKILL, signal.SIGTERM)
 
     def images(self):
         return [self.image(d) for d in self.DISKS]

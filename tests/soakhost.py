@@ -6,19 +6,30 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
 import os
+import re
 import tempfile
 import threading
-import time
 
 import ferrytest
-from ferrytest import CHUNK, Guest, Monitor, check, disk_xml, frontend, pattern_content, put_image, qemu_io
+from ferrytest import CHUNK, Guest, Monitor, check, disk_xml, frontend, put_image, qemu_io
 from twohosts import Machine, Pair
 
 MIB = 1 << 20
-SIZE = 8 * MIB
-CHUNKS = SIZE // CHUNK
 PAUSED = 1  # VIR_DOMAIN_START_PAUSED
+DISKS = ('vda', 'vdb')
 SCSI = "<controller type='scsi' model='virtio-scsi'/>"
+
+
+class Host(Machine):
+    """FERRY_DAEMON_PRELOAD names a library that the daemon begins with, say that of a
+    sanitizer with which the module was built: not LD_PRELOAD, since libvirtd hands
+    that on to QEMU."""
+
+    def inside(self, *args):
+        preload = os.environ.get('FERRY_DAEMON_PRELOAD')
+        if args[0] == 'libvirtd' and preload:
+            args = ['/lib64/ld-linux-x86-64.so.2', '--preload', preload, '/usr/sbin/libvirtd', *args[1:]]
+        return super().inside(*args)
 
 
 class Solo(Pair):
@@ -34,7 +45,7 @@ class Solo(Pair):
             f.write('127.0.0.1 localhost\n')
         self.machines = []
         try:
-            self.host = Machine(self, 'a', 'ferry', '127.0.0.1')
+            self.host = Host(self, 'a', 'ferry', '127.0.0.1')
             self.machines.append(self.host)
             self.host.start()
         except BaseException:
@@ -51,66 +62,39 @@ class Lines:
         self.readline, self.write, self.flush = self.reader.readline, self.writer.write, self.writer.flush
 
 
-class DiskContent:
-    """What a disk holds, and since when: every chunk is written to once at most,
-    so that an older or newer image than the right one shows."""
-
-    def __init__(self, seed):
-        self.first = bytes(pattern_content(SIZE, seed))
-        self.begun = {}  # chunk: when its new content was on its way
-        self.done = {}   # chunk: when it was there
-
-    @staticmethod
-    def pattern(chunk):
-        """Not what pattern_content() puts there."""
-        return 252 + chunk % 4
-
-    def free(self):
-        return [chunk for chunk in range(CHUNKS) if chunk not in self.begun]
-
-    def check(self, what, found, since=None, until=None):
-        """Fails unless found is what the disk held at some moment between the
-        two; none: what it holds now."""
-        check(len(found) == SIZE, f'{what}: {len(found)} bytes')
-        now = time.monotonic()
-        for chunk in range(CHUNKS):
-            at = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-            right = set()
-            if self.done.get(chunk, now) >= (since or now):
-                right.add(self.first[at])
-            if self.begun.get(chunk, now + 1) <= (until or now):
-                right.add(bytes([self.pattern(chunk)]) * CHUNK)
-            check(found[at] in right, f'{what}: chunk {chunk} starts with {found[at][:4].hex()}, not '
-                                      f'{" or ".join(sorted(r[:4].hex() for r in right))}')
-
-
 class SoakGuest:
-    """A paused domain with vda and vdb whose guest is the test."""
+    """A paused domain with vda and vdb whose guest is the test. contents: what
+    the disks hold at the beginning"""
 
-    DISKS = ('vda', 'vdb')
+    def __init__(self, solo, name, contents):
+        self.solo, self.host, self.name = solo, solo.host, name
+        for disk in DISKS:
+            put_image(self.host.image(f'{name}-{disk}'), 'qcow2', contents[disk])
+        self.host.call(None, 'defineXML', solo.domain(name, [disk_xml(d, solo.image(f'{name}-{d}')) for d in DISKS],
+                                                      memory=32, devices=SCSI))
+        self.lock = threading.Lock()
+        self.start()
 
-    def __init__(self, solo, number):
-        self.solo, self.host = solo, solo.host
-        self.name = f'd{number}'
-        self.contents = {disk: DiskContent(1 + 2 * number + 20 * i) for i, disk in enumerate(self.DISKS)}
-        for disk in self.DISKS:
-            put_image(self.host.image(f'{self.name}-{disk}'), 'qcow2', self.contents[disk].first)
-        self.host.call(None, 'defineXML', solo.domain(self.name, [disk_xml(d, solo.image(f'{self.name}-{d}'))
-                                                                  for d in self.DISKS], memory=32, devices=SCSI))
+    def start(self):
         self.host.call(self.name, 'createWithFlags', PAUSED)
+        self.connect()
+
+    def connect(self):
         self.monitor = Monitor(self.host.monitor_path(self.name))
         self.monitor.file = Lines(self.monitor.socket)
-        self.lock = threading.Lock()
 
     def qmp(self, command, **arguments):
         with self.lock:
             return self.monitor(command, **arguments)
 
+    def hmp(self, disk, line):
+        self.qmp('human-monitor-command', command_line=qemu_io(Guest.alias(disk), line))
+
     def nodes(self):
         return sorted(n['node-name'] for n in self.qmp('query-named-block-nodes', flat=True))
 
     def jobs(self):
-        return sorted((j['id'], j['type'], j['status']) for j in self.qmp('query-jobs'))
+        return sorted(j['id'] for j in self.qmp('query-jobs'))
 
     def wrote(self, disk):
         """(writes that ended, those that failed)"""
@@ -119,17 +103,24 @@ class SoakGuest:
                 return stat['stats']['wr_operations'], stat['stats']['failed_wr_operations']
         raise AssertionError(f'QEMU has no disk {disk}')
 
-    def write(self, disk, chunk, seconds):
+    def write(self, disk, chunk, pattern, seconds):
         """The guest writes a chunk; it waits for the disk, the monitor does not."""
-        content = self.contents[disk]
         before = self.wrote(disk)
-        content.begun[chunk] = time.monotonic()
-        line = f'aio_write -P {content.pattern(chunk)} {chunk * CHUNK} {CHUNK}'
-        self.qmp('human-monitor-command', command_line=qemu_io(Guest.alias(disk), line))
+        self.hmp(disk, f'aio_write -P {pattern} {chunk * CHUNK} {CHUNK}')
         ferrytest.wait_for(lambda: self.wrote(disk) != before, seconds, 0.02, f'a write to {disk} of {self.name}')
         check(self.wrote(disk) == (before[0] + 1, before[1]), f'a write to {disk} of {self.name} failed')
-        content.done[chunk] = time.monotonic()
 
     def flush(self, disk):
-        """Another process sees it all then."""
-        self.qmp('human-monitor-command', command_line=qemu_io(Guest.alias(disk), 'flush'))
+        """It survives the end of QEMU then, and another process sees it."""
+        self.hmp(disk, 'flush')
+
+    def sources(self, flags=0):
+        """Path and format of each disk's image, and whether it has a mirror."""
+        xml = self.host.call(self.name, 'XMLDesc', flags)
+        found = {}
+        for block in re.findall(r'<disk .*?</disk>', xml, re.S):
+            top = re.sub(r'<(mirror|backingStore)\b.*</\1>', '', block, flags=re.S)
+            found[re.search(r"<target dev='(\w+)'", top)[1]] = (re.search(r"<source file='(.*?)'", top)[1],
+                                                                re.search(r"<driver .*?type='(\w+)'", top)[1],
+                                                                '<mirror' in block)
+        return found

@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/bitmap.h"
+#include "block/node.h"
 #include "block/qmp.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
@@ -38,7 +39,7 @@ ferryBitmapsCarry(virDomainObj *vm,
                   virStorageSource *target,
                   bool shallow)
 {
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     g_autoptr(virJSONValue) actions = NULL;
 
     /* bitmaps are persistent in qcow2 only; a checkpoint does not survive a
@@ -66,7 +67,7 @@ ferryBitmapsDrop(virDomainObj *vm,
                  virStorageSource *src,
                  virStorageSource *target)
 {
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     qemuBlockNamedNodeData *data = NULL;
     size_t i;

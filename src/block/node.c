@@ -14,6 +14,7 @@
 #include "block/node.h"
 #include "block/qmp.h"
 #include "qemu/qemu_block.h"
+#include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_command.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -22,6 +23,49 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.node");
+
+
+/* QEMU up to 7.2 dies when it is asked for its nodes between the end of a stream
+ * job and its dismissal: the job's filter is a node without a child then. The
+ * stock driver dismisses its jobs in a worker that waits for the domain's job,
+ * which we hold. */
+static void
+ferryNodeSettleStreams(virDomainObj *vm)
+{
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(vm->def->disks[i])->blockjob;
+        g_autoptr(virJSONValue) reply = NULL;
+
+        if (!job || job->type != QEMU_BLOCKJOB_TYPE_PULL)
+            continue;
+
+        /* the events of what has happened come before the reply to anything */
+        virObjectRef(job);
+        if (ferryQMP(vm, "query-jobs", NULL, &reply) == 0 &&
+            job->newstate == QEMU_BLOCKJOB_STATE_CONCLUDED)
+            qemuBlockJobUpdate(vm, job, VIR_ASYNC_JOB_NONE);
+        virObjectUnref(job);
+    }
+}
+
+
+/**
+ * ferryNodeData:
+ *
+ * Asks QEMU what it knows of its nodes. Domain locked, modify job held.
+ *
+ * Returns a table of qemuBlockNamedNodeData by node name, or NULL with an error
+ * reported.
+ */
+GHashTable *
+ferryNodeData(virDomainObj *vm)
+{
+    ferryNodeSettleStreams(vm);
+
+    return qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+}
 
 
 static int
@@ -85,6 +129,33 @@ ferryNodeAddNBD(virDomainObj *vm,
 }
 
 
+static int
+ferryNodeDelete(virDomainObj *vm,
+                const char *node)
+{
+    int rc;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), node);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/* A node that stays would keep its image locked: QEMU is told again when it did
+ * not do it, which it also says when there is no such node. */
+static void
+ferryNodeDeleteSurely(virDomainObj *vm,
+                      const char *node)
+{
+    if (ferryNodeDelete(vm, node) < 0 && ferryNodeDelete(vm, node) < 0)
+        VIR_DEBUG("node '%s' is not removed: %s", node, virGetLastErrorMessage());
+
+    virResetLastError();
+}
+
+
 /**
  * ferryNodeRemoveStorage:
  *
@@ -95,10 +166,7 @@ void
 ferryNodeRemoveStorage(virDomainObj *vm,
                        virStorageSource *src)
 {
-    qemuDomainObjEnterMonitor(vm);
-    ignore_value(qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), src->nodestorage));
-    qemuDomainObjExitMonitor(vm);
-    virResetLastError();
+    ferryNodeDeleteSurely(vm, src->nodestorage);
 }
 
 
@@ -207,10 +275,7 @@ void
 ferryNodeRemovePlain(virDomainObj *vm,
                      virStorageSource *src)
 {
-    qemuDomainObjEnterMonitor(vm);
-    ignore_value(qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), src->nodeformat));
-    qemuDomainObjExitMonitor(vm);
-    virResetLastError();
+    ferryNodeDeleteSurely(vm, src->nodeformat);
 }
 
 
@@ -238,6 +303,28 @@ ferryNodeAddChain(virDomainObj *vm,
 }
 
 
+static bool
+ferryNodeAnyLeft(virDomainObj *vm,
+                 virStorageSource *chain)
+{
+    g_autoptr(GHashTable) nodes = NULL;
+    virErrorPtr err = NULL;
+    virStorageSource *n;
+
+    virErrorPreserveLast(&err);
+    nodes = ferryNodeData(vm);
+    virErrorRestore(&err);
+
+    for (n = chain; nodes && virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (g_hash_table_contains(nodes, n->nodeformat) ||
+            g_hash_table_contains(nodes, n->nodestorage))
+            return true;
+    }
+
+    return false;
+}
+
+
 /**
  * ferryNodeRemove:
  *
@@ -251,6 +338,14 @@ ferryNodeRemove(virDomainObj *vm,
     g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
 
     if (!(data = qemuBlockStorageSourceChainDetachPrepareBlockdev(chain)))
+        return;
+
+    qemuDomainObjEnterMonitor(vm);
+    qemuBlockStorageSourceChainDetach(qemuDomainGetMonitor(vm), data);
+    qemuDomainObjExitMonitor(vm);
+
+    /* libvirt does not say whether QEMU did it */
+    if (!ferryNodeAnyLeft(vm, chain))
         return;
 
     qemuDomainObjEnterMonitor(vm);
@@ -334,7 +429,7 @@ ferryNodeCapacity(virDomainObj *vm,
                   const char *node,
                   unsigned long long *capacity)
 {
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     qemuBlockNamedNodeData *data;
 
     if (!nodes)

@@ -9,6 +9,7 @@
 
 #include "qemu/qemu_domain.h"
 
+GHashTable *ferryNodeData(virDomainObj *vm);
 int ferryNodeAddStorage(virDomainObj *vm,
                         virStorageSource *src);
 int ferryNodeAddNBD(virDomainObj *vm,

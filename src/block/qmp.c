@@ -110,6 +110,35 @@ ferryQMPMirror(virDomainObj *vm,
 
 
 /**
+ * ferryQMPHasBacking:
+ *
+ * Returns true when QEMU says that the image of @node has a backing file.
+ * Reports no error.
+ */
+bool
+ferryQMPHasBacking(virDomainObj *vm,
+                   const char *node)
+{
+    g_autoptr(virJSONValue) args = NULL;
+    g_autoptr(virJSONValue) nodes = NULL;
+    size_t i;
+
+    if (virJSONValueObjectAdd(&args, "b:flat", true, NULL) < 0 ||
+        ferryQMP(vm, "query-named-block-nodes", &args, &nodes) < 0)
+        virResetLastError();
+
+    for (i = 0; nodes && virJSONValueIsArray(nodes) && i < virJSONValueArraySize(nodes); i++) {
+        virJSONValue *one = virJSONValueArrayGet(nodes, i);
+
+        if (STREQ_NULLABLE(virJSONValueObjectGetString(one, "node-name"), node))
+            return virJSONValueObjectHasKey(one, "backing_file");
+    }
+
+    return false;
+}
+
+
+/**
  * ferryQMPTransaction:
  * @actions: array of actions, taken over; empty: nothing to do
  *

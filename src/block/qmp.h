@@ -42,6 +42,8 @@ void ferryQMPYank(virDomainObj *vm,
                   const char *node);
 char *ferryQMPDiskNode(virDomainObj *vm,
                        virDomainDiskDef *disk);
+bool ferryQMPHasBacking(virDomainObj *vm,
+                        const char *node);
 int ferryQMPTransaction(virDomainObj *vm,
                         virJSONValue **actions);
 int ferryQMPAddAction(virJSONValue *actions,

@@ -316,6 +316,48 @@ ferryEngineJobEvent(virDomainObj *vm,
 }
 
 
+/* Is @jobname one of an operation of @vm? */
+static bool
+ferryEngineClaims(virDomainObj *vm,
+                  const char *jobname)
+{
+    GPtrArray *ops = ferryEngineOps(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        g_autofree char *prefix = ferryJobName(g_ptr_array_index(ops, i), "");
+
+        if (g_str_has_prefix(jobname, prefix))
+            return true;
+    }
+
+    return false;
+}
+
+
+/* Ends our jobs that no operation knows, with the journal that did: the guest
+ * may be waiting for one, and nobody else will ever look after it. */
+static void
+ferryEngineReap(virDomainObj *vm)
+{
+    static const ferryOpClass nobody = { .name = "nobody" };
+    ferryOp op = { .klass = &nobody, .vm = vm, .name = (char *) "", .holdJob = true };
+    g_autoptr(GPtrArray) jobs = ferryJobListAll(&op);
+    size_t i;
+
+    for (i = 0; jobs && i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryEngineClaims(vm, job->id))
+            continue;
+
+        VIR_WARN("domain '%s': ending job '%s', of which nothing is known any more",
+                 vm->def->name, job->id);
+        ignore_value(ferryJobKill(&op, job->id));
+    }
+}
+
+
 /**
  * ferryEngineReconnected:
  *
@@ -325,9 +367,16 @@ ferryEngineJobEvent(virDomainObj *vm,
 void
 ferryEngineReconnected(virDomainObj *vm)
 {
-    GPtrArray *ops = ferryEngineOps(vm);
     g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    GPtrArray *ops;
     size_t i;
+
+    for (i = 0; engine.classes[i]; i++) {
+        if (engine.classes[i]->revive)
+            engine.classes[i]->revive(vm);
+    }
+
+    ops = ferryEngineOps(vm);
 
     /* recovery takes operations off the list */
     for (i = 0; ops && i < ops->len; i++)
@@ -342,6 +391,7 @@ ferryEngineReconnected(virDomainObj *vm)
         op->holdJob = false;
     }
 
+    ferryEngineReap(vm);
     virResetLastError();
 }
 

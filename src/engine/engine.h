@@ -37,6 +37,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryJobInfo, ferryJobInfoClear);
 bool ferryJobQEMUReachable(ferryOp *op);
 char *ferryJobName(ferryOp *op,
                    const char *what);
+GPtrArray *ferryJobListAll(ferryOp *op);
 GPtrArray *ferryJobList(ferryOp *op,
                         const char *what);
 int ferryJobQuery(ferryOp *op,

@@ -111,6 +111,18 @@ ferryJobList(ferryOp *op,
 }
 
 
+/**
+ * ferryJobListAll:
+ *
+ * The same for the jobs of all our operations on the domain of @op.
+ */
+GPtrArray *
+ferryJobListAll(ferryOp *op)
+{
+    return ferryJobFind(op, FERRY_JOB_PREFIX, false);
+}
+
+
 static void
 ferryJobInfoFill(ferryJobInfo *info,
                  GPtrArray *jobs)
@@ -418,19 +430,33 @@ ferryJobWaitAll(ferryOp *op,
 }
 
 
+static int
+ferryJobDismissOnce(ferryOp *op,
+                    const char *jobname)
+{
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname);
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
 /**
  * ferryJobDismiss:
  *
  * Lets QEMU forget a job that has concluded. Failure is not reported: a job
- * that is already gone is what was wanted.
+ * that is already gone is what was wanted. One that is not is told again, since
+ * it would be in the way of the next of its name.
  */
 void
 ferryJobDismiss(ferryOp *op,
                 const char *jobname)
 {
-    qemuDomainObjEnterMonitor(op->vm);
-    ignore_value(qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname));
-    qemuDomainObjExitMonitor(op->vm);
+    if (ferryJobDismissOnce(op, jobname) < 0 && ferryJobDismissOnce(op, jobname) < 0)
+        VIR_DEBUG("no job to dismiss: %s", virGetLastErrorMessage());
 
     virResetLastError();
 }

@@ -191,6 +191,17 @@ ferryJournalWrite(virDomainObj *vm,
 }
 
 
+static int
+ferryJournalMark(int fd,
+                 const char *mark,
+                 off_t offset)
+{
+    ssize_t len = strlen(mark);
+
+    return pwrite(fd, mark, len, offset) == len && fdatasync(fd) == 0 ? 0 : -1;
+}
+
+
 /**
  * ferryJournalCommit:
  * @op: about to take the step that is its plan's point of no return, after
@@ -224,11 +235,12 @@ ferryJournalCommit(ferryOp *op)
     offset = mark + strlen(start) - text;
 
     if ((fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
-        pwrite(fd, FERRY_JOURNAL_COMMITTED, strlen(FERRY_JOURNAL_COMMITTED), offset) !=
-        (ssize_t) strlen(FERRY_JOURNAL_COMMITTED) ||
-        fdatasync(fd) < 0) {
+        ferryJournalMark(fd, FERRY_JOURNAL_COMMITTED, offset) < 0) {
         virReportSystemError(errno, _("cannot write journal '%s'; nothing is changed without it"),
                              path);
+        /* it may have been written and only not be safe on the disk */
+        if (fd >= 0)
+            ignore_value(ferryJournalMark(fd, FERRY_JOURNAL_OPEN, offset));
         return -1;
     }
 

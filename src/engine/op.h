@@ -45,6 +45,9 @@ struct _ferryStep {
      * is durable and has no undo is its plan's point of no return, and not the
      * plan's first step. */
     bool durable;
+
+    /* Nobody else gets at the domain while the step waits, be it run or undone. */
+    bool alone;
 };
 
 typedef struct _ferryPlan ferryPlan;
@@ -79,6 +82,11 @@ struct _ferryOpClass {
     /* A job of the operation changed its state and nobody waits for it.
      * Domain locked, job held, QEMU runs. */
     void (*jobChanged)(ferryOp *op);
+
+    /* The driver came back and QEMU still runs: makes up the operations that
+     * @vm shows, but no journal tells of: it was lost or cannot be read. They
+     * are recovered as all others. NULL: there is nothing to see. */
+    void (*revive)(virDomainObj *vm);
 
     /* The driver came back and QEMU still runs. Domain locked, job held by
      * the reconnecting thread: must not wait for long (op->holdJob is set). */
@@ -130,6 +138,9 @@ bool ferryPlanPastReturn(ferryOp *op,
                          const ferryPlan *plan);
 bool ferryPlanDone(ferryOp *op,
                    const ferryPlan *plan);
+void ferryPlanAssume(ferryOp *op,
+                     const ferryPlan *plan,
+                     const char *last);
 int ferryPlanRun(ferryOp *op,
                  const ferryPlan *plan);
 int ferryPlanResume(ferryOp *op,

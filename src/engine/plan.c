@@ -106,6 +106,26 @@ ferryPlanDone(ferryOp *op,
 }
 
 
+/**
+ * ferryPlanAssume:
+ * @last: name of a step; NULL for the plan's last
+ *
+ * Takes the steps of @plan up to @last for ones that may have acted.
+ */
+void
+ferryPlanAssume(ferryOp *op,
+                const ferryPlan *plan,
+                const char *last)
+{
+    size_t *progress = ferryPlanProgress(op, plan);
+
+    for (*progress = 0; plan->steps[*progress].name; ++*progress) {
+        if (*progress > 0 && STREQ_NULLABLE(plan->steps[*progress - 1].name, last))
+            return;
+    }
+}
+
+
 int
 ferryStepRun(ferryOp *op,
              const ferryPlan *plan,
@@ -143,6 +163,63 @@ ferryPlanRecord(ferryOp *op,
 }
 
 
+/* The domain's job is not let go of by a step that is to be alone. */
+static int
+ferryPlanRunStep(ferryOp *op,
+                 const ferryPlan *plan,
+                 const ferryStep *step)
+{
+    bool hold = op->holdJob;
+    int rc;
+
+    op->holdJob = hold || step->alone;
+    rc = ferryStepRun(op, plan, step);
+    op->holdJob = hold;
+
+    return rc;
+}
+
+
+static void
+ferryPlanUndoStep(ferryOp *op,
+                  const ferryPlan *plan,
+                  const ferryStep *step)
+{
+    bool hold = op->holdJob;
+
+    op->holdJob = hold || step->alone;
+    ferryStepUndo(op, plan, step);
+    op->holdJob = hold;
+}
+
+
+/* Takes one step. @past: the point of no return lies behind, so that the journal
+ * leads forward already; what it cannot be told any more is done again by whoever
+ * reads it, and must not keep the step from being taken now. */
+static int
+ferryPlanTake(ferryOp *op,
+              const ferryPlan *plan,
+              const ferryStep *step,
+              bool past)
+{
+    int rc;
+
+    if (ferryPlanRecord(op, step) < 0) {
+        if (!past)
+            return FERRY_STEP_FAILED;
+
+        VIR_WARN("domain '%s': operation '%s' goes on although: %s",
+                 op->vm->def->name, op->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    if ((rc = ferryPlanRunStep(op, plan, step)) < 0 && past)
+        return FERRY_STEP_UNKNOWN;
+
+    return rc;
+}
+
+
 static int
 ferryPlanRunFrom(ferryOp *op,
                  const ferryPlan *plan,
@@ -154,14 +231,14 @@ ferryPlanRunFrom(ferryOp *op,
     for (i = first; plan->steps[i].name; i++) {
         const ferryStep *step = &plan->steps[i];
         virErrorPtr err = NULL;
+        bool past;
         int rc;
 
+        *progress = i;
+        past = ferryPlanPastReturn(op, plan);
         *progress = i + 1;
 
-        if ((rc = ferryPlanRecord(op, step)) == 0)
-            rc = ferryStepRun(op, plan, step);
-
-        if (rc == 0)
+        if ((rc = ferryPlanTake(op, plan, step, past)) == 0)
             continue;
 
         /* over: QEMU died while the step waited, and the operation was settled */
@@ -236,7 +313,7 @@ ferryPlanUndo(ferryOp *op,
     op->undoing = true;
 
     while (*progress > 0 && !op->over && rc == 0) {
-        ferryStepUndo(op, plan, &plan->steps[*progress - 1]);
+        ferryPlanUndoStep(op, plan, &plan->steps[*progress - 1]);
 
         if (!op->over && !ferryJobQEMUReachable(op))
             rc = -1;

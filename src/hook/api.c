@@ -17,6 +17,7 @@
 #include "ops/blockjob.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "qemu/qemu_checkpoint.h"
 #include "viraccessapicheck.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -479,6 +480,31 @@ ferryDomainCheckpointDelete(virDomainCheckpointPtr checkpoint,
 }
 
 
+/* The stock driver finds the definition, waits for QEMU, and goes on using it:
+ * somebody else may delete the checkpoint meanwhile. */
+static char *
+ferryDomainCheckpointGetXMLDesc(virDomainCheckpointPtr checkpoint,
+                                unsigned int flags)
+{
+    virDomainObj *vm;
+    char *xml = NULL;
+
+    if (!(vm = qemuDomainObjFromDomain(checkpoint->domain)))
+        return NULL;
+
+    if (virDomainCheckpointGetXMLDescEnsureACL(checkpoint->domain->conn, vm->def, flags) == 0) {
+        virDomainCheckpointDef *def = ferryCheckpointFind(vm, checkpoint->name);
+
+        def = def ? virObjectRef(def) : NULL;
+        xml = qemuCheckpointGetXMLDesc(vm, checkpoint, flags);
+        virObjectUnref(def);
+    }
+
+    virDomainObjEndAPI(&vm);
+    return xml;
+}
+
+
 /**
  * ferryApiInstall:
  *
@@ -502,4 +528,5 @@ ferryApiInstall(virHypervisorDriver *table)
     table->domainAbortJobFlags = ferryDomainAbortJobFlags; /* 8.5.0 */
     table->domainCheckpointCreateXML = ferryDomainCheckpointCreateXML; /* 5.6.0 */
     table->domainCheckpointDelete = ferryDomainCheckpointDelete; /* 5.6.0 */
+    table->domainCheckpointGetXMLDesc = ferryDomainCheckpointGetXMLDesc; /* 5.6.0 */
 }

@@ -21,6 +21,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/node.h"
 #include "block/qmp.h"
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
@@ -372,7 +373,7 @@ ferryBackupStart(ferryOp *op)
     size_t i;
 
     if (ferryBackupNeedsBitmaps(backup) &&
-        !(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+        !(nodes = ferryNodeData(op->vm)))
         return -1;
 
     if (backup->chkdef &&
@@ -402,7 +403,7 @@ ferryBackupDropBitmaps(ferryOp *op)
     size_t i;
 
     if (ferryBackupIsPull(backup) || !ferryBackupNeedsBitmaps(backup) ||
-        !(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+        !(nodes = ferryNodeData(op->vm)))
         return;
 
     for (i = 0; i < backup->ndisks; i++) {
@@ -516,9 +517,10 @@ static const ferryStep ferryBackupBeginSteps[] = {
     { .name = "publish", .run = ferryBackupRunPublish, .undo = ferryBackupUnpublish },
     { .name = "files", .run = ferryBackupFiles, .undo = ferryBackupUnfiles, .durable = true },
     { .name = "access", .run = ferryBackupGrant, .undo = ferryBackupRevoke },
-    { .name = "create", .run = ferryBackupCreate, .undo = ferryBackupUncreate },
+    { .name = "create", .run = ferryBackupCreate, .undo = ferryBackupUncreate, .alone = true },
     { .name = "storage", .run = ferryBackupAddStorage, .undo = ferryBackupRemoveNodes },
-    { .name = "format", .run = ferryBackupFormatImages, .undo = ferryBackupUncreate },
+    { .name = "format", .run = ferryBackupFormatImages, .undo = ferryBackupUncreate,
+      .alone = true },
     { .name = "node", .run = ferryBackupAddNodes },
     { .name = "server", .run = ferryBackupServe, .undo = ferryBackupUnserve },
     { .name = "freeze", .run = ferryBackupFreeze, .undo = ferryBackupUnfreeze },
@@ -547,6 +549,7 @@ const ferryOpClass ferryBackupClass = {
     .dataFree = ferryBackupFree,
     .jobMatters = ferryBackupJobMatters,
     .jobChanged = ferryBackupJobChanged,
+    .revive = ferryBackupRevive,
     .recover = ferryBackupRecover,
     .stopped = ferryBackupStopped,
 };

@@ -135,6 +135,7 @@ bool ferryBackupJobMatters(ferryOp *op,
 void ferryBackupJobChanged(ferryOp *op);
 void ferryBackupEnd(ferryOp *op,
                     ferryBackupResult result);
+void ferryBackupRevive(virDomainObj *vm);
 void ferryBackupRecover(ferryOp *op);
 void ferryBackupReconnected(virDomainObj *vm);
 void ferryBackupStopped(ferryOp *op);

@@ -269,6 +269,56 @@ ferryBackupRecover(ferryOp *op)
 }
 
 
+/* What is known of a backup by what the stock driver was told. What was at the
+ * stores before is not: that is not ours to remove. */
+static ferryBackup *
+ferryBackupGuess(qemuDomainObjPrivate *priv)
+{
+    ferryBackup *backup = g_new0(ferryBackup, 1);
+
+    backup->def = g_steal_pointer(&priv->backup);
+    if (ferryBackupIsPull(backup) && !backup->def->server)
+        backup->def->server = g_new0(virStorageNetHostDef, 1);
+
+    ferryBackupListDisks(backup);
+    backup->result = FERRY_BACKUP_RESULT_FAILED;
+    backup->error = g_strdup(_("what is needed to go on with the backup was lost"));
+
+    return backup;
+}
+
+
+/**
+ * ferryBackupRevive:
+ *
+ * The driver is back, QEMU still runs: a backup of which neither the stock driver
+ * nor the journal knows more than that it ran is one of ours, and has failed.
+ */
+void
+ferryBackupRevive(virDomainObj *vm)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    g_autoptr(ferryOp) op = NULL;
+    size_t i;
+
+    if (!priv->backup || ferryBackupFind(vm))
+        return;
+
+    for (i = 0; i < priv->backup->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, priv->backup->disks[i].name);
+
+        if (disk && QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob)
+            return;
+    }
+
+    VIR_WARN("domain '%s': its backup is in no journal and cannot go on; look for images "
+             "that it may have left", vm->def->name);
+
+    op = ferryOpNew(vm, &ferryBackupClass, FERRY_BACKUP_NAME, ferryBackupGuess(priv));
+    ferryPlanAssume(op, &ferryBackupBeginPlan, NULL);
+}
+
+
 /**
  * ferryBackupReconnected:
  *

@@ -23,7 +23,7 @@
 #define FERRY_BACKUP_CREATE_MS (5 * 60 * 1000)
 
 
-/* create, format: the images, all at the same time */
+/* create, format: the images, all at the same time; alone, see copy.c */
 static char *
 ferryBackupCreateJobName(ferryOp *op,
                          ferryBackupDisk *disk)
@@ -79,7 +79,7 @@ ferryBackupCreate(ferryOp *op)
     if (backup->reuse)
         return 0;
 
-    if (!(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)))
+    if (!(nodes = ferryNodeData(op->vm)))
         return -1;
 
     for (i = 0; i < backup->ndisks; i++) {

@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "block/source.h"
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
@@ -197,7 +198,7 @@ ferryBackupCheckIncremental(virDomainObj *vm,
         return -1;
     }
 
-    if (!*nodeData && !(*nodeData = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE)))
+    if (!*nodeData && !(*nodeData = ferryNodeData(vm)))
         return -1;
     nodes = *nodeData;
 

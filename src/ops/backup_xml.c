@@ -20,6 +20,7 @@
 #include "virfile.h"
 #include "virlog.h"
 #include "virthread.h"
+#include "virstring.h"
 #include "virutil.h"
 #include "virxml.h"
 

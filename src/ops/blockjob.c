@@ -147,6 +147,7 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
                       unsigned long long speed)
 {
     virDomainObj *vm = job->op->vm;
+    g_auto(ferryJobInfo) info = { 0 };
     int rc;
 
     if (ferryBlockJobCheck(job) < 0)
@@ -155,6 +156,13 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
     qemuDomainObjEnterMonitor(vm);
     rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(vm), job->name, speed);
     qemuDomainObjExitMonitor(vm);
+
+    if (rc < 0 && ferryJobQuery(job->op, job->name, &info) == 0 &&
+        (info.status == QEMU_MONITOR_JOB_STATUS_PENDING ||
+         info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
+         info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN))
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("block job on disk '%s' is just ending"), job->dst);
 
     return rc;
 }

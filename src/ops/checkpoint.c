@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "block/qmp.h"
 #include "ops/checkpoint.h"
 #include "ops/quiesce.h"
@@ -93,7 +94,7 @@ static int
 ferryCheckpointStart(ferryOp *op)
 {
     ferryCheckpoint *data = op->data;
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
 
     if (!nodes ||

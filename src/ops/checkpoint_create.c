@@ -15,6 +15,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "block/qmp.h"
 #include "ops/checkpoint.h"
 #include "qemu/qemu_block.h"
@@ -163,13 +164,23 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
     for (i = 0; i < def->ndisks; i++) {
         virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
         virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, chkdisk->name);
-        const char *node = disk->src->nodeformat;
+        const char *node;
         qemuBlockNamedNodeDataBitmap *old;
         g_autoptr(virJSONValue) args = NULL;
 
         if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
             continue;
 
+        /* it was there, but whoever prepared this may have waited since */
+        if (!disk) {
+            virReportError(VIR_ERR_OPERATION_INVALID,
+                           _("disk '%s' of domain '%s' was removed while checkpoint '%s' "
+                             "was being created; try again"),
+                           chkdisk->name, vm->def->name, def->parent.name);
+            return -1;
+        }
+
+        node = disk->src->nodeformat;
         old = qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap);
 
         if (old && !old->inconsistent && old->persistent) {
@@ -199,7 +210,7 @@ void
 ferryCheckpointDropBitmaps(virDomainObj *vm,
                            virDomainCheckpointDef *def)
 {
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
 

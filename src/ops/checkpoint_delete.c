@@ -12,9 +12,11 @@
 
 #include <unistd.h>
 
+#include "block/node.h"
 #include "block/qmp.h"
 #include "ops/checkpoint.h"
 #include "qemu/qemu_block.h"
+#include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
 #include "viralloc.h"
 #include "virerror.h"
@@ -68,7 +70,7 @@ ferryCheckpointForEachBitmap(ferryOp *op,
                              void *opaque)
 {
     ferryCheckpoint *data = op->data;
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
     size_t i;
 
     if (!nodes)
@@ -86,6 +88,18 @@ ferryCheckpointForEachBitmap(ferryOp *op,
 }
 
 
+/* The stock driver writes to it as long as the commit runs. */
+static bool
+ferryCheckpointIsCommitBase(virDomainDiskDef *disk,
+                            virStorageSource *src)
+{
+    qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob;
+
+    return job && job->data.commit.base == src &&
+        (job->type == QEMU_BLOCKJOB_TYPE_COMMIT || job->type == QEMU_BLOCKJOB_TYPE_ACTIVE_COMMIT);
+}
+
+
 /* delete: open: images below the top one are not writable as a rule */
 static int
 ferryCheckpointOpenImage(ferryOp *op,
@@ -96,7 +110,8 @@ ferryCheckpointOpenImage(ferryOp *op,
 {
     ferryCheckpoint *data = op->data;
 
-    if (src == disk->src || g_hash_table_contains(data->writable, src))
+    if (src == disk->src || g_hash_table_contains(data->writable, src) ||
+        ferryCheckpointIsCommitBase(disk, src))
         return 0;
 
     g_hash_table_add(data->writable, src);
@@ -128,10 +143,12 @@ ferryCheckpointClose(ferryOp *op)
     size_t i;
 
     for (i = 0; !data->metadataOnly && i < op->vm->def->ndisks; i++) {
-        virStorageSource *n = op->vm->def->disks[i]->src->backingStore;
+        virDomainDiskDef *disk = op->vm->def->disks[i];
+        virStorageSource *n = disk->src->backingStore;
 
         for (; virStorageSourceIsBacking(n); n = n->backingStore) {
-            if (data->writable && !g_hash_table_contains(data->writable, n))
+            if ((data->writable && !g_hash_table_contains(data->writable, n)) ||
+                ferryCheckpointIsCommitBase(disk, n))
                 continue;
 
             /* a driver that was just started believes that it is */

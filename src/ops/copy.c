@@ -193,7 +193,8 @@ ferryCopyRemoveBacking(ferryOp *op)
 }
 
 
-/* create, format: the image itself, unless it is there already */
+/* create, format: the image itself, unless it is there already. Alone: QEMU up to
+ * 7.2 dies when it is asked for its nodes while one of them is half an image. */
 static int
 ferryCopyCreateLayer(ferryOp *op,
                      bool storage)
@@ -243,7 +244,7 @@ ferryCopyCreate(ferryOp *op)
         return -1;
     }
 
-    if (!(nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE)) ||
+    if (!(nodes = ferryNodeData(op->vm)) ||
         qemuBlockStorageSourceCreateDetectSize(nodes, copy->target,
                                                ferryCopyDisk(op)->src) < 0)
         return -1;
@@ -480,9 +481,9 @@ static const ferryStep ferryCopyStartSteps[] = {
     { .name = "file", .run = ferryCopyFile, .undo = ferryCopyUnfile, .durable = true },
     { .name = "access", .run = ferryCopyGrant, .undo = ferryCopyRevoke },
     { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking },
-    { .name = "create", .run = ferryCopyCreate, .undo = ferryCopyUncreate },
+    { .name = "create", .run = ferryCopyCreate, .undo = ferryCopyUncreate, .alone = true },
     { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes },
-    { .name = "format", .run = ferryCopyFormatImage, .undo = ferryCopyUncreate },
+    { .name = "format", .run = ferryCopyFormatImage, .undo = ferryCopyUncreate, .alone = true },
     { .name = "node", .run = ferryCopyAddNode },
     { .name = "size", .run = ferryCopyCheckSize },
     { .name = "cache", .run = ferryCopyCacheOff, .undo = ferryCopyCacheBack },
@@ -507,6 +508,7 @@ const ferryOpClass ferryCopyClass = {
     .dataFree = ferryCopyFree,
     .jobMatters = ferryCopyJobMatters,
     .jobChanged = ferryCopyJobChanged,
+    .revive = ferryCopyRevive,
     .recover = ferryCopyRecover,
     .stopped = ferryCopyStopped,
 };

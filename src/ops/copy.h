@@ -86,6 +86,7 @@ void *ferryCopyParse(virQEMUDriver *driver,
 bool ferryCopyJobMatters(ferryOp *op,
                          int status);
 void ferryCopyJobChanged(ferryOp *op);
+void ferryCopyRevive(virDomainObj *vm);
 void ferryCopyRecover(ferryOp *op);
 void ferryCopyStopped(ferryOp *op);
 

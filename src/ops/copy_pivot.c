@@ -39,6 +39,8 @@
 
 VIR_LOG_INIT("ferry.pivot");
 
+#define FERRY_PIVOT_FINALIZE_TRIES 3
+
 
 /* Gives the target's nodes the options of a copy under way, or those of the
  * disk's definition. QEMU flushes the image while it does so. */
@@ -266,15 +268,21 @@ ferryPivotFinalize(ferryOp *op)
     ferryCopy *copy = op->data;
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
-
-    qemuDomainObjEnterMonitor(op->vm);
-    ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
-    qemuDomainObjExitMonitor(op->vm);
+    int tries = FERRY_PIVOT_FINALIZE_TRIES;
+    int rc;
 
     /* The reply says little: a job may be finalized and fail, or the reply be
      * lost, or this be the second try. How the job ended counts, and where the
-     * disk is. */
-    if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+     * disk is. Only a job that QEMU was not told to end waits for ever, and the
+     * guest with it. */
+    do {
+        qemuDomainObjEnterMonitor(op->vm);
+        rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
+        qemuDomainObjExitMonitor(op->vm);
+    } while (rc < 0 && --tries > 0 && !op->over && ferryJobQuery(op, jobname, &info) == 0 &&
+             info.status == QEMU_MONITOR_JOB_STATUS_PENDING);
+
+    if (tries == 0 || ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
         return FERRY_STEP_UNKNOWN;
 
     switch (ferryPivotHappened(op, &info)) {

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/qmp.h"
 #include "block/source.h"
 #include "ops/copy.h"
 #include "ops/event.h"
@@ -118,6 +119,79 @@ ferryCopyParse(virQEMUDriver *driver,
  error:
     ferryCopyFree(copy);
     return NULL;
+}
+
+
+/* What a copy of @disk to its mirror must have been. What was at the target
+ * before is not known: it is not ours to remove. */
+static ferryCopy *
+ferryCopyGuess(virDomainObj *vm,
+               virDomainDiskDef *disk,
+               bool moved)
+{
+    ferryCopy *copy = g_new0(ferryCopy, 1);
+
+    copy->dst = g_strdup(disk->dst);
+    copy->target = virObjectRef(disk->mirror);
+    copy->origin = FERRY_IMAGE_FOREIGN;
+    copy->shallow = virStorageSourceHasBacking(disk->src) &&
+        !virStorageSourceHasBacking(copy->target) &&
+        ferryQMPHasBacking(vm, copy->target->nodeformat);
+
+    if (moved) {
+        copy->goal = FERRY_COPY_GOAL_PIVOT;
+        copy->old = virObjectRef(disk->src);
+    }
+
+    return copy;
+}
+
+
+/* Where the guest is decides: on the source the copy goes on, if it still does,
+ * and on the target it is a pivot that is to be finished. */
+static void
+ferryCopyReviveDisk(virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    const char *name)
+{
+    g_autofree char *node = ferryQMPDiskNode(vm, disk);
+    bool moved = STREQ_NULLABLE(node, disk->mirror->nodeformat);
+    g_autoptr(ferryOp) op = NULL;
+
+    if (!node)
+        return;
+
+    VIR_WARN("domain '%s': copy of disk '%s' to '%s' is in no journal; the guest uses '%s'",
+             vm->def->name, disk->dst, NULLSTR(disk->mirror->path),
+             NULLSTR(moved ? disk->mirror->path : disk->src->path));
+
+    op = ferryOpNew(vm, &ferryCopyClass, name, ferryCopyGuess(vm, disk, moved));
+
+    ferryPlanAssume(op, &ferryCopyStartPlan, NULL);
+    if (moved)
+        ferryPlanAssume(op, &ferryCopyPivotPlan, "finalize");
+}
+
+
+/**
+ * ferryCopyRevive:
+ *
+ * The driver is back, QEMU still runs: every disk with a mirror that the stock
+ * driver does not know of was being copied.
+ */
+void
+ferryCopyRevive(virDomainObj *vm)
+{
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = vm->def->disks[i];
+        g_autofree char *name = g_strdup_printf("copy-%s", disk->dst);
+
+        if (disk->mirror && disk->mirrorJob == VIR_DOMAIN_BLOCK_JOB_TYPE_COPY &&
+            !QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob && !ferryOpFind(vm, name))
+            ferryCopyReviveDisk(vm, disk, name);
+    }
 }
 
 

@@ -16,6 +16,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "ops/migration.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_migration_cookie.h"
@@ -245,7 +246,7 @@ ferryMigrationBitmapsAccept(virDomainObj *vm,
         return 0;
 
     if (qemuMigrationCookieBlockDirtyBitmapsMatchDisks(vm->def, mig->blockDirtyBitmaps) < 0 ||
-        !(nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE)))
+        !(nodes = ferryNodeData(vm)))
         return -1;
 
     ferryMigrationBitmapsFilter(mig->blockDirtyBitmaps, nodes);

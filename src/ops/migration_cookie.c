@@ -21,6 +21,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "ops/migration.h"
 #include "qemu/qemu_block.h"
 #include "viralloc.h"
@@ -220,7 +221,7 @@ ferryMigrationCookieOffer(virDomainObj *vm,
     if (n == 0)
         return 0;
 
-    if (!(nodes = qemuBlockGetNamedNodeData(vm, VIR_ASYNC_JOB_NONE)))
+    if (!(nodes = ferryNodeData(vm)))
         return -1;
 
     for (i = 0; i < n; i++) {

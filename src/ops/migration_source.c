@@ -28,6 +28,7 @@
 
 #include "block/node.h"
 #include "block/qmp.h"
+#include "block/source.h"
 #include "ops/config.h"
 #include "ops/migration.h"
 #include "qemu/qemu_block.h"
@@ -153,7 +154,7 @@ static int
 ferryMigrationCheckSizes(ferryOp *op)
 {
     ferryMigration *migration = op->data;
-    g_autoptr(GHashTable) nodes = qemuBlockGetNamedNodeData(op->vm, VIR_ASYNC_JOB_NONE);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
     size_t i;
 
     if (!nodes)
