@@ -35,6 +35,8 @@ LATE = 'power-loss-late'
 # The journal cannot be written: no space; an error of the disk, in the file or in
 # its folder.
 JOURNAL = ('enospc', 'eio', 'eio-folder')
+# An operation that was over stays so.
+ENDED = ('kill-driver', 'power-loss', LATE)
 # The driver is killed, and then something happens to its journal.
 DAMAGED = ('half', 'empty', 'newer')
 
@@ -56,8 +58,9 @@ def title(case):
     return f'{case.cls.__name__} {case.plan}/{case.step}/{case.when}/{case.fault}'
 
 
-def points(undone, last):
-    """(when, fault) of a step that is run, or undone."""
+def points(cls, undone, last, final):
+    """(when, fault) of a step that is run, or undone. last: of its plan; final: of all
+    that is done."""
     if not undone:
         moments = {'journal': JOURNAL, 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
                    'after': ANYWHERE + (LATE,) + DAMAGED}
@@ -66,6 +69,8 @@ def points(undone, last):
         moments = {'any-journal': JOURNAL[:2], 'undo-before': ANYWHERE[1:]} if last else {}
         moments.update({f'undo-{when}': ANYWHERE for when in DURING})
         moments['undo-after'] = ANYWHERE[1:] + (LATE,) + DAMAGED
+    if final and cls.ALONE:
+        moments['ended'] = ENDED
     for when, faults in moments.items():
         for fault in faults:
             yield when, fault
@@ -82,7 +87,8 @@ def cases(walks):
                 if (operation, plan) not in table:
                     continue
                 for i, (step, past) in enumerate(steps):
-                    for when, fault in points(undone, i == len(steps) - 1):
+                    last = i == len(steps) - 1
+                    for when, fault in points(cls, undone, last, i == 0 if undone else last):
                         if not cls.impossible(plan, fault):
                             number += 1
                             yield Case(number, make, cls, cls.ROWS[operation, plan], table[operation, plan], undone,
@@ -96,6 +102,8 @@ def line(case, commands, synced):
     each step sends to QEMU; synced: the steps whose journal is."""
     what = 'kill-driver' if case.fault in DAMAGED else 'power-loss' if case.fault == LATE else case.fault
     when = case.when
+    if when == 'ended':
+        return when
     if what == 'error' and case.past and when in ('before', 'after'):
         # once a plan cannot go back a step cannot say that nothing happened
         what = 'unknown'

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import stat
 import tempfile
 
@@ -20,8 +21,7 @@ from ferrytest import Failed, Host, LibvirtError, check, frontend, qemu_io, run,
 BLOCK_JOB_READY = 3
 NOGROUP = 65534
 OTHER = 100000
-# a final event for each disk that has a job, and one for a domain's
-ONE_EACH = 'one each'
+ENDED = 'once of the whole'
 
 
 class Bench(faultmatrix.Bench):
@@ -126,7 +126,7 @@ def look(scene):
     state['owners'] = owners(scene)
     if scene.running():
         with open(os.path.join(scene.host.root, 'run', 'qemu', f'{scene.name}.xml')) as f:
-            state['saved job'] = re.findall('<job .*', f.read())
+            state['saved job'] = re.findall("<job type='.*?' async='.*?'", f.read())
         state.update({'live XML': plain(scene, scene.call('XMLDesc', 0)), 'locks': locks(scene),
                       'stats': scene.call('jobStats', 0)['type'], 'listening': listening(scene)})
     return state
@@ -174,9 +174,9 @@ class Reference:
     """What it is like when nothing goes wrong.
 
     states: without the operation, before it, after it; base: the same as Scene.state()
-    has it; off: QEMU died before it, or
-    after it; told: what clients were told of its end; jobs: is there a job before
-    it; commands: how many a step sends to QEMU; synced: steps whose journal is"""
+    has it; off: QEMU died after it (the first) or before it; told: what clients were
+    told of its end; jobs: is there a job before it; commands: how many a step sends to
+    QEMU; synced: steps whose journal is"""
 
     def __init__(self, bench, cls, trigger):
         prepare, act = trigger
@@ -277,17 +277,27 @@ class Walk:
         except (LibvirtError, Failed) as e:
             said = str(e) or 'an error'
         bench.fault(None)
+        if case.when == 'ended':
+            check(not said, f'the call failed without a fault: {said}')
+            self.strike(case)
         try:
             scene.running()
         except Failed:
             pass
         bench.meanwhile = lambda: None
         log = bench.log()
-        happened = crash.happened(log)
+        happened = case.when == 'ended' or crash.happened(log)
         if happened:
             self.outcome(case, ref, scene, act, said)
         scene.finish()
         return None if happened else crash.sent(log)[0]
+
+    def strike(self, case):
+        """The operation is over, and then it happens."""
+        if 'power-loss' in case.fault:
+            for pid in self.host.qemu_pids():
+                os.kill(pid, signal.SIGKILL)
+        self.bench.restart()
 
     def outcome(self, case, ref, scene, act, said):
         dies = case.fault in ('kill-qemu', 'disconnect') or 'power-loss' in case.fault
@@ -300,7 +310,7 @@ class Walk:
             self.check_damaged(scene, case)
         elif dies:
             check(not scene.running(), 'QEMU survived')
-            self.check_stopped(ref, scene, said, 'power-loss' in case.fault)
+            self.check_stopped(case, ref, scene, said)
         else:
             check(scene.running(), 'the domain stopped')
             self.check_running(case, ref, scene, act, said)
@@ -308,17 +318,19 @@ class Walk:
     # Events
 
     def check_told(self, scene, right=None):
-        """right: exactly that. Without it an operation may or may not have begun for
+        """right: exactly that; ENDED: what stands for the whole was told of once, be it a
+        disk's job or the domain's; None: an operation may or may not have begun for
         those who listen. Those of a restarted driver have not heard what the last one
         said."""
         restarted = self.bench.deaths != self.deaths
-        most = {disk: 1 for disk in scene.JOBS} | ({'domain': 1} if len(scene.JOBS) > 1 else {})
+        whole = 'domain' if len(scene.JOBS) > 1 else ''.join(scene.JOBS)
 
         def told():
             found = self.bench.finals((0, 0) if restarted else self.since)
+            once = all(n == 1 and who in {whole, *scene.JOBS} for who, n in found.items())
             if right is None or restarted:
-                return all(found[k] <= most.get(k, 0) for k in found)
-            return found == (most if right == ONE_EACH else right)
+                return once
+            return once and whole in found if right == ENDED else found == right
         try:
             wait_for(told, 2, 0.05)
         except AssertionError:
@@ -346,10 +358,11 @@ class Walk:
                                  faultmatrix.difference(now(), states)) from None
         state = now()
         here = [i for i, s in enumerate(states) if s == state]
+        check(case.when != 'ended' or 2 in here, 'what was over is undone')
         if self.bench.deaths == self.deaths and not case.past:
             check(2 in here if not said else 2 not in here,
                   f'the call said {said or "nothing"}, and the state is {"after" if 2 in here else "before"}')
-        self.check_told(scene, ref.told if 2 in here else {} if 1 in here else ONE_EACH)
+        self.check_told(scene, ref.told if 2 in here else {} if 1 in here else ENDED)
         scene.again(ref.base)
         config = scene.config_source()
         scene.call('destroy')
@@ -363,11 +376,12 @@ class Walk:
 
     # It does not
 
-    def check_stopped(self, ref, scene, said, powerless):
-        off = [unowned(s) for s in ref.off] if powerless else ref.off
+    def check_stopped(self, case, ref, scene, said):
+        about = unowned if 'power-loss' in case.fault else dict
+        off = [about(s) for s in (ref.off[:1] if case.when == 'ended' else ref.off)]
 
         def now():
-            return unowned(look_off(scene)) if powerless else look_off(scene)
+            return about(look_off(scene))
         try:
             wait_for(lambda: now() in off, 5, 0.2)
         except AssertionError:
@@ -375,7 +389,7 @@ class Walk:
                                  faultmatrix.difference(now(), off)) from None
         scene.check_stopped()
         self.check_images(scene)
-        self.check_told(scene, ONE_EACH if ref.jobs or not said and not ref.told else ref.told if not said else None)
+        self.check_told(scene, ENDED if ref.jobs or not said and not ref.told else ref.told if not said else None)
         scene.qmp.close()
         scene.start()
         scene.restarted()

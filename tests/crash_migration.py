@@ -18,10 +18,12 @@ STARTED, STOPPED = 2, 5
 
 
 class Storage(scenes_migration.Storage):
+    ALONE = False
     ROWS = {key: ROWS[key[0]] for key in scenes_migration.Storage.PLANS}
 
 
 class Switch(scenes_migration.Switch):
+    ALONE = False
     ROWS = {key: ROWS[key[0]] for key in scenes_migration.Switch.PLANS}
 
 
@@ -99,6 +101,9 @@ class Walk:
             self.check_damaged(machine)
             return
         source = machine is self.bench.a
+        if 'power-loss' in case.fault and case.past and not source:
+            # it may have run there, for all that host knows: its images stay
+            self.bench.before['b']['images'] = sorted(os.path.basename(p) for p in self.bench.paths.values())
         lost = case.fault in ('kill-qemu', 'disconnect') or 'power-loss' in case.fault
         outcome = self.bench.settle(['nowhere', 'at_destination'] if lost and source else
                                     ['at_source', 'at_destination'])

@@ -17,8 +17,10 @@ BANDWIDTH_BYTES = 64
 
 class Copied:
     """JOBS: disks whose job is told of by events. DEATHS: how QEMU may die so that it
-    makes a difference; a driver that lost the connection asks it to end."""
+    makes a difference; a driver that lost the connection asks it to end. ALONE: one
+    host does it."""
 
+    ALONE = True
     JOBS = ('vda',)
     DEATHS = (signal.SIGKILL,)
 
@@ -110,6 +112,7 @@ class Kept:
     """A domain whose checkpoints went with QEMU, bitmaps and all, and whose
     backups no longer have anything to begin from."""
 
+    ALONE = True
     JOBS = ()
     # a QEMU that ends in peace writes bitmaps to the images
     DEATHS = (signal.SIGKILL, signal.SIGTERM)

@@ -10,8 +10,10 @@
 #include "block/bitmap.h"
 #include "block/node.h"
 #include "block/qmp.h"
+#include "block/source.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
+#include "vircommand.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -53,6 +55,39 @@ ferryBitmapsCarry(virDomainObj *vm,
         return -1;
 
     return actions ? ferryQMPTransaction(vm, &actions) : 0;
+}
+
+
+/**
+ * ferryBitmapRemoveOffline:
+ *
+ * No QEMU uses the image of @src, which is a file, any more, but one may have
+ * written bitmap @name when it ended: removes it. Reports no error.
+ */
+void
+ferryBitmapRemoveOffline(virQEMUDriver *driver,
+                         virStorageSource *src,
+                         const char *name)
+{
+    const char *qemuImg = qemuFindQemuImgBinary(driver);
+    g_autoptr(virCommand) cmd = NULL;
+    g_autofree char *why = NULL;
+    int status;
+
+    if (!qemuImg || !ferrySourceIsFile(src) || src->format != VIR_STORAGE_FILE_QCOW2 ||
+        src->encryption) {
+        virResetLastError();
+        return;
+    }
+
+    cmd = virCommandNewArgList(qemuImg, "bitmap", "--remove", "-f", "qcow2", "--",
+                               src->path, name, NULL);
+    virCommandSetErrorBuffer(cmd, &why);
+
+    if (virCommandRun(cmd, &status) < 0 || status != 0)
+        VIR_DEBUG("no bitmap '%s' removed from '%s': %s", name, src->path, NULLSTR(why));
+
+    virResetLastError();
 }
 
 

@@ -313,19 +313,39 @@ ferryExportServerForget(ferryExportServer *server)
 }
 
 
+static int
+ferryExportServerStopOnce(virDomainObj *vm)
+{
+    int rc;
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorNBDServerStop(qemuDomainGetMonitor(vm));
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
 /**
  * ferryExportServerStop:
  *
- * Ends the server, and with it all exports and connections. No error when
- * there is none.
+ * Ends the server, and with it all exports and connections. QEMU is told again
+ * when it did not, which it also says when there is no server.
+ *
+ * Returns 0, or -1 with an error reported when exports are left.
  */
-void
+int
 ferryExportServerStop(virDomainObj *vm)
 {
-    qemuDomainObjEnterMonitor(vm);
-    ignore_value(qemuMonitorNBDServerStop(qemuDomainGetMonitor(vm)));
-    qemuDomainObjExitMonitor(vm);
+    g_autoptr(virJSONValue) exports = NULL;
+
+    if (ferryExportServerStopOnce(vm) < 0 && ferryExportServerStopOnce(vm) < 0 &&
+        (ferryQMP(vm, "query-block-exports", NULL, &exports) < 0 ||
+         !virJSONValueIsArray(exports) || virJSONValueArraySize(exports) > 0))
+        return -1;
+
     virResetLastError();
+    return 0;
 }
 
 

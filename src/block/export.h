@@ -32,7 +32,7 @@ int ferryExportServerStart(virDomainObj *vm,
                            ferryExportServer *server);
 int ferryExportServerPublish(virStorageNetHostDef *address,
                              ferryExportServer *server);
-void ferryExportServerStop(virDomainObj *vm);
+int ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
 void ferryExportSocketRemove(virStorageNetHostDef *address);
 int ferryExportAdd(virDomainObj *vm,

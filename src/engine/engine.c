@@ -174,8 +174,9 @@ ferryOpEnd(ferryOp *op)
     if (!vm || !(ops = ferryEngineOps(vm)) || !g_ptr_array_remove(ops, op))
         return;
 
+    /* what has ended well must not be taken back when the power is */
     virErrorPreserveLast(&err);
-    if (ferryJournalWrite(vm, false) < 0)
+    if (ferryJournalWrite(vm, op->durable) < 0)
         VIR_WARN("journal of domain '%s' not updated: %s",
                  vm->def->name, virGetLastErrorMessage());
     virErrorRestore(&err);
@@ -460,7 +461,7 @@ ferryEngineLoad(const unsigned char *uuid,
     }
 
     if (!running)
-        ferryJournalRemove(driver, uuid);
+        ferryJournalRemove(driver, uuid, true);
 
  cleanup:
     virDomainObjEndAPI(&vm);

@@ -170,7 +170,7 @@ ferryJournalWrite(virDomainObj *vm,
     ops = ferryEngineOps(vm);
 
     if (!ops || ops->len == 0) {
-        ferryJournalRemove(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid);
+        ferryJournalRemove(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid, durable);
         return 0;
     }
 
@@ -187,7 +187,13 @@ ferryJournalWrite(virDomainObj *vm,
     virXMLFormatElement(&buf, "ferry", &attrs, &children);
     path = ferryJournalPath(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid);
 
-    return ferryJournalStore(path, virBufferCurrentContent(&buf), durable);
+    if (ferryJournalStore(path, virBufferCurrentContent(&buf), durable) < 0)
+        return -1;
+
+    for (i = 0; durable && i < ops->len; i++)
+        ((ferryOp *) g_ptr_array_index(ops, i))->durable = true;
+
+    return 0;
 }
 
 
@@ -248,14 +254,25 @@ ferryJournalCommit(ferryOp *op)
 }
 
 
+/**
+ * ferryJournalRemove:
+ * @durable: it must not be back after a crash of the host
+ */
 void
 ferryJournalRemove(virQEMUDriver *driver,
-                   const unsigned char *uuid)
+                   const unsigned char *uuid,
+                   bool durable)
 {
+    g_autofree char *dir = ferryJournalDir(driver);
     g_autofree char *path = ferryJournalPath(driver, uuid);
 
-    if (unlink(path) < 0 && errno != ENOENT)
-        VIR_WARN("cannot remove journal '%s': %s", path, g_strerror(errno));
+    if (unlink(path) < 0) {
+        if (errno != ENOENT)
+            VIR_WARN("cannot remove journal '%s': %s", path, g_strerror(errno));
+    } else if (durable && ferryJournalSyncDir(dir) < 0) {
+        VIR_WARN("%s", virGetLastErrorMessage());
+        virResetLastError();
+    }
 }
 
 
@@ -342,6 +359,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
     ctxt->node = node;
     op = ferryOpNew(NULL, *classes, name, NULL);
     op->driver = driver;
+    op->durable = true;
 
     if (ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))

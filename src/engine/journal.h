@@ -24,4 +24,5 @@ int ferryJournalForEach(virQEMUDriver *driver,
                         ferryJournalReader reader,
                         void *opaque);
 void ferryJournalRemove(virQEMUDriver *driver,
-                        const unsigned char *uuid);
+                        const unsigned char *uuid,
+                        bool durable);

@@ -107,6 +107,7 @@ struct _ferryOp {
 
     size_t progress[FERRY_PLANS_MAX]; /* per plan: steps that may have acted */
 
+    bool durable;         /* a power loss does not take its journal away */
     bool over;            /* ended: nothing may be done with it any more */
     bool holdJob;         /* waiting must not let go of the domain's job */
     bool undoing;         /* a thread takes it back: nothing may stop that */

@@ -213,7 +213,10 @@ ferryPlanTake(ferryOp *op,
         virResetLastError();
     }
 
-    if ((rc = ferryPlanRunStep(op, plan, step)) < 0 && past)
+    rc = ferryPlanRunStep(op, plan, step);
+
+    /* there is no way back; or perhaps none: the reply was lost, not the command */
+    if (rc < 0 && (past || (ferryStepIsReturn(step) && !ferryJobQEMUReachable(op))))
         return FERRY_STEP_UNKNOWN;
 
     return rc;

@@ -286,7 +286,7 @@ ferryBackupUnserve(ferryOp *op)
     ferryExportServerForget(&backup->server);
 
     if (backup->serving) {
-        ferryExportServerStop(op->vm);
+        ignore_value(ferryExportServerStop(op->vm));
         ferryExportSocketRemove(backup->def->server);
         backup->serving = false;
     }
@@ -498,7 +498,7 @@ ferryBackupClose(ferryOp *op)
 
     /* all exports go at once */
     if (backup->serving) {
-        ferryExportServerStop(op->vm);
+        ignore_value(ferryExportServerStop(op->vm));
         ferryExportSocketRemove(backup->def->server);
         backup->serving = false;
     }

@@ -97,6 +97,7 @@ ferryBackup *ferryBackupPrepare(virDomainObj *vm,
                                 const ferryBackupExtras *extras,
                                 const char *checkpointXML,
                                 unsigned int flags);
+ferryBackup *ferryBackupNew(void);
 void ferryBackupFree(void *data);
 void ferryBackupListDisks(ferryBackup *backup);
 

@@ -97,35 +97,41 @@ ferryBackupProgress(ferryOp *op)
 }
 
 
-/* What clients learn afterwards: the statistics of the completed job, and the
- * events. */
+/* What clients learn afterwards: the events of the disks, and the statistics and
+ * the event of the completed job. */
 static void
-ferryBackupTell(ferryOp *op)
+ferryBackupTellDisks(ferryOp *op)
 {
     ferryBackup *backup = op->data;
-    virDomainObj *vm = op->vm;
-    bool pull = ferryBackupIsPull(backup);
     int status = VIR_DOMAIN_BLOCK_JOB_COMPLETED;
-    virDomainJobStatus jobStatus = VIR_DOMAIN_JOB_STATUS_COMPLETED;
     size_t i;
 
-    if (backup->result == FERRY_BACKUP_RESULT_FAILED) {
+    if (backup->result == FERRY_BACKUP_RESULT_FAILED)
         status = VIR_DOMAIN_BLOCK_JOB_FAILED;
-        jobStatus = VIR_DOMAIN_JOB_STATUS_FAILED;
-    } else if (backup->result == FERRY_BACKUP_RESULT_CANCELED) {
+    else if (backup->result == FERRY_BACKUP_RESULT_CANCELED || ferryBackupIsPull(backup))
+        /* a pull's client has what it wanted, but no job ran to its end */
         status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
-        jobStatus = VIR_DOMAIN_JOB_STATUS_CANCELED;
-    } else if (pull) {
-        /* the client has what it wanted, but no job ran to its end */
-        status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
-    }
 
     for (i = 0; i < backup->ndisks; i++) {
         virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
 
         if (disk)
-            ferryEventBlockJob(vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
+            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
     }
+}
+
+
+static void
+ferryBackupTellJob(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    virDomainObj *vm = op->vm;
+    virDomainJobStatus jobStatus = VIR_DOMAIN_JOB_STATUS_COMPLETED;
+
+    if (backup->result == FERRY_BACKUP_RESULT_FAILED)
+        jobStatus = VIR_DOMAIN_JOB_STATUS_FAILED;
+    else if (backup->result == FERRY_BACKUP_RESULT_CANCELED)
+        jobStatus = VIR_DOMAIN_JOB_STATUS_CANCELED;
 
     if (!vm->job->current)
         return;
@@ -175,8 +181,10 @@ ferryBackupEnd(ferryOp *op,
     }
 
     if (ferryPlanUndo(op, &ferryBackupBeginPlan) == 0 && !op->over) {
-        if (backup->result != FERRY_BACKUP_RESULT_NONE)
-            ferryBackupTell(op);
+        if (backup->result != FERRY_BACKUP_RESULT_NONE) {
+            ferryBackupTellDisks(op);
+            ferryBackupTellJob(op);
+        }
         ferryOpEnd(op);
     }
 
@@ -274,7 +282,7 @@ ferryBackupRecover(ferryOp *op)
 static ferryBackup *
 ferryBackupGuess(qemuDomainObjPrivate *priv)
 {
-    ferryBackup *backup = g_new0(ferryBackup, 1);
+    ferryBackup *backup = ferryBackupNew();
 
     backup->def = g_steal_pointer(&priv->backup);
     if (ferryBackupIsPull(backup) && !backup->def->server)
@@ -339,7 +347,8 @@ ferryBackupReconnected(virDomainObj *vm)
  * ferryBackupStopped:
  *
  * QEMU is gone, or the host was restarted: there is no backup, unless it was
- * complete already. Labels and the final event are the stock driver's.
+ * complete already. Labels and the final event are the stock driver's, which has
+ * ended the asynchronous job, if it still knew of a backup.
  */
 void
 ferryBackupStopped(ferryOp *op)
@@ -349,8 +358,18 @@ ferryBackupStopped(ferryOp *op)
     if (ferryBackupIsPull(backup) && ferryPlanReached(op, &ferryBackupBeginPlan, "server"))
         ferryExportSocketRemove(backup->def->server);
 
+    if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED &&
+        ferryPlanReached(op, &ferryBackupBeginPlan, "start"))
+        ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint);
+
     if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
         ferryBackupUnfiles(op);
+
+    if (op->vm && backup->result != FERRY_BACKUP_RESULT_NONE) {
+        ferryBackupTellDisks(op);
+        if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
+            ferryBackupTellJob(op);
+    }
 
     ferryOpEnd(op);
 }

@@ -25,6 +25,16 @@
 VIR_LOG_INIT("ferry.backup");
 
 
+ferryBackup *
+ferryBackupNew(void)
+{
+    ferryBackup *backup = g_new0(ferryBackup, 1);
+
+    backup->server.fd = -1;
+    return backup;
+}
+
+
 void
 ferryBackupFree(void *data)
 {
@@ -303,13 +313,12 @@ ferryBackupPrepare(virDomainObj *vm,
                    unsigned int flags)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
-    ferryBackup *backup = g_new0(ferryBackup, 1);
+    ferryBackup *backup = ferryBackupNew();
     g_autofree char *suffix = NULL;
 
     backup->def = def;
     backup->extras = *extras;
     backup->reuse = flags & VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
-    backup->server.fd = -1;
 
     if (!virDomainObjIsActive(vm)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",

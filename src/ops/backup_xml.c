@@ -472,13 +472,12 @@ void *
 ferryBackupParse(virQEMUDriver *driver,
                  xmlXPathContextPtr ctxt)
 {
-    ferryBackup *backup = g_new0(ferryBackup, 1);
+    ferryBackup *backup = ferryBackupNew();
     xmlNodePtr node = virXPathNode("./backup", ctxt);
     g_autofree char *mode = NULL;
     virTristateBool reuse;
 
     backup->def = g_new0(virDomainBackupDef, 1);
-    backup->server.fd = -1;
 
     if (!node) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("backup is missing"));

@@ -250,12 +250,18 @@ static void
 ferryCheckpointStopped(ferryOp *op)
 {
     ferryCheckpoint *data = op->data;
+    const char *name = g_ptr_array_index(data->names, 0);
+    size_t i;
 
     if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        for (i = 0; !data->metadataOnly && i < data->names->len; i++)
+            ferryCheckpointDropOffline(op->vm, NULL, g_ptr_array_index(data->names, i));
         ignore_value(ferryCheckpointRemoveAll(op->vm, data->names));
     } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
                !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
-        ferryCheckpointRemove(op->vm, g_ptr_array_index(data->names, 0));
+        if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
+            ferryCheckpointDropOffline(op->vm, data->def, name);
+        ferryCheckpointRemove(op->vm, name);
     }
 
     ferryOpEnd(op);

@@ -30,6 +30,9 @@ extern const ferryPlan ferryCheckpointDeletePlan;
 /* checkpoint_create.c: also for the checkpoint that a backup makes */
 virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm,
                                                const char *xml);
+void ferryCheckpointDropOffline(virDomainObj *vm,
+                                virDomainCheckpointDef *def,
+                                const char *name);
 int ferryCheckpointSave(virDomainObj *vm,
                         virDomainCheckpointDef *def);
 int ferryCheckpointAddBitmaps(virDomainObj *vm,

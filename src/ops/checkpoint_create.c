@@ -15,6 +15,7 @@
 
 #include <config.h>
 
+#include "block/bitmap.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "ops/checkpoint.h"
@@ -197,6 +198,36 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
     }
 
     return ferryQMPTransaction(vm, &broken);
+}
+
+
+/**
+ * ferryCheckpointDropOffline:
+ * @def: of the checkpoint; NULL when it is to be found by @name
+ *
+ * QEMU is gone, and what it did of the checkpoint's bitmaps is not known: they
+ * go from all images that it covers. Reports no error.
+ */
+void
+ferryCheckpointDropOffline(virDomainObj *vm,
+                           virDomainCheckpointDef *def,
+                           const char *name)
+{
+    size_t i;
+
+    if (!def)
+        def = ferryCheckpointFind(vm, name);
+
+    for (i = 0; def && i < def->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, def->disks[i].name);
+        virStorageSource *n;
+
+        if (!disk || def->disks[i].type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
+            continue;
+
+        for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore)
+            ferryBitmapRemoveOffline(QEMU_DOMAIN_PRIVATE(vm)->driver, n, name);
+    }
 }
 
 

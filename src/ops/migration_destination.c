@@ -221,16 +221,26 @@ ferryIncomingRelease(ferryIncoming *incoming)
 }
 
 
-static void
-ferryIncomingUnserve(ferryOp *op)
+/* close, keep: the source has written all there is. Who can still write to the
+ * images from outside must not find a guest on them. */
+static int
+ferryIncomingCloseServer(ferryOp *op)
 {
     ferryIncoming *incoming = op->data;
 
-    if (incoming->serving)
-        ferryExportServerStop(op->vm);
+    if (incoming->serving && ferryExportServerStop(op->vm) < 0)
+        return -1;
     incoming->serving = false;
 
     ferryIncomingRelease(incoming);
+    return 0;
+}
+
+
+static void
+ferryIncomingUnserve(ferryOp *op)
+{
+    ignore_value(ferryIncomingCloseServer(op));
 }
 
 
@@ -242,15 +252,6 @@ static const ferryStep ferryIncomingServeSteps[] = {
 const ferryPlan ferryIncomingServePlan = { .name = "serve", .steps = ferryIncomingServeSteps };
 
 
-/* close, keep: the source has written all there is */
-static int
-ferryIncomingRunClose(ferryOp *op)
-{
-    ferryIncomingUnserve(op);
-    return 0;
-}
-
-
 /* who finds this step in the journal must not remove an image */
 static int
 ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
@@ -260,7 +261,7 @@ ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
 
 
 static const ferryStep ferryIncomingFinishSteps[] = {
-    { .name = "close", .run = ferryIncomingRunClose },
+    { .name = "close", .run = ferryIncomingCloseServer },
     { .name = "keep", .run = ferryIncomingKeep, .durable = true },
     { 0 },
 };
