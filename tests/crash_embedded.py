@@ -330,7 +330,7 @@ class Walk:
             once = all(n == 1 and who in {whole, *scene.JOBS} for who, n in found.items())
             if right is None or restarted:
                 return once
-            return once and whole in found if right == ENDED else found == right
+            return once and (not whole or whole in found) if right == ENDED else found == right
         try:
             wait_for(told, 2, 0.05)
         except AssertionError:
@@ -389,7 +389,7 @@ class Walk:
                                  faultmatrix.difference(now(), off)) from None
         scene.check_stopped()
         self.check_images(scene)
-        self.check_told(scene, ENDED if ref.jobs or not said and not ref.told else ref.told if not said else None)
+        self.check_told(scene, ENDED if ref.jobs or not said else None)
         scene.qmp.close()
         scene.start()
         scene.restarted()

@@ -352,7 +352,7 @@ ferryExportServerStop(virDomainObj *vm)
 /**
  * ferryExportSocketRemove:
  *
- * Removes the files that a server on @address leaves.
+ * Removes the files that a server on @address leaves, which has ended.
  */
 void
 ferryExportSocketRemove(virStorageNetHostDef *address)
@@ -364,7 +364,10 @@ ferryExportSocketRemove(virStorageNetHostDef *address)
 
     private = ferryExportPrivatePath(address->socket);
     ignore_value(unlink(private));
-    ignore_value(unlink(address->socket));
+
+    /* somebody else's by now? */
+    if (!ferryExportSocketAlive(address->socket))
+        ignore_value(unlink(address->socket));
 }
 
 

@@ -485,8 +485,9 @@ ferryNodeBypassCache(virDomainObj *vm,
     if (direct)
         src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
 
-    /* not every file system can */
-    if (ferryNodeReopenStorage(vm, src) < 0) {
+    /* not every file system can bypass it; all can go back */
+    if (ferryNodeReopenStorage(vm, src) < 0 &&
+        (direct || ferryNodeReopenStorage(vm, src) < 0)) {
         VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
         virResetLastError();
     }

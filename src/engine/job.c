@@ -65,7 +65,23 @@ ferryJobName(ferryOp *op,
 }
 
 
-/* Asks QEMU for the jobs of that name, or those whose names begin so. */
+static int
+ferryJobFetch(ferryOp *op,
+              qemuMonitorJobInfo ***jobs,
+              size_t *njobs)
+{
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), jobs, njobs);
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
+/* Asks QEMU for the jobs of that name, or those whose names begin so. Asks again
+ * when it does not answer as it should: what runs on unknown is worse. */
 static GPtrArray *
 ferryJobFind(ferryOp *op,
              const char *name,
@@ -77,9 +93,9 @@ ferryJobFind(ferryOp *op,
     size_t i;
     int rc;
 
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs);
-    qemuDomainObjExitMonitor(op->vm);
+    if ((rc = ferryJobFetch(op, &jobs, &njobs)) < 0 && ferryJobQEMUReachable(op) &&
+        (rc = ferryJobFetch(op, &jobs, &njobs)) == 0)
+        virResetLastError();
 
     for (i = 0; i < njobs; i++) {
         if (exact ? STREQ(jobs[i]->id, name) : g_str_has_prefix(jobs[i]->id, name))

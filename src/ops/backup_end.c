@@ -355,7 +355,8 @@ ferryBackupStopped(ferryOp *op)
 {
     ferryBackup *backup = op->data;
 
-    if (ferryBackupIsPull(backup) && ferryPlanReached(op, &ferryBackupBeginPlan, "server"))
+    /* a journal that was on the disk in time may not know of the server yet */
+    if (ferryBackupIsPull(backup))
         ferryExportSocketRemove(backup->def->server);
 
     if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED &&

@@ -39,6 +39,25 @@ ferryCopyFormatSource(virBuffer *buf,
 }
 
 
+/* Was what is below @target found there, or asked for? Only the latter belongs
+ * into the configuration, and XML does not tell them apart. */
+static bool
+ferryCopyIsDetected(virStorageSource *target)
+{
+    return target->backingStore && target->backingStore->detected;
+}
+
+
+static void
+ferryCopySetDetected(virStorageSource *target)
+{
+    virStorageSource *n;
+
+    for (n = target->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)
+        n->detected = true;
+}
+
+
 /**
  * ferryCopyFormat:
  *
@@ -57,6 +76,7 @@ ferryCopyFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
+    virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
     virXMLFormatElement(buf, "copy", &attrs, NULL);
 
     if (ferryCopyFormatSource(buf, "target", copy->target, op->driver->xmlopt) < 0 ||
@@ -96,6 +116,7 @@ ferryCopyParse(virQEMUDriver *driver,
     xmlNodePtr node = virXPathNode("./copy", ctxt);
     xmlNodePtr target = virXPathNode("./target/disk", ctxt);
     xmlNodePtr old = virXPathNode("./old/disk", ctxt);
+    virTristateBool detected;
 
     if (!node || !target) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("copy or target is missing"));
@@ -110,9 +131,13 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
+        virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
         !(copy->target = ferrySourceParse(target, driver->xmlopt, true)) ||
         (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, true))))
         goto error;
+
+    if (detected == VIR_TRISTATE_BOOL_YES)
+        ferryCopySetDetected(copy->target);
 
     return copy;
 
@@ -210,6 +235,8 @@ ferryCopyRejoin(ferryOp *op,
         live = disk->mirror;
 
     if (live) {
+        if (ferryCopyIsDetected(copy->target))
+            ferryCopySetDetected(live);
         virObjectUnref(copy->target);
         copy->target = virObjectRef(live);
     }

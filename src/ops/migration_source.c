@@ -100,23 +100,6 @@ ferryMigrationTargetNew(const char *dst)
 }
 
 
-/* connect: to the exports */
-static int
-ferryMigrationConnect(ferryOp *op)
-{
-    ferryMigration *migration = op->data;
-    size_t i;
-
-    for (i = 0; i < migration->ndisks; i++) {
-        if (ferryNodeAddNBD(op->vm, migration->disks[i].target,
-                            ferryConfigGet()->migrateReconnect) < 0)
-            return -1;
-    }
-
-    return 0;
-}
-
-
 /* What is in flight, and closing a node flushes it, would wait as long as TCP
  * does and then for a new connection, and QEMU's main loop with it. */
 static void
@@ -138,51 +121,6 @@ ferryMigrationRemoveNodes(ferryOp *op)
 
     for (i = 0; i < migration->ndisks; i++)
         ferryNodeRemoveStorage(op->vm, migration->disks[i].target);
-}
-
-
-static void
-ferryMigrationDisconnect(ferryOp *op)
-{
-    ferryMigrationYank(op);
-    ferryMigrationRemoveNodes(op);
-}
-
-
-/* size: QEMU would notice, disk after disk, and say less */
-static int
-ferryMigrationCheckSizes(ferryOp *op)
-{
-    ferryMigration *migration = op->data;
-    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
-    size_t i;
-
-    if (!nodes)
-        return -1;
-
-    for (i = 0; i < migration->ndisks; i++) {
-        ferryMigrationDisk *disk = &migration->disks[i];
-        const char *name = ferryMigrationDomainDisk(op, disk)->src->nodeformat;
-        qemuBlockNamedNodeData *source = virHashLookup(nodes, name);
-        qemuBlockNamedNodeData *target = virHashLookup(nodes, disk->target->nodestorage);
-
-        if (!source || !target) {
-            virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%s'"),
-                           source ? disk->target->nodestorage : name);
-            return -1;
-        }
-
-        if (source->capacity == target->capacity)
-            continue;
-
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("disk '%s' of domain '%s' has %llu bytes, but its image at the "
-                         "destination has %llu: remove that one, or give it the disk's size"),
-                       disk->dst, op->vm->def->name, source->capacity, target->capacity);
-        return -1;
-    }
-
-    return 0;
 }
 
 
@@ -233,7 +171,56 @@ ferryMigrationRestoreCache(ferryOp *op)
 }
 
 
-/* mirror: all disks */
+/* QEMU would notice, but say less. */
+static int
+ferryMigrationCheckSize(ferryOp *op,
+                        ferryMigrationDisk *disk)
+{
+    unsigned long long source;
+    unsigned long long target;
+
+    if (ferryNodeCapacity(op->vm, ferryMigrationDomainDisk(op, disk)->src->nodeformat, &source) < 0 ||
+        ferryNodeCapacity(op->vm, disk->target->nodestorage, &target) < 0)
+        return -1;
+
+    if (source == target)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("disk '%s' of domain '%s' has %llu bytes, but its image at the "
+                     "destination has %llu: remove that one, or give it the disk's size"),
+                   disk->dst, op->vm->def->name, source, target);
+    return -1;
+}
+
+
+static int
+ferryMigrationMirrorDisk(ferryOp *op,
+                         ferryMigrationDisk *disk)
+{
+    ferryMigration *migration = op->data;
+    virDomainDiskDef *def = ferryMigrationDomainDisk(op, disk);
+    g_autofree char *jobname = ferryJobName(op, disk->dst);
+    const ferryMirrorParams params = {
+        .source = qemuDomainDiskGetTopNodename(def),
+        .target = disk->target->nodestorage,
+        .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
+        .synchronous = migration->synchronous,
+        .bandwidth = migration->bandwidth / migration->ndisks,
+        .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
+                       FERRY_MIGRATION_BUF_SIZE_MIN),
+    };
+
+    if (ferryNodeAddNBD(op->vm, disk->target, ferryConfigGet()->migrateReconnect) < 0 ||
+        ferryMigrationCheckSize(op, disk) < 0)
+        return -1;
+
+    return ferryQMPMirror(op->vm, jobname, &params);
+}
+
+
+/* mirror: disk by disk: QEMU takes a tenth of a second to connect over TCP, in
+ * which the disks before are being copied already */
 static int
 ferryMigrationMirror(ferryOp *op)
 {
@@ -241,20 +228,7 @@ ferryMigrationMirror(ferryOp *op)
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++) {
-        ferryMigrationDisk *disk = &migration->disks[i];
-        g_autofree char *jobname = ferryJobName(op, disk->dst);
-        virDomainDiskDef *def = ferryMigrationDomainDisk(op, disk);
-        const ferryMirrorParams params = {
-            .source = qemuDomainDiskGetTopNodename(def),
-            .target = disk->target->nodestorage,
-            .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
-            .synchronous = migration->synchronous,
-            .bandwidth = migration->bandwidth / migration->ndisks,
-            .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
-                           FERRY_MIGRATION_BUF_SIZE_MIN),
-        };
-
-        if (ferryQMPMirror(op->vm, jobname, &params) < 0)
+        if (ferryMigrationMirrorDisk(op, &migration->disks[i]) < 0)
             return -1;
     }
 
@@ -270,12 +244,12 @@ ferryMigrationUnmirror(ferryOp *op)
     if (ferryJobKillAll(op, "") < 0)
         VIR_WARN("mirrors of domain '%s' do not end: %s",
                  op->vm->def->name, virGetLastErrorMessage());
+
+    ferryMigrationRemoveNodes(op);
 }
 
 
 static const ferryStep ferryMigrationStorageSteps[] = {
-    { .name = "connect", .run = ferryMigrationConnect, .undo = ferryMigrationDisconnect },
-    { .name = "size", .run = ferryMigrationCheckSizes },
     { .name = "cache", .run = ferryMigrationCacheOff, .undo = ferryMigrationCacheBack },
     { .name = "mirror", .run = ferryMigrationMirror, .undo = ferryMigrationUnmirror },
     { .name = "ready", .run = ferryMigrationAwaitReady },
