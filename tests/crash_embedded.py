@@ -93,6 +93,8 @@ def owners(scene):
     """Whose the files are, with what rights and labels."""
     found = {}
     for name, path in scene_files(scene):
+        if name in scene.BELOW:
+            continue
         st = os.stat(path)
         found[name] = (st.st_uid, st.st_gid, oct(st.st_mode),
                        sorted((x, os.getxattr(path, x)) for x in os.listxattr(path) if 'timestamp' not in x))

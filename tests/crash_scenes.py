@@ -17,10 +17,12 @@ BANDWIDTH_BYTES = 64
 
 class Copied:
     """JOBS: disks whose job is told of by events. DEATHS: how QEMU may die so that it
-    makes a difference; a driver that lost the connection asks it to end. ALONE: one
-    host does it."""
+XX the connection asks it to end. ALONE: one
+    host does it. BELOW: images below others, which are read: libvirt takes them for QEMU
+    and never gives them back, since others may read them, too."""
 
     ALONE = True
+    BELOW = ()
     JOBS = ('vda',)
     DEATHS = (signal.SIGKILL,)
 
@@ -42,6 +44,7 @@ class Copy(Copied, scenes_copy.Copy):
 
 
 class Shallow(Copied, scenes_copy.Shallow):
+    BELOW = ('-base.qcow2', '-base2.qcow2')
     ROWS = Copy.ROWS
 
 
@@ -113,6 +116,7 @@ class Kept:
     backups no longer have anything to begin from."""
 
     ALONE = True
+    BELOW = ()
     JOBS = ()
     # a QEMU that ends in peace writes bitmaps to the images
     DEATHS = (signal.SIGKILL, signal.SIGTERM)

@@ -270,6 +270,14 @@ main(int argc,
         g_mkdir_with_parents(dir, 0700);
     }
 
+    /* those of former versions are among them */
+    for (j = 0; STREQ(argv[1], "journal") && j < nseeds; j++) {
+        if (fuzzJournal(&driver, path, uuid, seeds[j]) != 1) {
+            fprintf(stderr, "%s is not understood\n", argv[j + 4]);
+            return EXIT_FAILURE;
+        }
+    }
+
     for (i = 0; i < rounds; i++) {
         GString *text = g_string_new(seeds[g_rand_int_range(rand, 0, nseeds)]);
         int damages = g_rand_int_range(rand, 0, 5);

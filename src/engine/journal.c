@@ -81,8 +81,8 @@ ferryJournalFormatOp(ferryOp *op,
     for (i = 0; op->klass->plans[i]; i++) {
         if (op->progress[i] == 0)
             continue;
-        virBufferAsprintf(&children, "<plan name='%s' steps='%zu' last='%s'/>\n",
-                          op->klass->plans[i]->name, op->progress[i],
+        virBufferAsprintf(&children, "<plan name='%s' last='%s'/>\n",
+                          op->klass->plans[i]->name,
                           op->klass->plans[i]->steps[op->progress[i] - 1].name);
     }
 
@@ -276,6 +276,48 @@ ferryJournalRemove(virQEMUDriver *driver,
 }
 
 
+static const ferryPlan *
+ferryJournalFindPlan(ferryOp *op,
+                     const char *name)
+{
+    size_t i;
+
+    for (i = 0; op->klass->plans[i]; i++) {
+        if (STREQ(op->klass->plans[i]->name, name))
+            return op->klass->plans[i];
+    }
+
+    virReportError(VIR_ERR_XML_DETAIL, _("unknown plan '%s' in operation '%s'"), name, op->name);
+    return NULL;
+}
+
+
+/* The step's name counts, not its number: another version of Ferry may have put
+ * steps before it. One that this version does not have may be anywhere: then all
+ * may have acted, which undo finds out, unless one of them is for good. */
+static int
+ferryJournalParsePlan(ferryOp *op,
+                      xmlNodePtr node)
+{
+    g_autofree char *name = virXMLPropStringRequired(node, "name");
+    g_autofree char *last = virXMLPropStringRequired(node, "last");
+    const ferryPlan *plan;
+
+    if (!name || !last || !(plan = ferryJournalFindPlan(op, name)))
+        return -1;
+
+    ferryPlanAssume(op, plan, last);
+
+    if (!ferryPlanReached(op, plan, last) && ferryPlanPastReturn(op, plan)) {
+        virReportError(VIR_ERR_XML_DETAIL, _("unknown step '%s' of plan '%s' in operation '%s'"),
+                       last, name, op->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 static int
 ferryJournalParsePlans(ferryOp *op,
                        xmlXPathContextPtr ctxt)
@@ -284,36 +326,12 @@ ferryJournalParsePlans(ferryOp *op,
     int n = virXPathNodeSet("./plan", ctxt, &nodes);
     int i;
 
-    if (n < 0)
-        return -1;
-
     for (i = 0; i < n; i++) {
-        g_autofree char *name = virXMLPropStringRequired(nodes[i], "name");
-        unsigned int steps;
-        size_t p;
-        size_t s;
-
-        if (!name ||
-            virXMLPropUInt(nodes[i], "steps", 10, VIR_XML_PROP_REQUIRED, &steps) < 0)
+        if (ferryJournalParsePlan(op, nodes[i]) < 0)
             return -1;
-
-        for (p = 0; op->klass->plans[p] && STRNEQ(op->klass->plans[p]->name, name); p++)
-            ;
-
-        for (s = 0; op->klass->plans[p] && s < steps && op->klass->plans[p]->steps[s].name; s++)
-            ;
-
-        if (!op->klass->plans[p] || s < steps) {
-            virReportError(VIR_ERR_XML_DETAIL,
-                           _("unknown plan '%s' or too many steps (%u) in operation '%s'"),
-                           name, steps, op->name);
-            return -1;
-        }
-
-        op->progress[p] = steps;
     }
 
-    return 0;
+    return MIN(n, 0);
 }
 
 
