@@ -411,6 +411,7 @@ class Walk:
         config = scene.config_source()
         scene.call('destroy')
         check(scene.config_source() == config, 'the configuration changed with the end of QEMU')
+        check(not scene.journal(), 'QEMU ended, and the journal did not')
         self.check_images(scene)
         for image in scene.images():
             self.check_newest(image)

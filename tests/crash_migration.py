@@ -74,7 +74,8 @@ class Walk:
 
     def case(self, case):
         """Returns True, or None when there is nothing to try; raises otherwise."""
-        return crash.attempt(case, *self.reference(case.trigger), lambda line: self.attempt(case, line))
+        known = self.reference(case.trigger) if crash.asks(case) else ({}, set())
+        return crash.attempt(case, *known, lambda line: self.attempt(case, line))
 
     def attempt(self, case, line):
         """Returns None when the fault happened, or else how many commands the steps

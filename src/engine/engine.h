@@ -60,6 +60,7 @@ int ferryJobWaitAll(ferryOp *op,
                     unsigned int timeout,
                     char **failed,
                     char **error);
+void ferryJobConnectionLost(qemuMonitor *mon);
 void ferryJobDismiss(ferryOp *op,
                      const char *jobname);
 int ferryJobKill(ferryOp *op,

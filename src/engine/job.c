@@ -26,12 +26,27 @@ VIR_LOG_INIT("ferry.job");
 #define FERRY_JOB_REQUERY_MS 1000
 #define FERRY_JOB_KILL_MS 30000
 
+/* Hangs on a monitor without a connection. */
+#define FERRY_JOB_LOST "ferry-connection-lost"
+
 
 void
 ferryJobInfoClear(ferryJobInfo *info)
 {
     g_clear_pointer(&info->error, g_free);
     info->status = QEMU_MONITOR_JOB_STATUS_UNKNOWN;
+}
+
+
+/**
+ * ferryJobConnectionLost:
+ *
+ * A command got no reply. Called by whoever sent it.
+ */
+void
+ferryJobConnectionLost(qemuMonitor *mon)
+{
+    g_object_set_data(G_OBJECT(mon), FERRY_JOB_LOST, GINT_TO_POINTER(true));
 }
 
 
@@ -47,7 +62,7 @@ ferryJobQEMUReachable(ferryOp *op)
     qemuMonitor *mon = qemuDomainGetMonitor(op->vm);
     g_autoptr(virError) err = mon ? qemuMonitorLastError(mon) : NULL;
 
-    return mon && !err;
+    return mon && !err && !g_object_get_data(G_OBJECT(mon), FERRY_JOB_LOST);
 }
 
 

@@ -25,6 +25,8 @@
 #include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
 #include "qemu/qemu_process.h"
+#define LIBVIRT_QEMU_MONITOR_PRIV_H_ALLOW
+#include "qemu/qemu_monitor_priv.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -42,6 +44,7 @@ FERRY_SEAM(int, virRegisterStateDriver, virStateDriver *driver);
 FERRY_SEAM(void, qemuProcessReconnectAll, virQEMUDriver *driver);
 FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceDef *config,
            GMainContext *context, qemuMonitorCallbacks *cb);
+FERRY_SEAM(int, qemuMonitorSend, qemuMonitor *mon, qemuMonitorMessage *msg);
 FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
 FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
 FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
@@ -172,6 +175,21 @@ __wrap_qemuMonitorOpen(virDomainObj *vm,
     }
 
     return __real_qemuMonitorOpen(vm, config, context, cb);
+}
+
+
+/* A command without a reply, of whatever kind: the connection is gone. The monitor
+ * knows, but keeps it to itself when the end came in peace. */
+int
+__wrap_qemuMonitorSend(qemuMonitor *mon,
+                       qemuMonitorMessage *msg)
+{
+    int rc = __real_qemuMonitorSend(mon, msg);
+
+    if (rc < 0 || !msg->rxObject)
+        ferryJobConnectionLost(mon);
+
+    return rc;
 }
 
 

@@ -144,6 +144,7 @@ virStorageSource *ferryMigrationTargetNew(const char *dst);
 
 /* migration_ready.c */
 int ferryMigrationAwaitReady(ferryOp *op);
+int ferryMigrationAwaitLevel(ferryOp *op);
 int ferryMigrationCheckJobs(ferryOp *op,
                             GPtrArray *jobs);
 int ferryMigrationBalance(ferryOp *op,

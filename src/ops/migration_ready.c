@@ -21,6 +21,11 @@
 
 VIR_LOG_INIT("ferry.migration");
 
+/* What the mirrors may be behind when the memory is moved: what QEMU has in flight,
+ * a few milliseconds' worth. */
+#define FERRY_MIGRATION_LEVEL (16ULL * 1024 * 1024)
+#define FERRY_MIGRATION_LEVEL_MS 500
+
 
 static bool
 ferryMigrationJobIsReady(qemuMonitorJobInfo *job)
@@ -71,6 +76,10 @@ typedef struct {
     int probe;                 /* for ferryExportServerProbe() */
     unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
     bool gone;                 /* the destination */
+
+    bool level;                /* all were READY: wait for what was written since */
+    unsigned long long behind; /* bytes, at... */
+    unsigned long long when;   /* ...ms */
 } ferryMigrationReadiness;
 
 
@@ -105,6 +114,37 @@ ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
 }
 
 
+/* Are the mirrors level, or do they not come any nearer, since the guest writes as
+ * fast as they copy? */
+static bool
+ferryMigrationIsLevel(ferryMigrationReadiness *readiness,
+                      GPtrArray *jobs)
+{
+    unsigned long long behind = 0;
+    unsigned long long now;
+    bool nearer;
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->progressTotal > job->progressCurrent)
+            behind += job->progressTotal - job->progressCurrent;
+    }
+
+    if (behind <= FERRY_MIGRATION_LEVEL || virTimeMillisNow(&now) < 0)
+        return true;
+
+    if (now - readiness->when < FERRY_MIGRATION_LEVEL_MS)
+        return false;
+
+    nearer = readiness->when == 0 || behind < readiness->behind;
+    readiness->behind = behind;
+    readiness->when = now;
+    return !nearer;
+}
+
+
 /* Is there anything to act upon? One that failed ends the wait for the others. */
 static bool
 ferryMigrationMoved(GPtrArray *jobs,
@@ -131,7 +171,11 @@ ferryMigrationMoved(GPtrArray *jobs,
 
     readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
 
-    return ended || readiness->gone || readiness->ready > readiness->known;
+    if (ended || readiness->gone)
+        return true;
+
+    return readiness->level ? ferryMigrationIsLevel(readiness, jobs) :
+                              readiness->ready > readiness->known;
 }
 
 
@@ -262,4 +306,25 @@ ferryMigrationAwaitReady(ferryOp *op)
 
     VIR_FORCE_CLOSE(readiness.probe);
     return rc;
+}
+
+
+/**
+ * ferryMigrationAwaitLevel:
+ *
+ * The step that waits for what the guest has written since all mirrors were READY:
+ * what is not copied now is copied while the guest is paused.
+ */
+int
+ferryMigrationAwaitLevel(ferryOp *op)
+{
+    ferryMigrationReadiness readiness = { .op = op, .probe = -1, .level = true };
+    g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+
+    VIR_FORCE_CLOSE(readiness.probe);
+
+    if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
+        return -1;
+
+    return readiness.gone ? ferryMigrationReportGone(op, &readiness) : 0;
 }

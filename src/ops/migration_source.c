@@ -254,6 +254,7 @@ static const ferryStep ferryMigrationStorageSteps[] = {
     { .name = "mirror", .run = ferryMigrationMirror, .undo = ferryMigrationUnmirror },
     { .name = "ready", .run = ferryMigrationAwaitReady },
     { .name = "restore", .run = ferryMigrationRestoreCache },
+    { .name = "level", .run = ferryMigrationAwaitLevel },
     { 0 },
 };
 
