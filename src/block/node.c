@@ -106,21 +106,20 @@ ferryNodeAddStorage(virDomainObj *vm,
 
 /**
  * ferryNodeAddNBD:
- * @reconnect: seconds for which requests wait when the server is away
  *
- * Adds the storage node of @src, a remote export where zeroes may become holes.
+ * Adds the storage node of @src, a remote export where zeroes may become holes. When
+ * its connection is reset requests fail, and each new one connects again: one that
+ * waited for that in QEMU would hold up whatever drains the node, the guest with it.
  * Domain locked, job held.
  * Returns 0, or -1 with an error reported and nothing added.
  */
 int
 ferryNodeAddNBD(virDomainObj *vm,
-                virStorageSource *src,
-                unsigned int reconnect)
+                virStorageSource *src)
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, false)) ||
-        virJSONValueObjectAppendNumberUint(data->storageProps, "reconnect-delay", reconnect) < 0)
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, false)))
         return -1;
 
     g_clear_pointer(&data->formatProps, virJSONValueFree);

@@ -13,8 +13,7 @@ GHashTable *ferryNodeData(virDomainObj *vm);
 int ferryNodeAddStorage(virDomainObj *vm,
                         virStorageSource *src);
 int ferryNodeAddNBD(virDomainObj *vm,
-                    virStorageSource *src,
-                    unsigned int reconnect);
+                    virStorageSource *src);
 void ferryNodeRemoveStorage(virDomainObj *vm,
                             virStorageSource *src);
 int ferryNodeAddFormat(virDomainObj *vm,

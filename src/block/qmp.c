@@ -100,6 +100,7 @@ ferryQMPMirror(virDomainObj *vm,
                               "P:speed", params->bandwidth,
                               "P:granularity", params->granularity,
                               "P:buf-size", params->bufSize,
+                              "S:on-target-error", params->patient ? "stop" : NULL,
                               "b:auto-finalize", !params->decisive,
                               "b:auto-dismiss", false,
                               NULL) < 0)

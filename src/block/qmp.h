@@ -20,6 +20,7 @@ struct _ferryMirrorParams {
     unsigned long long granularity; /* bytes, 0: QEMU chooses */
     unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
     bool decisive;                /* its end waits for job-finalize */
+    bool patient;                 /* an error of the target stops it, but does not end it */
 };
 
 typedef struct _ferryBackupParams ferryBackupParams;

@@ -17,6 +17,7 @@
 #include "ops/blockjob.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "ops/migration.h"
 #include "qemu/qemu_checkpoint.h"
 #include "viraccessapicheck.h"
 #include "virerror.h"
@@ -414,6 +415,9 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
 
     if (virDomainAbortJobFlagsEnsureACL(dom->conn, vm->def) == 0)
         rc = flags == 0 ? ferryApiAbortBackup(vm) : 0;
+
+    if (rc == 0 && flags == 0)
+        ferryMigrationAbort(vm);
 
     virDomainObjEndAPI(&vm);
 

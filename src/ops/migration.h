@@ -53,6 +53,7 @@ struct _ferryMigration {
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
     virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
     bool lost;                    /* peer to peer: the other driver */
+    bool aborted;                 /* a client wants no more of it */
     virErrorPtr error;            /* why a mirror failed while the memory moved */
 };
 
@@ -143,6 +144,8 @@ void ferryMigrationFree(void *data);
 virStorageSource *ferryMigrationTargetNew(const char *dst);
 
 /* migration_ready.c */
+int ferryMigrationCheckRunning(ferryOp *op,
+                               GPtrArray *jobs);
 int ferryMigrationAwaitReady(ferryOp *op);
 int ferryMigrationAwaitLevel(ferryOp *op);
 int ferryMigrationCheckJobs(ferryOp *op,
@@ -160,6 +163,8 @@ void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
 int ferryMigrationCopyStorage(virDomainObj *vm,
                               qemuMigrationParams *params);
 int ferryMigrationSwitchOver(virDomainObj *vm);
+int ferryMigrationMayStop(virDomainObj *vm);
+void ferryMigrationAbort(virDomainObj *vm);
 int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);
 int ferryMigrationPerformEnd(int rc);

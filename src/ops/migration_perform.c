@@ -222,6 +222,30 @@ ferryMigrationSwitchOver(virDomainObj *vm)
 
 
 /**
+ * ferryMigrationMayStop:
+ * @vm: domain, locked; the stock driver is about to wait for the guest to stop
+ *
+ * Returns 0, or -1 with an error reported when it did stop, and goes on since its
+ * disks did not get to the destination.
+ */
+int
+ferryMigrationMayStop(virDomainObj *vm)
+{
+    ferryMigration *migration;
+
+    if (!ferryMigrationIsOn(vm) || !call.tried)
+        return 0;
+
+    migration = call.op->data;
+    if (!migration->error)
+        return 0;
+
+    virSetError(migration->error);
+    return -1;
+}
+
+
+/**
  * ferryMigrationMaySwitchOver:
  *
  * This thread is about to tell QEMU to switch over. Returns 0 when the disks are

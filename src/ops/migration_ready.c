@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/export.h"
+#include "block/qmp.h"
 #include "ops/config.h"
 #include "ops/migration.h"
 #include "qemu/qemu_domainjob.h"
@@ -76,11 +77,69 @@ typedef struct {
     int probe;                 /* for ferryExportServerProbe() */
     unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
     bool gone;                 /* the destination */
+    bool stopped;              /* a mirror, since it could not write */
 
     bool level;                /* all were READY: wait for what was written since */
     unsigned long long behind; /* bytes, at... */
     unsigned long long when;   /* ...ms */
 } ferryMigrationReadiness;
+
+
+/* QEMU stops a mirror that cannot write, and drops out of these states for a moment
+ * for many other reasons. */
+static bool
+ferryMigrationMayBeStopped(GPtrArray *jobs)
+{
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->status == QEMU_MONITOR_JOB_STATUS_PAUSED ||
+            job->status == QEMU_MONITOR_JOB_STATUS_STANDBY)
+            return true;
+    }
+
+    return false;
+}
+
+
+/* Looks for mirrors that QEMU has stopped. @resume: lets them try again, whereupon
+ * QEMU connects anew. Returns the name of one, or NULL. */
+static char *
+ferryMigrationFindStopped(ferryOp *op,
+                          GPtrArray *jobs,
+                          bool resume)
+{
+    g_autofree char *prefix = ferryJobName(op, "");
+    g_autofree char *found = NULL;
+    g_autoptr(virJSONValue) all = NULL;
+    size_t i;
+
+    if (!ferryMigrationMayBeStopped(jobs) ||
+        ferryQMP(op->vm, "query-block-jobs", NULL, &all) < 0)
+        return NULL;
+
+    for (i = 0; virJSONValueIsArray(all) && i < virJSONValueArraySize(all); i++) {
+        virJSONValue *job = virJSONValueArrayGet(all, i);
+        const char *name = virJSONValueObjectGetString(job, "device");
+        const char *status = virJSONValueObjectGetString(job, "io-status");
+        g_autoptr(virJSONValue) args = NULL;
+
+        if (!name || !g_str_has_prefix(name, prefix) || STREQ_NULLABLE(status, "ok"))
+            continue;
+
+        if (resume &&
+            (virJSONValueObjectAdd(&args, "s:device", name, NULL) < 0 ||
+             ferryQMP(op->vm, "block-job-resume", &args, NULL) < 0))
+            virResetLastError();
+
+        g_free(found);
+        found = g_strdup(name + strlen(prefix));
+    }
+
+    return g_steal_pointer(&found);
+}
 
 
 /* Nothing was copied since the last look: is the destination there? QEMU would
@@ -101,6 +160,10 @@ ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
 
     if (readiness->copied == before && (migration->server.name || migration->server.socket))
         state = ferryExportServerProbe(&migration->server, &readiness->probe);
+
+    /* it answers, and yet takes nothing */
+    if (readiness->stopped && state == FERRY_EXPORT_ALIVE)
+        state = FERRY_EXPORT_SILENT;
 
     if (state != FERRY_EXPORT_SILENT || virTimeMillisNow(&now) < 0) {
         readiness->silent = 0;
@@ -153,6 +216,7 @@ ferryMigrationMoved(GPtrArray *jobs,
     ferryMigrationReadiness *readiness = opaque;
     virDomainObj *vm = readiness->op->vm;
     bool ended = jobs->len < ((ferryMigration *) readiness->op->data)->ndisks;
+    g_autofree char *stopped = ferryMigrationFindStopped(readiness->op, jobs, true);
     size_t i;
 
     if (vm->job->current)
@@ -169,10 +233,11 @@ ferryMigrationMoved(GPtrArray *jobs,
             ended = true;
     }
 
+    readiness->stopped = stopped;
     readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
 
-    if (ended || readiness->gone)
-        return true;
+    if (ended || readiness->gone || readiness->stopped)
+        return ended || readiness->gone;
 
     return readiness->level ? ferryMigrationIsLevel(readiness, jobs) :
                               readiness->ready > readiness->known;
@@ -219,6 +284,27 @@ ferryMigrationCheckJobs(ferryOp *op,
     }
 
     return 0;
+}
+
+
+/**
+ * ferryMigrationCheckRunning:
+ * @jobs: all mirrors
+ *
+ * Returns 0, or -1 with an error reported when one could not write. It may try again
+ * while nobody waits for it, but not when the memory is on its way.
+ */
+int
+ferryMigrationCheckRunning(ferryOp *op,
+                           GPtrArray *jobs)
+{
+    g_autofree char *stopped = ferryMigrationFindStopped(op, jobs, false);
+
+    if (!stopped)
+        return 0;
+
+    ferryMigrationReportFailure(op, stopped, _("its connection was lost"));
+    return -1;
 }
 
 

@@ -209,9 +209,10 @@ ferryMigrationMirrorDisk(ferryOp *op,
         .bandwidth = migration->bandwidth / migration->ndisks,
         .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
                        FERRY_MIGRATION_BUF_SIZE_MIN),
+        .patient = true,
     };
 
-    if (ferryNodeAddNBD(op->vm, disk->target, ferryConfigGet()->migrateReconnect) < 0 ||
+    if (ferryNodeAddNBD(op->vm, disk->target) < 0 ||
         ferryMigrationCheckSize(op, disk) < 0)
         return -1;
 
@@ -275,7 +276,8 @@ ferryMigrationFinish(ferryOp *op)
     int rc = 0;
 
     /* one that was lost by now must not be taken for one that is done */
-    if (!(jobs = ferryJobList(op, "")) || ferryMigrationCheckJobs(op, jobs) < 0)
+    if (!(jobs = ferryJobList(op, "")) || ferryMigrationCheckJobs(op, jobs) < 0 ||
+        ferryMigrationCheckRunning(op, jobs) < 0)
         return -1;
 
     qemuDomainObjEnterMonitor(op->vm);
@@ -369,11 +371,12 @@ static bool
 ferryMigrationJobMatters(ferryOp *op,
                          int status)
 {
-    if (op->driven && (status == QEMU_MONITOR_JOB_STATUS_READY ||
-                       status == QEMU_MONITOR_JOB_STATUS_STANDBY))
+    if (op->driven && status == QEMU_MONITOR_JOB_STATUS_READY)
         return true;
 
-    return status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+    return status == QEMU_MONITOR_JOB_STATUS_PAUSED ||
+           status == QEMU_MONITOR_JOB_STATUS_STANDBY ||
+           status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
 }
 
 
@@ -387,7 +390,7 @@ ferryMigrationMayWait(ferryOp *op)
         return -1;
     }
 
-    if (!vm->job->abortJob)
+    if (!vm->job->abortJob && !((ferryMigration *) op->data)->aborted)
         return 0;
 
     if (vm->job->current)
@@ -406,6 +409,9 @@ ferryMigrationCancelMemory(ferryOp *op)
 {
     ((ferryMigration *) op->data)->error = virSaveLastError();
 
+    /* QEMU drains all nodes when it gives up */
+    ferryMigrationYank(op);
+
     qemuDomainObjEnterMonitor(op->vm);
     ignore_value(qemuMonitorMigrateCancel(qemuDomainGetMonitor(op->vm)));
     qemuDomainObjExitMonitor(op->vm);
@@ -416,13 +422,46 @@ ferryMigrationCancelMemory(ferryOp *op)
 static void
 ferryMigrationJobChanged(ferryOp *op)
 {
+    ferryMigration *migration = op->data;
     g_autoptr(GPtrArray) jobs = NULL;
 
-    if (((ferryMigration *) op->data)->error || !(jobs = ferryJobList(op, "")))
+    if (migration->error || migration->aborted || !(jobs = ferryJobList(op, "")))
         return;
 
-    if (ferryMigrationCheckJobs(op, jobs) < 0 || ferryMigrationMayWait(op) < 0)
+    if (ferryMigrationCheckJobs(op, jobs) < 0 || ferryMigrationCheckRunning(op, jobs) < 0 ||
+        ferryMigrationMayWait(op) < 0)
         ferryMigrationCancelMemory(op);
+}
+
+
+/**
+ * ferryMigrationAbort:
+ * @vm: domain, locked; the stock driver is about to be told to abort its job
+ *
+ * Lets go of the destination first, if the memory moves by now: QEMU drains all
+ * nodes when a migration is cancelled, and would wait for a network that is away.
+ */
+void
+ferryMigrationAbort(virDomainObj *vm)
+{
+    g_autoptr(ferryOp) op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+
+    if (op)
+        ferryOpRef(op);
+
+    if (!op || !ferryPlanDone(op, &ferryMigrationStoragePlan) ||
+        *ferryPlanProgress(op, &ferryMigrationFinishPlan) > 1)
+        return;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_ABORT) == 0) {
+        if (!op->over && virDomainObjIsActive(vm)) {
+            ((ferryMigration *) op->data)->aborted = true;
+            ferryMigrationYank(op);
+        }
+        virDomainObjEndJob(vm);
+    }
+
+    virResetLastError();
 }
 
 
