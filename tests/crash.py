@@ -47,7 +47,9 @@ SAMPLE = 80
 WORKERS = 2
 ATTEMPTS = 3
 # seconds that a case may take
-PATIENCE = 90
+PATIENCE = 60
+# a sample of which so many failed need not go on
+HOPELESS = 10
 
 # make: the class that tries it; trigger: what the scene's table says; past: the plan cannot go back from here;
 # number: counts from 1
@@ -318,19 +320,21 @@ def walk(path, todo):
     for worker in workers:
         worker.give(take(todo, worker, workers))
         selector.register(worker.child.stdout, selectors.EVENT_READ, worker)
-    while selector.get_map():
-        for key, _ in selector.select():
-            worker = key.data
-            passed, wrong = worker.answer()
-            yield worker.case, passed, wrong
-            if todo and worker.child.poll() is None:
-                worker.give(take(todo, worker, workers))
-            else:
-                selector.unregister(worker.child.stdout)
-    for case in todo:
-        yield case, False, 'all workers ended'
-    for worker in workers:
-        worker.close()
+    try:
+        while selector.get_map():
+            for key, _ in selector.select():
+                worker = key.data
+                passed, wrong = worker.answer()
+                yield worker.case, passed, wrong
+                if todo and worker.child.poll() is None:
+                    worker.give(take(todo, worker, workers))
+                else:
+                    selector.unregister(worker.child.stdout)
+        for case in todo:
+            yield case, False, 'all workers ended'
+    finally:
+        for worker in workers:
+            worker.close()
 
 
 class Table:
@@ -408,8 +412,12 @@ def main(path, walks):
                   flush=True)
         elif os.environ.get('FERRY_TRACE'):
             print(f'#    {case.number} {title(case)}', flush=True)
+        failed = len(tried) - sum(table.passed.values())
         if args.all and len(tried) % 100 == 0:
-            print(f'     {len(tried)} tried, {len(tried) - sum(table.passed.values())} failed', flush=True)
+            print(f'     {len(tried)} tried, {failed} failed', flush=True)
+        elif not args.all and failed == HOPELESS:
+            print('     so many failed that the others are not tried', flush=True)
+            break
     if not args.all:
         print(f'     cases {" ".join(map(str, sorted(tried)))}')
     print(f'     {void} points at which nothing happens\n{table}')

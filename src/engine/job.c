@@ -493,6 +493,23 @@ ferryJobDismiss(ferryOp *op,
 }
 
 
+/* Fails when the job has concluded just now, which whoever waits for it sees. */
+static void
+ferryJobCancel(ferryOp *op,
+               const char *jobname)
+{
+    qemuMonitor *mon;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    mon = qemuDomainGetMonitor(op->vm);
+    if (qemuMonitorBlockJobCancel(mon, jobname, true) < 0)
+        ignore_value(qemuMonitorBlockJobCancel(mon, jobname, true));
+    qemuDomainObjExitMonitor(op->vm);
+
+    virResetLastError();
+}
+
+
 /**
  * ferryJobKill:
  *
@@ -512,11 +529,7 @@ ferryJobKill(ferryOp *op,
 
     if (info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN &&
         info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
-        qemuDomainObjEnterMonitor(op->vm);
-        /* fails when the job concluded just now: the wait tells */
-        ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, true));
-        qemuDomainObjExitMonitor(op->vm);
-        virResetLastError();
+        ferryJobCancel(op, jobname);
 
         if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_JOB_KILL_MS, &info) < 0)
             return -1;
@@ -552,15 +565,12 @@ ferryJobKillAll(ferryOp *op,
     if (jobs->len == 0)
         return 0;
 
-    qemuDomainObjEnterMonitor(op->vm);
     for (i = 0; i < jobs->len; i++) {
         qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
 
         if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-            ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), job->id, true));
+            ferryJobCancel(op, job->id);
     }
-    qemuDomainObjExitMonitor(op->vm);
-    virResetLastError();
 
     return ferryJobWaitAll(op, what, FERRY_JOB_KILL_MS, &failed, &error);
 }

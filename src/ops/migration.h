@@ -144,6 +144,8 @@ void ferryMigrationFree(void *data);
 virStorageSource *ferryMigrationTargetNew(const char *dst);
 
 /* migration_ready.c */
+bool ferryMigrationHasStopped(ferryOp *op,
+                              GPtrArray *jobs);
 int ferryMigrationCheckRunning(ferryOp *op,
                                GPtrArray *jobs);
 int ferryMigrationAwaitReady(ferryOp *op);

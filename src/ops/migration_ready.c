@@ -288,6 +288,22 @@ ferryMigrationCheckJobs(ferryOp *op,
 
 
 /**
+ * ferryMigrationHasStopped:
+ * @jobs: all mirrors
+ *
+ * Returns true when QEMU has stopped one since it could not write.
+ */
+bool
+ferryMigrationHasStopped(ferryOp *op,
+                         GPtrArray *jobs)
+{
+    g_autofree char *stopped = ferryMigrationFindStopped(op, jobs, false);
+
+    return stopped;
+}
+
+
+/**
  * ferryMigrationCheckRunning:
  * @jobs: all mirrors
  *

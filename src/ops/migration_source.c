@@ -264,6 +264,24 @@ const ferryPlan ferryMigrationStoragePlan = {
 };
 
 
+/* All have ended, or one never will: the guest is waiting. */
+static bool
+ferryMigrationFinished(GPtrArray *jobs,
+                       void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+            return ferryMigrationHasStopped(opaque, jobs);
+    }
+
+    return true;
+}
+
+
 /* finish: the guest is paused: one last look at all disks, together */
 static int
 ferryMigrationFinish(ferryOp *op)
@@ -272,6 +290,7 @@ ferryMigrationFinish(ferryOp *op)
     g_autofree char *failed = NULL;
     g_autofree char *error = NULL;
     g_autoptr(GPtrArray) jobs = NULL;
+    g_autoptr(GPtrArray) ended = NULL;
     size_t i;
     int rc = 0;
 
@@ -288,7 +307,10 @@ ferryMigrationFinish(ferryOp *op)
     }
     qemuDomainObjExitMonitor(op->vm);
 
-    if (rc < 0 || ferryJobWaitAll(op, "", FERRY_MIGRATION_FINISH_MS, &failed, &error) < 0)
+    if (rc < 0 ||
+        !(ended = ferryJobWaitUntil(op, "", FERRY_MIGRATION_FINISH_MS, ferryMigrationFinished, op)) ||
+        ferryMigrationCheckRunning(op, ended) < 0 ||
+        ferryJobWaitAll(op, "", FERRY_MIGRATION_FINISH_MS, &failed, &error) < 0)
         return -1;
 
     if (error) {
