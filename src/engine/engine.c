@@ -379,6 +379,11 @@ ferryEngineReconnected(virDomainObj *vm)
 
     ops = ferryEngineOps(vm);
 
+    /* those that were made up, too */
+    if (ops && ferryJournalWrite(vm, true) < 0)
+        VIR_WARN("domain '%s' is recovered without a journal: %s",
+                 vm->def->name, virGetLastErrorMessage());
+
     /* recovery takes operations off the list */
     for (i = 0; ops && i < ops->len; i++)
         g_ptr_array_add(found, ferryOpRef(g_ptr_array_index(ops, i)));

@@ -195,17 +195,19 @@ ferryPlanUndoStep(ferryOp *op,
 
 /* Takes one step. @past: the point of no return lies behind, so that the journal
  * leads forward already; what it cannot be told any more is done again by whoever
- * reads it, and must not keep the step from being taken now. */
+ * reads it, and must not keep the step from being taken now. @resumed: the step was
+ * taken before, which is the same for that point itself. */
 static int
 ferryPlanTake(ferryOp *op,
               const ferryPlan *plan,
               const ferryStep *step,
-              bool past)
+              bool past,
+              bool resumed)
 {
     int rc;
 
     if (ferryPlanRecord(op, step) < 0) {
-        if (!past)
+        if (!past && !(resumed && ferryStepIsReturn(step)))
             return FERRY_STEP_FAILED;
 
         VIR_WARN("domain '%s': operation '%s' goes on although: %s",
@@ -233,6 +235,7 @@ ferryPlanRunFrom(ferryOp *op,
 
     for (i = first; plan->steps[i].name; i++) {
         const ferryStep *step = &plan->steps[i];
+        bool resumed = *progress > i;
         virErrorPtr err = NULL;
         bool past;
         int rc;
@@ -241,7 +244,7 @@ ferryPlanRunFrom(ferryOp *op,
         past = ferryPlanPastReturn(op, plan);
         *progress = i + 1;
 
-        if ((rc = ferryPlanTake(op, plan, step, past)) == 0)
+        if ((rc = ferryPlanTake(op, plan, step, past, resumed)) == 0)
             continue;
 
         /* over: QEMU died while the step waited, and the operation was settled */

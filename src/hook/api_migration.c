@@ -330,6 +330,26 @@ ferryDomainMigrateSetMaxSpeed(virDomainPtr dom,
 }
 
 
+static int
+ferryDomainMigrateConfirm3Params(virDomainPtr dom,
+                                 virTypedParameterPtr params,
+                                 int nparams,
+                                 const char *cookiein,
+                                 int cookieinlen,
+                                 unsigned int flags,
+                                 int cancelled)
+{
+    virDomainObj *vm = cancelled ? qemuDomainObjFromDomain(dom) : NULL;
+
+    if (vm && virDomainMigrateConfirm3ParamsEnsureACL(dom->conn, vm->def) == 0)
+        ferryMigrationPeerConfirm(vm);
+    virDomainObjEndAPI(&vm);
+
+    return stock.domainMigrateConfirm3Params(dom, params, nparams, cookiein, cookieinlen,
+                                             flags, cancelled);
+}
+
+
 /**
  * ferryApiInstallMigration:
  *
@@ -344,5 +364,6 @@ ferryApiInstallMigration(virHypervisorDriver *table)
     table->domainMigratePrepare3Params = ferryDomainMigratePrepare3Params; /* 1.1.0 */
     table->domainMigratePerform3Params = ferryDomainMigratePerform3Params; /* 1.1.0 */
     table->domainMigrateFinish3Params = ferryDomainMigrateFinish3Params; /* 1.1.0 */
+    table->domainMigrateConfirm3Params = ferryDomainMigrateConfirm3Params; /* 1.1.0 */
     table->domainMigrateSetMaxSpeed = ferryDomainMigrateSetMaxSpeed; /* 0.9.0 */
 }

@@ -176,6 +176,7 @@ int ferryMigrationSetSpeed(virDomainObj *vm,
                            unsigned long long bandwidth);
 
 /* migration_peer.c */
+void ferryMigrationPeerConfirm(virDomainObj *vm);
 int ferryMigrationPeer(virDomainPtr dom,
                        virDomainObj *vm,
                        const char *uri,

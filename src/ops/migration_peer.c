@@ -12,12 +12,16 @@
 
 #include "ops/config.h"
 #include "ops/migration.h"
+#include "qemu/qemu_migration.h"
 #include "virerror.h"
 #include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.migration");
+
+/* The destination's driver, in the thread that plays the client. */
+static __thread virConnectPtr peer;
 
 
 /* The connection to the other driver is closed. Does not wait. */
@@ -107,12 +111,41 @@ ferryMigrationPeer(virDomainPtr dom,
     if (ferryMigrationPeerWatch(vm, dconn) < 0)
         return -1;
 
+    peer = dconn;
     if ((ddom = virDomainMigrate3(dom, dconn, params, nparams, flags)))
         virDomainFree(ddom);
+    peer = NULL;
 
     virErrorPreserveLast(&err);
     ignore_value(virConnectUnregisterCloseCallback(dconn, ferryMigrationPeerClosed));
     virErrorRestore(&err);
 
     return ddom ? 0 : -1;
+}
+
+
+/**
+ * ferryMigrationPeerConfirm:
+ * @vm: domain, locked; the stock driver is about to be told that its guest does not
+ *      run at the destination
+ *
+ * Whoever tells it does not know, if the connection broke after the memory had
+ * arrived: then the guest stays paused, as after the end of a daemon at this moment.
+ * Two guests on two copies of a disk could never be one again.
+ */
+void
+ferryMigrationPeerConfirm(virDomainObj *vm)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+
+    if (!peer || virConnectIsAlive(peer) > 0 ||
+        vm->job->asyncJob != VIR_ASYNC_JOB_MIGRATION_OUT ||
+        vm->job->phase != QEMU_MIGRATION_PHASE_PERFORM3_DONE ||
+        priv->preMigrationState != VIR_DOMAIN_RUNNING)
+        return;
+
+    VIR_ERROR(_("domain '%s' may run at the destination, which does not answer: it stays paused "
+                "here; look there, and then run 'virsh resume %s' or 'virsh destroy %s'"),
+              vm->def->name, vm->def->name, vm->def->name);
+    priv->preMigrationState = VIR_DOMAIN_PAUSED;
 }
