@@ -57,7 +57,6 @@ FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
            qemuMigrationParams *origParams, unsigned int apiFlags);
 FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
 FERRY_SEAM(int, qemuMonitorMigrateContinue, qemuMonitor *mon, qemuMonitorMigrationStatus status);
-FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
 
@@ -292,8 +291,8 @@ __wrap_qemuMigrationParamsReset(virDomainObj *vm,
 }
 
 
-/* The first thing that the perform phase says to QEMU after the guest was paused.
- * Soon it will tell it to switch over. */
+/* The perform phase is about to say something to QEMU. When the guest was paused that
+ * is to switch over. */
 int
 __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
                                       virDomainAsyncJob asyncJob)
@@ -305,7 +304,7 @@ __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
 }
 
 
-/* Now it does. Not all who enter the monitor mind when they cannot. */
+/* Now it does say so: not without the disks, whatever came before. */
 int
 __wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
                                   qemuMonitorMigrationStatus status)
@@ -314,18 +313,6 @@ __wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
         return -1;
 
     return __real_qemuMonitorMigrateContinue(mon, status);
-}
-
-
-/* Somebody waits for something about the domain to change; signalStop: for the
- * guest to stop, since its memory is at the destination. */
-int
-__wrap_qemuDomainObjWait(virDomainObj *vm)
-{
-    if (QEMU_DOMAIN_PRIVATE(vm)->signalStop && ferryMigrationMayStop(vm) < 0)
-        return -1;
-
-    return __real_qemuDomainObjWait(vm);
 }
 
 

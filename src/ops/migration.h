@@ -165,7 +165,6 @@ void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
 int ferryMigrationCopyStorage(virDomainObj *vm,
                               qemuMigrationParams *params);
 int ferryMigrationSwitchOver(virDomainObj *vm);
-int ferryMigrationMayStop(virDomainObj *vm);
 void ferryMigrationAbort(virDomainObj *vm);
 int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);
