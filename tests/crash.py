@@ -43,7 +43,7 @@ DAMAGED = ('half', 'empty', 'newer')
 COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'damaged', 'newer', 'power-loss')
 COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio'}
 
-SAMPLE = 80
+SAMPLE = 70
 WORKERS = 2
 ATTEMPTS = 3
 # seconds that a case may take

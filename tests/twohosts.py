@@ -132,6 +132,13 @@ class Client:
     def call(self, domain, method, *args, timeout=30):
         return self.begin(domain, method, *args).result(timeout)
 
+    def freeze(self):
+        """It stands still, until it is thawed, or closed."""
+        self.child.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.child.send_signal(signal.SIGCONT)
+
     def close(self):
         self.child.kill()
         self.child.wait()
@@ -177,9 +184,9 @@ class Machine:
     def make_etc(self):
         with open(os.path.join(ferrytest.TOP, 'tests', 'qemu.conf')) as f:
             conf = f.read()
-        # a connection from daemon to daemon is dead after 20 s, and Ferry waits for an NBD server as long
-        self.write_etc('qemu.conf', conf + 'keepalive_interval = 5\nkeepalive_count = 3\n')
-        self.write_etc('ferry.conf', 'migrate_reconnect = 20\n')
+        # a connection from daemon to daemon is dead after 8 s, and Ferry waits almost as long for an NBD server
+        self.write_etc('qemu.conf', conf + 'keepalive_interval = 2\nkeepalive_count = 3\n')
+        self.write_etc('ferry.conf', 'migrate_reconnect = 6\n')
         self.write_etc('libvirtd.conf',
                        'listen_tls = 0\nlisten_tcp = 1\nauth_tcp = "none"\nauth_unix_ro = "none"\n'
                        'auth_unix_rw = "none"\nkeepalive_interval = -1\n'
@@ -285,6 +292,13 @@ class Machine:
     def restart(self):
         self.kill()
         self.start()
+
+    def freeze(self):
+        """The daemon stands still, until it is thawed, or killed."""
+        self.daemon.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        self.daemon.send_signal(signal.SIGCONT)
 
     def close(self):
         """Ends all that runs here, the namespaces' keeper last."""
@@ -423,6 +437,11 @@ class Machine:
                 'parameters': mon('query-migrate-parameters'),
             }
 
+    def saved_job(self, name):
+        """What the driver would know of a domain's job if it were started again."""
+        with open(os.path.join(self.dir, 'run', 'libvirt', 'qemu', f'{name}.xml')) as f:
+            return re.findall('<job .*', f.read())
+
     def state(self):
         """All that a migration that failed must leave as it was, here."""
         domains = {}
@@ -435,8 +454,7 @@ class Machine:
                 one['configuration'] = self.call(name, 'XMLDesc', 2)
             if on:
                 one['job'] = self.call(name, 'jobStats', 0).get('type')
-                with open(os.path.join(self.dir, 'run', 'libvirt', 'qemu', f'{name}.xml')) as f:
-                    one['saved job'] = re.findall('<job .*', f.read())
+                one['saved job'] = self.saved_job(name)
                 one.update(self.block_state(name))
         return {
             'domains': domains,
@@ -524,17 +542,22 @@ class Pair:
         try:
             yield
         finally:
-            for machine in self.machines:
-                machine.run('tc', 'qdisc', 'del', 'dev', 'cable', 'root', check_exit=False)
+            self.fast()
+
+    def fast(self):
+        """A cable that is not slow any more."""
+        for machine in self.machines:
+            machine.run('tc', 'qdisc', 'del', 'dev', 'cable', 'root', check_exit=False)
 
     # Checks
 
     def state(self):
         return {machine.name: machine.state() for machine in self.machines}
 
-    def check_state(self, before, seconds=10, ignore=()):
+    def check_state(self, before, seconds=10, paused=False):
         """Fails, and says where, unless both hosts become again what they were;
-        a QEMU that was told to end, or a socket, may take a moment."""
+        a QEMU that was told to end, or a socket, may take a moment. paused: guests
+        may have been, so that it is no matter why they run."""
         end = time.monotonic() + seconds
         while True:
             try:
@@ -545,10 +568,10 @@ class Pair:
                     raise
                 time.sleep(0.2)
                 continue
-            for state in before, after:
+            for state in (before, after) if paused else ():
                 for machine in state.values():
-                    for key in ignore:
-                        machine.pop(key, None)
+                    for domain in machine['domains'].values():
+                        del domain['state'][1:]
             if after == before:
                 return
             if time.monotonic() > end:

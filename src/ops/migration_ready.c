@@ -249,6 +249,10 @@ ferryMigrationReportFailure(ferryOp *op,
                             const char *dst,
                             const char *error)
 {
+    /* what ended it may be that nobody wants it any more */
+    if (op->klass->mayWait(op) < 0)
+        return;
+
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("migration of disk '%s' of domain '%s' failed: %s"), dst, op->vm->def->name,
                    error ? error : _("its mirror ended; see the destination's log"));
