@@ -57,6 +57,7 @@ FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
            qemuMigrationParams *origParams, unsigned int apiFlags);
 FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
 FERRY_SEAM(int, qemuMonitorMigrateContinue, qemuMonitor *mon, qemuMonitorMigrationStatus status);
+FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
 
@@ -301,6 +302,18 @@ __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
         return -1;
 
     return __real_qemuDomainObjEnterMonitorAsync(vm, asyncJob);
+}
+
+
+/* Somebody waits for something about the domain to change; signalStop: for the
+ * guest to stop, since its memory has arrived. */
+int
+__wrap_qemuDomainObjWait(virDomainObj *vm)
+{
+    if (QEMU_DOMAIN_PRIVATE(vm)->signalStop && ferryMigrationMayStop(vm) < 0)
+        return -1;
+
+    return __real_qemuDomainObjWait(vm);
 }
 
 

@@ -165,7 +165,9 @@ void ferryMigrationPerformBegin(const ferryMigrationRequest *req);
 int ferryMigrationCopyStorage(virDomainObj *vm,
                               qemuMigrationParams *params);
 int ferryMigrationSwitchOver(virDomainObj *vm);
+int ferryMigrationMayStop(virDomainObj *vm);
 void ferryMigrationAbort(virDomainObj *vm);
+void ferryMigrationYank(ferryOp *op);
 int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);
 int ferryMigrationPerformEnd(int rc);

@@ -218,14 +218,43 @@ ferryMigrationSwitchOver(virDomainObj *vm)
         return -1;
 
     ferryOpDrive(call.op);
-    if ((rc = ferryPlanRun(call.op, &ferryMigrationFinishPlan)) == 0)
+    if ((rc = ferryPlanRun(call.op, &ferryMigrationFinishPlan)) == 0) {
         ferryOpEnd(call.op);
-    else if (!migration->error)
-        migration->error = virSaveLastError();
+    } else {
+        if (!migration->error)
+            migration->error = virSaveLastError();
+        /* QEMU drains all nodes when the stock driver cancels, which is next */
+        if (!call.op->over)
+            ferryMigrationYank(call.op);
+    }
     ferryOpRelease(call.op);
 
     ferryAsyncLeave(vm);
     return rc;
+}
+
+
+/**
+ * ferryMigrationMayStop:
+ * @vm: domain, locked; the stock driver is about to wait for the guest to stop
+ *
+ * Returns 0, or -1 with an error reported when it did stop, and goes on by now, since
+ * the migration was cancelled under way.
+ */
+int
+ferryMigrationMayStop(virDomainObj *vm)
+{
+    ferryMigration *migration;
+
+    if (!ferryMigrationIsOn(vm))
+        return 0;
+
+    migration = call.op->data;
+    if (!migration->error)
+        return ferryMigrationClass.mayWait(call.op);
+
+    virSetError(migration->error);
+    return -1;
 }
 
 

@@ -100,9 +100,13 @@ ferryMigrationTargetNew(const char *dst)
 }
 
 
-/* What is in flight, and closing a node flushes it, would wait as long as TCP
- * does and then for a new connection, and QEMU's main loop with it. */
-static void
+/**
+ * ferryMigrationYank:
+ *
+ * Cuts the connections of all mirrors. What is in flight would wait as long as TCP
+ * does, and with it QEMU's main loop when it drains or closes a node.
+ */
+void
 ferryMigrationYank(ferryOp *op)
 {
     ferryMigration *migration = op->data;
