@@ -312,6 +312,7 @@ ferryNodeAnyLeft(virDomainObj *vm,
 
     virErrorPreserveLast(&err);
     nodes = ferryNodeData(vm);
+    virResetLastError();
     virErrorRestore(&err);
 
     for (n = chain; nodes && virStorageSourceIsBacking(n); n = n->backingStore) {

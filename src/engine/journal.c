@@ -244,8 +244,9 @@ ferryJournalCommit(ferryOp *op)
         ferryJournalMark(fd, FERRY_JOURNAL_COMMITTED, offset) < 0) {
         virReportSystemError(errno, _("cannot write journal '%s'; nothing is changed without it"),
                              path);
-        /* it may have been written and only not be safe on the disk */
-        if (fd >= 0)
+        /* it may have been written and only not be safe on the disk; one that was there
+         * before stays */
+        if (fd >= 0 && STRPREFIX(text + offset, FERRY_JOURNAL_OPEN))
             ignore_value(ferryJournalMark(fd, FERRY_JOURNAL_OPEN, offset));
         return -1;
     }

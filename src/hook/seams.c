@@ -58,6 +58,7 @@ FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
 FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
 FERRY_SEAM(int, qemuMonitorMigrateContinue, qemuMonitor *mon, qemuMonitorMigrationStatus status);
 FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
+FERRY_SEAM(void, qemuProcessCleanupMigrationJob, virQEMUDriver *driver, virDomainObj *vm);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
 
@@ -314,6 +315,17 @@ __wrap_qemuDomainObjWait(virDomainObj *vm)
         return -1;
 
     return __real_qemuDomainObjWait(vm);
+}
+
+
+/* QEMU ended in a migration. A thread that is in one of its phases goes on using the
+ * job's data, and ends the job itself. */
+void
+__wrap_qemuProcessCleanupMigrationJob(virQEMUDriver *driver,
+                                      virDomainObj *vm)
+{
+    if (vm->job->asyncOwner == 0 && !ferryOpFind(vm, FERRY_MIGRATION_NAME))
+        __real_qemuProcessCleanupMigrationJob(driver, vm);
 }
 
 

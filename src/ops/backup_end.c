@@ -181,11 +181,12 @@ ferryBackupEnd(ferryOp *op,
     }
 
     if (ferryPlanUndo(op, &ferryBackupBeginPlan) == 0 && !op->over) {
+        /* first: who tells twice has not ended */
+        ferryOpEnd(op);
         if (backup->result != FERRY_BACKUP_RESULT_NONE) {
             ferryBackupTellDisks(op);
             ferryBackupTellJob(op);
         }
-        ferryOpEnd(op);
     }
 
     if (op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
@@ -361,7 +362,7 @@ ferryBackupStopped(ferryOp *op)
 
     if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED &&
         ferryPlanReached(op, &ferryBackupBeginPlan, "start"))
-        ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint);
+        ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, false);
 
     if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
         ferryBackupUnfiles(op);

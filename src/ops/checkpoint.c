@@ -255,12 +255,12 @@ ferryCheckpointStopped(ferryOp *op)
 
     if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
         for (i = 0; !data->metadataOnly && i < data->names->len; i++)
-            ferryCheckpointDropOffline(op->vm, NULL, g_ptr_array_index(data->names, i));
+            ferryCheckpointDropOffline(op->vm, NULL, g_ptr_array_index(data->names, i), true);
         ignore_value(ferryCheckpointRemoveAll(op->vm, data->names));
     } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
                !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
         if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
-            ferryCheckpointDropOffline(op->vm, data->def, name);
+            ferryCheckpointDropOffline(op->vm, data->def, name, false);
         ferryCheckpointRemove(op->vm, name);
     }
 

@@ -32,7 +32,8 @@ virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm,
                                                const char *xml);
 void ferryCheckpointDropOffline(virDomainObj *vm,
                                 virDomainCheckpointDef *def,
-                                const char *name);
+                                const char *name,
+                                bool chain);
 int ferryCheckpointSave(virDomainObj *vm,
                         virDomainCheckpointDef *def);
 int ferryCheckpointAddBitmaps(virDomainObj *vm,

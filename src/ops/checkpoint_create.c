@@ -204,14 +204,16 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
 /**
  * ferryCheckpointDropOffline:
  * @def: of the checkpoint; NULL when it is to be found by @name
+ * @chain: also from the images below the top ones, where a new one has none
  *
  * QEMU is gone, and what it did of the checkpoint's bitmaps is not known: they
- * go from all images that it covers. Reports no error.
+ * go from the images that it covers. Reports no error.
  */
 void
 ferryCheckpointDropOffline(virDomainObj *vm,
                            virDomainCheckpointDef *def,
-                           const char *name)
+                           const char *name,
+                           bool chain)
 {
     size_t i;
 
@@ -225,7 +227,7 @@ ferryCheckpointDropOffline(virDomainObj *vm,
         if (!disk || def->disks[i].type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
             continue;
 
-        for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore)
+        for (n = disk->src; virStorageSourceIsBacking(n); n = chain ? n->backingStore : NULL)
             ferryBitmapRemoveOffline(QEMU_DOMAIN_PRIVATE(vm)->driver, n, name);
     }
 }

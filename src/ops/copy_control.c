@@ -61,9 +61,9 @@ ferryCopySettle(ferryOp *op)
     }
 
     if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
+        ferryOpEnd(op);
         if (disk)
             ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
-        ferryOpEnd(op);
     }
 
     virErrorRestore(&err);
@@ -221,9 +221,9 @@ ferryCopyPivotRun(ferryOp *op)
         return -1;
 
     if (rc == 0) {
+        ferryOpEnd(op);
         ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
                            VIR_DOMAIN_BLOCK_JOB_COMPLETED);
-        ferryOpEnd(op);
         return 0;
     }
 

@@ -276,10 +276,13 @@ ferryPivotFinalize(ferryOp *op)
      * disk is. Only a job that QEMU was not told to end waits for ever, and the
      * guest with it. */
     do {
+        if (tries < FERRY_PIVOT_FINALIZE_TRIES && ferryOpSleep(op, 1000) < 0)
+            return FERRY_STEP_UNKNOWN;
+
         qemuDomainObjEnterMonitor(op->vm);
         rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
         qemuDomainObjExitMonitor(op->vm);
-    } while (rc < 0 && --tries > 0 && !op->over && ferryJobQuery(op, jobname, &info) == 0 &&
+    } while (rc < 0 && --tries > 0 && virDomainObjIsActive(op->vm) && ferryJobQuery(op, jobname, &info) == 0 &&
              info.status == QEMU_MONITOR_JOB_STATUS_PENDING);
 
     if (tries == 0 || ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)

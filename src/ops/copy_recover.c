@@ -183,8 +183,13 @@ ferryCopyReviveDisk(virDomainObj *vm,
     bool moved = STREQ_NULLABLE(node, disk->mirror->nodeformat);
     g_autoptr(ferryOp) op = NULL;
 
-    if (!node)
+    /* which image is below a filter QEMU does not tell */
+    if (!node || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON) {
+        VIR_ERROR(_("domain '%s': copy of disk '%s' to '%s' is in no journal; look which image the "
+                    "guest uses before you shut it off"),
+                  vm->def->name, disk->dst, NULLSTR(disk->mirror->path));
         return;
+    }
 
     VIR_WARN("domain '%s': copy of disk '%s' to '%s' is in no journal; the guest uses '%s'",
              vm->def->name, disk->dst, NULLSTR(disk->mirror->path),

@@ -116,9 +116,13 @@ ferryMigrationFindStopped(ferryOp *op,
     g_autoptr(virJSONValue) all = NULL;
     size_t i;
 
-    if (!ferryMigrationMayBeStopped(jobs) ||
-        ferryQMP(op->vm, "query-block-jobs", NULL, &all) < 0)
+    if (!ferryMigrationMayBeStopped(jobs))
         return NULL;
+
+    if (ferryQMP(op->vm, "query-block-jobs", NULL, &all) < 0) {
+        virResetLastError();
+        return NULL;
+    }
 
     for (i = 0; virJSONValueIsArray(all) && i < virJSONValueArraySize(all); i++) {
         virJSONValue *job = virJSONValueArrayGet(all, i);

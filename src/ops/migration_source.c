@@ -451,7 +451,7 @@ ferryMigrationJobChanged(ferryOp *op)
     ferryMigration *migration = op->data;
     g_autoptr(GPtrArray) jobs = NULL;
 
-    if (migration->error || migration->aborted || !(jobs = ferryJobList(op, "")))
+    if (migration->error || !(jobs = ferryJobList(op, "")))
         return;
 
     if (ferryMigrationCheckJobs(op, jobs) < 0 || ferryMigrationCheckRunning(op, jobs) < 0 ||
