@@ -142,8 +142,14 @@ class Scene:
         return re.sub(r" index='\d+'", '', ''.join(re.findall(r'<disk.*?</disk>', xml, re.S)))
 
     def journal(self):
-        """Is there one? What it says may differ."""
-        return any(f"name='{self.name}'" in open(f).read() for f in self.host.live_files())
+        """Is there one? What it says may differ, and it may go just now."""
+        def text(path):
+            try:
+                with open(path) as f:
+                    return f.read()
+            except FileNotFoundError:
+                return ''
+        return any(f"name='{self.name}'" in text(f) for f in self.host.live_files())
 
     def files(self):
         return sorted(f.lstrip('.')[len(self.name):] for f in os.listdir(self.host.dir)
