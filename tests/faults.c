@@ -190,13 +190,10 @@ faultRead(void)
 }
 
 
-/* What is to happen to @step, or NULL. */
+/* The rest of the first line that begins so, or NULL. */
 static char *
-faultFind(const ferryPlan *plan,
-          const ferryStep *step,
-          const char *when)
+faultLookup(const char *prefix)
 {
-    g_autofree char *prefix = g_strdup_printf("%s/%s/%s/", plan->name, step->name, when);
     g_auto(GStrv) faults = faultRead();
     size_t i;
 
@@ -206,6 +203,18 @@ faultFind(const ferryPlan *plan,
     }
 
     return NULL;
+}
+
+
+/* What is to happen to @step, or NULL. */
+static char *
+faultFind(const ferryPlan *plan,
+          const ferryStep *step,
+          const char *when)
+{
+    g_autofree char *prefix = g_strdup_printf("%s/%s/%s/", plan->name, step->name, when);
+
+    return faultLookup(prefix);
 }
 
 
@@ -226,15 +235,9 @@ faultIsWatched(const ferryPlan *plan,
                const char *when)
 {
     g_autofree char *prefix = g_strdup_printf("%s/%s/%s-", plan->name, step->name, when);
-    g_auto(GStrv) faults = faultRead();
-    size_t i;
+    g_autofree char *what = faultLookup(prefix);
 
-    for (i = 0; faults[i]; i++) {
-        if (g_str_has_prefix(faults[i], prefix))
-            return true;
-    }
-
-    return faultIsRecorded();
+    return what || faultIsRecorded();
 }
 
 

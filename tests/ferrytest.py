@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import uuid
 
 TOP = os.environ.get('FERRY_TOP', os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -684,6 +685,12 @@ class LibvirtError(Exception):
         self.domain = domain
 
 
+def where(error):
+    """The lines of the test that led to it, innermost last."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    return ' > '.join(f'{os.path.basename(f.filename)}:{f.lineno}' for f in frames if not f.filename.startswith('/usr/'))
+
+
 def main(tests, argv=None):
     """Runs test functions, prints a line each, and 'N passed, N failed'."""
     names = (argv if argv is not None else sys.argv[1:])
@@ -696,9 +703,8 @@ def main(tests, argv=None):
             test()
         except Exception as e:  # a test may fail in any way
             failed += 1
-            print(f'FAIL {test.__name__}: {type(e).__name__}: {e}', flush=True)
+            print(f'FAIL {test.__name__}: {type(e).__name__}: {e} ({where(e)})', flush=True)
             if os.environ.get('FERRY_TRACE'):
-                import traceback
                 traceback.print_exc()
         else:
             passed += 1

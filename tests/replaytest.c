@@ -357,7 +357,9 @@ static const replayCase replayCases[] = {
 static int
 replaySetup(void)
 {
-    if (virEventRegisterDefaultImpl() < 0 || qemuTestDriverInit(&driver) < 0)
+    /* what a run that failed may have left */
+    if (virFileDeleteTree(REPLAY_FOLDER) < 0 ||
+        virEventRegisterDefaultImpl() < 0 || qemuTestDriverInit(&driver) < 0)
         return -1;
 
     VIR_FREE(driver.config->libDir);

@@ -313,19 +313,6 @@ ferryExportServerForget(ferryExportServer *server)
 }
 
 
-static int
-ferryExportServerStopOnce(virDomainObj *vm)
-{
-    int rc;
-
-    qemuDomainObjEnterMonitor(vm);
-    rc = qemuMonitorNBDServerStop(qemuDomainGetMonitor(vm));
-    qemuDomainObjExitMonitor(vm);
-
-    return rc;
-}
-
-
 /**
  * ferryExportServerStop:
  *
@@ -338,8 +325,14 @@ int
 ferryExportServerStop(virDomainObj *vm)
 {
     g_autoptr(virJSONValue) exports = NULL;
+    int rc;
 
-    if (ferryExportServerStopOnce(vm) < 0 && ferryExportServerStopOnce(vm) < 0 &&
+    qemuDomainObjEnterMonitor(vm);
+    if ((rc = qemuMonitorNBDServerStop(qemuDomainGetMonitor(vm))) < 0)
+        rc = qemuMonitorNBDServerStop(qemuDomainGetMonitor(vm));
+    qemuDomainObjExitMonitor(vm);
+
+    if (rc < 0 &&
         (ferryQMP(vm, "query-block-exports", NULL, &exports) < 0 ||
          !virJSONValueIsArray(exports) || virJSONValueArraySize(exports) > 0))
         return -1;

@@ -128,28 +128,16 @@ ferryNodeAddNBD(virDomainObj *vm,
 }
 
 
-static int
-ferryNodeDelete(virDomainObj *vm,
-                const char *node)
-{
-    int rc;
-
-    qemuDomainObjEnterMonitor(vm);
-    rc = qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), node);
-    qemuDomainObjExitMonitor(vm);
-
-    return rc;
-}
-
-
 /* A node that stays would keep its image locked: QEMU is told again when it did
  * not do it, which it also says when there is no such node. */
 static void
-ferryNodeDeleteSurely(virDomainObj *vm,
-                      const char *node)
+ferryNodeDelete(virDomainObj *vm,
+                const char *node)
 {
-    if (ferryNodeDelete(vm, node) < 0 && ferryNodeDelete(vm, node) < 0)
-        VIR_DEBUG("node '%s' is not removed: %s", node, virGetLastErrorMessage());
+    qemuDomainObjEnterMonitor(vm);
+    if (qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), node) < 0)
+        ignore_value(qemuMonitorBlockdevDel(qemuDomainGetMonitor(vm), node));
+    qemuDomainObjExitMonitor(vm);
 
     virResetLastError();
 }
@@ -165,7 +153,7 @@ void
 ferryNodeRemoveStorage(virDomainObj *vm,
                        virStorageSource *src)
 {
-    ferryNodeDeleteSurely(vm, src->nodestorage);
+    ferryNodeDelete(vm, src->nodestorage);
 }
 
 
@@ -274,7 +262,7 @@ void
 ferryNodeRemovePlain(virDomainObj *vm,
                      virStorageSource *src)
 {
-    ferryNodeDeleteSurely(vm, src->nodeformat);
+    ferryNodeDelete(vm, src->nodeformat);
 }
 
 
@@ -336,21 +324,19 @@ ferryNodeRemove(virDomainObj *vm,
                 virStorageSource *chain)
 {
     g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
+    bool again = false;
 
     if (!(data = qemuBlockStorageSourceChainDetachPrepareBlockdev(chain)))
         return;
 
-    qemuDomainObjEnterMonitor(vm);
-    qemuBlockStorageSourceChainDetach(qemuDomainGetMonitor(vm), data);
-    qemuDomainObjExitMonitor(vm);
+    do {
+        qemuDomainObjEnterMonitor(vm);
+        qemuBlockStorageSourceChainDetach(qemuDomainGetMonitor(vm), data);
+        qemuDomainObjExitMonitor(vm);
 
-    /* libvirt does not say whether QEMU did it */
-    if (!ferryNodeAnyLeft(vm, chain))
-        return;
-
-    qemuDomainObjEnterMonitor(vm);
-    qemuBlockStorageSourceChainDetach(qemuDomainGetMonitor(vm), data);
-    qemuDomainObjExitMonitor(vm);
+        /* libvirt does not say whether QEMU did it: told again, as above */
+        again = !again && ferryNodeAnyLeft(vm, chain);
+    } while (again);
 }
 
 
@@ -420,27 +406,37 @@ ferryNodeReopenStorage(virDomainObj *vm,
 
 
 /**
- * ferryNodeCapacity:
+ * ferryNodeCapacities:
+ * @source: node name
+ * @target: node name
+ * @sizes: set to the sizes in bytes that they show, source first
  *
- * Returns 0 with @capacity set to the size in bytes that @node shows.
+ * Returns 0, or -1 with an error reported.
  */
 int
-ferryNodeCapacity(virDomainObj *vm,
-                  const char *node,
-                  unsigned long long *capacity)
+ferryNodeCapacities(virDomainObj *vm,
+                    const char *source,
+                    const char *target,
+                    unsigned long long sizes[2])
 {
     g_autoptr(GHashTable) nodes = ferryNodeData(vm);
-    qemuBlockNamedNodeData *data;
+    const char *names[] = { source, target };
+    size_t i;
 
     if (!nodes)
         return -1;
 
-    if (!(data = g_hash_table_lookup(nodes, node))) {
-        virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%s'"), node);
-        return -1;
+    for (i = 0; i < G_N_ELEMENTS(names); i++) {
+        qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, names[i]);
+
+        if (!data) {
+            virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%s'"), names[i]);
+            return -1;
+        }
+
+        sizes[i] = data->capacity;
     }
 
-    *capacity = data->capacity;
     return 0;
 }
 

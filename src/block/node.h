@@ -35,9 +35,10 @@ int ferryNodeReopen(virDomainObj *vm,
                     virStorageSource *backing);
 int ferryNodeReopenStorage(virDomainObj *vm,
                            virStorageSource *src);
-int ferryNodeCapacity(virDomainObj *vm,
-                      const char *node,
-                      unsigned long long *capacity);
+int ferryNodeCapacities(virDomainObj *vm,
+                        const char *source,
+                        const char *target,
+                        unsigned long long sizes[2]);
 bool ferryNodeIsDirect(virStorageSource *src);
 void ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,

@@ -272,6 +272,16 @@ ferryEngineSubmit(ferryOp *op)
 }
 
 
+static bool
+ferryEngineOwns(ferryOp *op,
+                const char *jobname)
+{
+    g_autofree char *prefix = ferryJobName(op, "");
+
+    return g_str_has_prefix(jobname, prefix);
+}
+
+
 /**
  * ferryEngineJobEvent:
  *
@@ -295,9 +305,8 @@ ferryEngineJobEvent(virDomainObj *vm,
 
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
-        g_autofree char *prefix = ferryJobName(op, "");
 
-        if (!g_str_has_prefix(jobname, prefix))
+        if (!ferryEngineOwns(op, jobname))
             continue;
 
         VIR_DEBUG("job=%s status=%d driven=%d", jobname, status, op->driven);
@@ -326,9 +335,7 @@ ferryEngineClaims(virDomainObj *vm,
     size_t i;
 
     for (i = 0; ops && i < ops->len; i++) {
-        g_autofree char *prefix = ferryJobName(g_ptr_array_index(ops, i), "");
-
-        if (g_str_has_prefix(jobname, prefix))
+        if (ferryEngineOwns(g_ptr_array_index(ops, i), jobname))
             return true;
     }
 
@@ -369,7 +376,8 @@ void
 ferryEngineReconnected(virDomainObj *vm)
 {
     g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
-    GPtrArray *ops;
+    GPtrArray *ops = ferryEngineOps(vm);
+    size_t known = ops ? ops->len : 0;
     size_t i;
 
     for (i = 0; engine.classes[i]; i++) {
@@ -379,8 +387,7 @@ ferryEngineReconnected(virDomainObj *vm)
 
     ops = ferryEngineOps(vm);
 
-    /* those that were made up, too */
-    if (ops && ferryJournalWrite(vm, true) < 0)
+    if (ops && ops->len > known && ferryJournalWrite(vm, true) < 0)
         VIR_WARN("domain '%s' is recovered without a journal: %s",
                  vm->def->name, virGetLastErrorMessage());
 

@@ -80,21 +80,6 @@ ferryJobName(ferryOp *op,
 }
 
 
-static int
-ferryJobFetch(ferryOp *op,
-              qemuMonitorJobInfo ***jobs,
-              size_t *njobs)
-{
-    int rc;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), jobs, njobs);
-    qemuDomainObjExitMonitor(op->vm);
-
-    return rc;
-}
-
-
 /* Asks QEMU for the jobs of that name, or those whose names begin so. Asks again
  * when it does not answer as it should: what runs on unknown is worse. */
 static GPtrArray *
@@ -108,9 +93,11 @@ ferryJobFind(ferryOp *op,
     size_t i;
     int rc;
 
-    if ((rc = ferryJobFetch(op, &jobs, &njobs)) < 0 && ferryJobQEMUReachable(op) &&
-        (rc = ferryJobFetch(op, &jobs, &njobs)) == 0)
+    qemuDomainObjEnterMonitor(op->vm);
+    if ((rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs)) < 0 &&
+        (rc = qemuMonitorGetJobInfo(qemuDomainGetMonitor(op->vm), &jobs, &njobs)) == 0)
         virResetLastError();
+    qemuDomainObjExitMonitor(op->vm);
 
     for (i = 0; i < njobs; i++) {
         if (exact ? STREQ(jobs[i]->id, name) : g_str_has_prefix(jobs[i]->id, name))
@@ -461,20 +448,6 @@ ferryJobWaitAll(ferryOp *op,
 }
 
 
-static int
-ferryJobDismissOnce(ferryOp *op,
-                    const char *jobname)
-{
-    int rc;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname);
-    qemuDomainObjExitMonitor(op->vm);
-
-    return rc;
-}
-
-
 /**
  * ferryJobDismiss:
  *
@@ -486,8 +459,10 @@ void
 ferryJobDismiss(ferryOp *op,
                 const char *jobname)
 {
-    if (ferryJobDismissOnce(op, jobname) < 0 && ferryJobDismissOnce(op, jobname) < 0)
-        VIR_DEBUG("no job to dismiss: %s", virGetLastErrorMessage());
+    qemuDomainObjEnterMonitor(op->vm);
+    if (qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname) < 0)
+        ignore_value(qemuMonitorJobDismiss(qemuDomainGetMonitor(op->vm), jobname));
+    qemuDomainObjExitMonitor(op->vm);
 
     virResetLastError();
 }
@@ -498,12 +473,9 @@ static void
 ferryJobCancel(ferryOp *op,
                const char *jobname)
 {
-    qemuMonitor *mon;
-
     qemuDomainObjEnterMonitor(op->vm);
-    mon = qemuDomainGetMonitor(op->vm);
-    if (qemuMonitorBlockJobCancel(mon, jobname, true) < 0)
-        ignore_value(qemuMonitorBlockJobCancel(mon, jobname, true));
+    if (qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, true) < 0)
+        ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, true));
     qemuDomainObjExitMonitor(op->vm);
 
     virResetLastError();

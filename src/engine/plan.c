@@ -71,6 +71,22 @@ ferryPlanReached(ferryOp *op,
 }
 
 
+/* Is one of the first @n steps of @plan its point of no return? */
+static bool
+ferryPlanReturnsWithin(const ferryPlan *plan,
+                       size_t n)
+{
+    size_t i;
+
+    for (i = 0; i < n; i++) {
+        if (ferryStepIsReturn(&plan->steps[i]))
+            return true;
+    }
+
+    return false;
+}
+
+
 /**
  * ferryPlanPastReturn:
  *
@@ -81,15 +97,7 @@ bool
 ferryPlanPastReturn(ferryOp *op,
                     const ferryPlan *plan)
 {
-    size_t done = *ferryPlanProgress(op, plan);
-    size_t i;
-
-    for (i = 0; i < done; i++) {
-        if (ferryStepIsReturn(&plan->steps[i]))
-            return true;
-    }
-
-    return false;
+    return ferryPlanReturnsWithin(plan, *ferryPlanProgress(op, plan));
 }
 
 
@@ -237,14 +245,11 @@ ferryPlanRunFrom(ferryOp *op,
         const ferryStep *step = &plan->steps[i];
         bool resumed = *progress > i;
         virErrorPtr err = NULL;
-        bool past;
         int rc;
 
-        *progress = i;
-        past = ferryPlanPastReturn(op, plan);
         *progress = i + 1;
 
-        if ((rc = ferryPlanTake(op, plan, step, past, resumed)) == 0)
+        if ((rc = ferryPlanTake(op, plan, step, ferryPlanReturnsWithin(plan, i), resumed)) == 0)
             continue;
 
         /* over: QEMU died while the step waited, and the operation was settled */

@@ -306,6 +306,18 @@ __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
 }
 
 
+/* Now it does say so: not without the disks, whatever came before. */
+int
+__wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
+                                  qemuMonitorMigrationStatus status)
+{
+    if (ferryMigrationMaySwitchOver() < 0)
+        return -1;
+
+    return __real_qemuMonitorMigrateContinue(mon, status);
+}
+
+
 /* Somebody waits for something about the domain to change; signalStop: for the
  * guest to stop, since its memory has arrived. */
 int
@@ -326,18 +338,6 @@ __wrap_qemuProcessCleanupMigrationJob(virQEMUDriver *driver,
 {
     if (vm->job->asyncOwner == 0 && !ferryOpFind(vm, FERRY_MIGRATION_NAME))
         __real_qemuProcessCleanupMigrationJob(driver, vm);
-}
-
-
-/* Now it does say so: not without the disks, whatever came before. */
-int
-__wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
-                                  qemuMonitorMigrationStatus status)
-{
-    if (ferryMigrationMaySwitchOver() < 0)
-        return -1;
-
-    return __real_qemuMonitorMigrateContinue(mon, status);
 }
 
 

@@ -367,11 +367,11 @@ ferryBackupStopped(ferryOp *op)
     if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
         ferryBackupUnfiles(op);
 
+    ferryOpEnd(op);
+
     if (op->vm && backup->result != FERRY_BACKUP_RESULT_NONE) {
         ferryBackupTellDisks(op);
         if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
             ferryBackupTellJob(op);
     }
-
-    ferryOpEnd(op);
 }

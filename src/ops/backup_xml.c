@@ -19,8 +19,8 @@
 #include "virerror.h"
 #include "virfile.h"
 #include "virlog.h"
-#include "virthread.h"
 #include "virstring.h"
+#include "virthread.h"
 #include "virutil.h"
 #include "virxml.h"
 

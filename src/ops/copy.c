@@ -367,20 +367,19 @@ static int
 ferryCopyCheckSize(ferryOp *op)
 {
     ferryCopy *copy = op->data;
-    unsigned long long source;
-    unsigned long long target;
+    unsigned long long sizes[2];
 
-    if (ferryNodeCapacity(op->vm, ferryCopyDisk(op)->src->nodeformat, &source) < 0 ||
-        ferryNodeCapacity(op->vm, copy->target->nodeformat, &target) < 0)
+    if (ferryNodeCapacities(op->vm, ferryCopyDisk(op)->src->nodeformat,
+                            copy->target->nodeformat, sizes) < 0)
         return -1;
 
-    if (source == target)
+    if (sizes[0] == sizes[1])
         return 0;
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("target '%s' has %llu bytes but disk '%s' of domain '%s' has %llu: %s"),
-                   NULLSTR(copy->target->path), target, copy->dst, op->vm->def->name, source,
-                   target < source ? _("use a larger target") :
+                   NULLSTR(copy->target->path), sizes[1], copy->dst, op->vm->def->name, sizes[0],
+                   sizes[1] < sizes[0] ? _("use a larger target") :
                                      _("give it a <slice> of the disk's size"));
     return -1;
 }

@@ -261,6 +261,38 @@ ferryPivotHappened(ferryOp *op,
 }
 
 
+/* A job that QEMU was not told to end waits for ever, and the guest with it: is told
+ * again as long as it waits, up to a few times. Returns -1 if it still does. */
+static int
+ferryPivotTellFinalize(ferryOp *op,
+                       const char *jobname)
+{
+    size_t i;
+
+    for (i = 0; i < FERRY_PIVOT_FINALIZE_TRIES; i++) {
+        g_auto(ferryJobInfo) info = { 0 };
+        int rc;
+
+        if (i > 0 && ferryOpSleep(op, 1000) < 0)
+            return -1;
+
+        /* whoever waits for it sees that */
+        if (!virDomainObjIsActive(op->vm))
+            return 0;
+
+        qemuDomainObjEnterMonitor(op->vm);
+        rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
+        qemuDomainObjExitMonitor(op->vm);
+
+        if (rc == 0 || ferryJobQuery(op, jobname, &info) < 0 ||
+            info.status != QEMU_MONITOR_JOB_STATUS_PENDING)
+            return 0;
+    }
+
+    return -1;
+}
+
+
 /* finalize: the point of no return; that this step was begun is on the disk */
 static int
 ferryPivotFinalize(ferryOp *op)
@@ -268,24 +300,12 @@ ferryPivotFinalize(ferryOp *op)
     ferryCopy *copy = op->data;
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
-    int tries = FERRY_PIVOT_FINALIZE_TRIES;
-    int rc;
 
     /* The reply says little: a job may be finalized and fail, or the reply be
      * lost, or this be the second try. How the job ended counts, and where the
-     * disk is. Only a job that QEMU was not told to end waits for ever, and the
-     * guest with it. */
-    do {
-        if (tries < FERRY_PIVOT_FINALIZE_TRIES && ferryOpSleep(op, 1000) < 0)
-            return FERRY_STEP_UNKNOWN;
-
-        qemuDomainObjEnterMonitor(op->vm);
-        rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
-        qemuDomainObjExitMonitor(op->vm);
-    } while (rc < 0 && --tries > 0 && virDomainObjIsActive(op->vm) && ferryJobQuery(op, jobname, &info) == 0 &&
-             info.status == QEMU_MONITOR_JOB_STATUS_PENDING);
-
-    if (tries == 0 || ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+     * disk is. */
+    if (ferryPivotTellFinalize(op, jobname) < 0 ||
+        ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
         return FERRY_STEP_UNKNOWN;
 
     switch (ferryPivotHappened(op, &info)) {

@@ -334,12 +334,12 @@ ferryCopyStopped(ferryOp *op)
         ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
     }
 
-    if (disk) {
-        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-                           forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
-        if (disk->mirror == copy->target)
-            g_clear_pointer(&disk->mirror, virObjectUnref);
-    }
+    if (disk && disk->mirror == copy->target)
+        g_clear_pointer(&disk->mirror, virObjectUnref);
 
     ferryOpEnd(op);
+
+    if (disk)
+        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                           forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
 }

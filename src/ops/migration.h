@@ -144,8 +144,9 @@ void ferryMigrationFree(void *data);
 virStorageSource *ferryMigrationTargetNew(const char *dst);
 
 /* migration_ready.c */
-bool ferryMigrationHasStopped(ferryOp *op,
-                              GPtrArray *jobs);
+char *ferryMigrationFindStopped(ferryOp *op,
+                                GPtrArray *jobs,
+                                bool resume);
 int ferryMigrationCheckRunning(ferryOp *op,
                                GPtrArray *jobs);
 int ferryMigrationAwaitReady(ferryOp *op);

@@ -104,9 +104,15 @@ ferryMigrationMayBeStopped(GPtrArray *jobs)
 }
 
 
-/* Looks for mirrors that QEMU has stopped. @resume: lets them try again, whereupon
- * QEMU connects anew. Returns the name of one, or NULL. */
-static char *
+/**
+ * ferryMigrationFindStopped:
+ * @jobs: all mirrors
+ * @resume: let those try again, whereupon QEMU connects anew
+ *
+ * Looks for mirrors that QEMU has stopped since they could not write. Returns the
+ * disk of one, or NULL; reports no error.
+ */
+char *
 ferryMigrationFindStopped(ferryOp *op,
                           GPtrArray *jobs,
                           bool resume)
@@ -240,8 +246,11 @@ ferryMigrationMoved(GPtrArray *jobs,
     readiness->stopped = stopped;
     readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
 
-    if (ended || readiness->gone || readiness->stopped)
-        return ended || readiness->gone;
+    if (ended || readiness->gone)
+        return true;
+
+    if (readiness->stopped)
+        return false;
 
     return readiness->level ? ferryMigrationIsLevel(readiness, jobs) :
                               readiness->ready > readiness->known;
@@ -292,22 +301,6 @@ ferryMigrationCheckJobs(ferryOp *op,
     }
 
     return 0;
-}
-
-
-/**
- * ferryMigrationHasStopped:
- * @jobs: all mirrors
- *
- * Returns true when QEMU has stopped one since it could not write.
- */
-bool
-ferryMigrationHasStopped(ferryOp *op,
-                         GPtrArray *jobs)
-{
-    g_autofree char *stopped = ferryMigrationFindStopped(op, jobs, false);
-
-    return stopped;
 }
 
 

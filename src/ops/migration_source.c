@@ -180,20 +180,19 @@ static int
 ferryMigrationCheckSize(ferryOp *op,
                         ferryMigrationDisk *disk)
 {
-    unsigned long long source;
-    unsigned long long target;
+    unsigned long long sizes[2];
 
-    if (ferryNodeCapacity(op->vm, ferryMigrationDomainDisk(op, disk)->src->nodeformat, &source) < 0 ||
-        ferryNodeCapacity(op->vm, disk->target->nodestorage, &target) < 0)
+    if (ferryNodeCapacities(op->vm, ferryMigrationDomainDisk(op, disk)->src->nodeformat,
+                            disk->target->nodestorage, sizes) < 0)
         return -1;
 
-    if (source == target)
+    if (sizes[0] == sizes[1])
         return 0;
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("disk '%s' of domain '%s' has %llu bytes, but its image at the "
                      "destination has %llu: remove that one, or give it the disk's size"),
-                   disk->dst, op->vm->def->name, source, target);
+                   disk->dst, op->vm->def->name, sizes[0], sizes[1]);
     return -1;
 }
 
@@ -273,16 +272,21 @@ static bool
 ferryMigrationFinished(GPtrArray *jobs,
                        void *opaque)
 {
+    g_autofree char *stopped = NULL;
     size_t i;
 
     for (i = 0; i < jobs->len; i++) {
         qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
 
         if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-            return ferryMigrationHasStopped(opaque, jobs);
+            break;
     }
 
-    return true;
+    if (i == jobs->len)
+        return true;
+
+    stopped = ferryMigrationFindStopped(opaque, jobs, false);
+    return stopped;
 }
 
 
@@ -470,14 +474,14 @@ ferryMigrationJobChanged(ferryOp *op)
 void
 ferryMigrationAbort(virDomainObj *vm)
 {
-    g_autoptr(ferryOp) op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+    ferryOp *found = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+    g_autoptr(ferryOp) op = NULL;
 
-    if (op)
-        ferryOpRef(op);
-
-    if (!op || !ferryPlanDone(op, &ferryMigrationStoragePlan) ||
-        *ferryPlanProgress(op, &ferryMigrationFinishPlan) > 1)
+    if (!found || !ferryPlanDone(found, &ferryMigrationStoragePlan) ||
+        ferryPlanReached(found, &ferryMigrationFinishPlan, "disconnect"))
         return;
+
+    op = ferryOpRef(found);
 
     if (virDomainObjBeginJob(vm, VIR_JOB_ABORT) == 0) {
         if (!op->over && virDomainObjIsActive(vm)) {
