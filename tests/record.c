@@ -6,7 +6,9 @@
  *
  * Loaded with LD_PRELOAD between the driver and its monitor. Every command and
  * its reply go to the file that FERRY_RECORD names, as the tests' canned files
- * have them: blocks of JSON with an empty line between.
+ * have them: blocks of JSON with an empty line between. With FERRY_RECORD_STEPS
+ * set only what steps of plans send: during a migration the stock driver and
+ * Ferry take turns, and only Ferry is replayed.
  */
 
 #include <config.h>
@@ -15,7 +17,11 @@
 
 #define LIBVIRT_QEMU_MONITOR_PRIV_H_ALLOW
 #include "qemu/qemu_monitor_priv.h"
+#include "engine/op.h"
 #include "virjson.h"
+
+/* Does this thread run or undo a step? */
+static __thread bool recordInStep;
 
 
 /* The driver's own, which ours stands in front of. */
@@ -54,6 +60,9 @@ qemuMonitorSend(qemuMonitor *mon,
     int rc = recordReal()(mon, msg);
     FILE *file;
 
+    if (!recordInStep && g_getenv("FERRY_RECORD_STEPS"))
+        return rc;
+
     if (rc == 0 && msg->rxObject && path && (file = fopen(path, "a"))) {
         g_autofree char *reply = virJSONValueToString(msg->rxObject, false);
 
@@ -63,4 +72,31 @@ qemuMonitorSend(qemuMonitor *mon,
     }
 
     return rc;
+}
+
+
+int
+ferryStepRun(ferryOp *op,
+             const ferryPlan *plan G_GNUC_UNUSED,
+             const ferryStep *step)
+{
+    int rc;
+
+    recordInStep = true;
+    rc = step->run(op);
+    recordInStep = false;
+
+    return rc;
+}
+
+
+void
+ferryStepUndo(ferryOp *op,
+              const ferryPlan *plan G_GNUC_UNUSED,
+              const ferryStep *step)
+{
+    recordInStep = true;
+    if (step->undo)
+        step->undo(op);
+    recordInStep = false;
 }

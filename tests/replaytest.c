@@ -21,6 +21,7 @@
 #include "ops/backup.h"
 #include "ops/checkpoint.h"
 #include "ops/copy.h"
+#include "ops/migration.h"
 #include "ops/quiesce.h"
 #include "qemu/qemu_domainjob.h"
 #include "qemumonitortestutils.h"
@@ -40,8 +41,16 @@ static const ferryOpClass *const replayClasses[] = {
     &ferryBackupClass,
     &ferryCheckpointClass,
     &ferryThawClass,
+    &ferryMigrationClass,
+    &ferryIncomingClass,
     NULL,
 };
+
+/* What becomes of a migration whose disks are the same on both sides. */
+typedef enum {
+    REPLAY_END_ARRIVED,
+    REPLAY_END_ABORT,
+} replayEndType;
 
 typedef struct _replayCase replayCase;
 struct _replayCase {
@@ -52,6 +61,7 @@ struct _replayCase {
     unsigned int flags;
     bool left;              /* is there an operation afterwards? */
     const char *source;     /* what the disk uses afterwards */
+    replayEndType end;
     const char *qemu;
 };
 
@@ -216,6 +226,125 @@ replayCheckpointDelete(const replayCase *c,
 }
 
 
+/* @host: of the recorded destination, or where to listen in its stead. */
+static ferryMigrationRequest
+replayMigrationRequest(const char *host)
+{
+    return (ferryMigrationRequest) {
+        .flags = VIR_MIGRATE_LIVE | VIR_MIGRATE_NON_SHARED_DISK,
+        .address = {
+            .transport = VIR_STORAGE_NET_HOST_TRANS_TCP,
+            .name = (char *) host,
+            .port = 10809,
+        },
+        .numeric = (char *) "10.88.0.2",
+    };
+}
+
+
+/* What the stock driver's perform phase calls, while the memory moves as @vm says. */
+static int
+replayPerform(const replayCase *c,
+              virDomainObj *vm)
+{
+    g_autoptr(qemuMigrationParams) params = qemuMigrationParamsNew();
+
+    if (ferryMigrationCopyStorage(vm, params) < 0)
+        return -1;
+
+    if (c->end == REPLAY_END_ABORT) {
+        virReportError(VIR_ERR_OPERATION_ABORTED, "%s", "job 'migration out' canceled by client");
+        ferryMigrationGiveUp(vm);
+        return -1;
+    }
+
+    vm->job->current->status = VIR_DOMAIN_JOB_STATUS_PAUSED;
+    virDomainObjSetState(vm, VIR_DOMAIN_PAUSED, VIR_DOMAIN_PAUSED_MIGRATION);
+
+    /* the first is a question */
+    if (ferryMigrationSwitchOver(vm) < 0 || ferryMigrationSwitchOver(vm) < 0)
+        return -1;
+
+    return ferryMigrationMaySwitchOver();
+}
+
+
+/* As the stock driver does: ours is let in. */
+static int
+replayBeginMigrationJob(virDomainObj *vm,
+                        virDomainAsyncJob job,
+                        virDomainJobOperation operation)
+{
+    if (virDomainObjBeginAsyncJob(vm, job, operation, 0) < 0)
+        return -1;
+
+    qemuDomainObjSetAsyncJobMask(vm, JOB_MASK(VIR_JOB_MODIFY_MIGRATION_SAFE));
+    return 0;
+}
+
+
+static int
+replayMigrateOut(const replayCase *c,
+                 virDomainObj *vm)
+{
+    ferryMigrationRequest req = replayMigrationRequest("ferry-b");
+    int rc;
+
+    if (replayBeginMigrationJob(vm, VIR_ASYNC_JOB_MIGRATION_OUT,
+                                VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT) < 0)
+        return -1;
+
+    if (c->end == REPLAY_END_ABORT)
+        QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth = 1;
+
+    ferryMigrationPerformBegin(&req);
+    rc = ferryMigrationPerformEnd(replayPerform(c, vm));
+    virDomainObjEndAsyncJob(vm);
+    return rc;
+}
+
+
+/* prepare and finish phase */
+static int
+replayMigrateIn(const replayCase *c G_GNUC_UNUSED,
+                virDomainObj *vm)
+{
+    ferryMigrationRequest req = replayMigrationRequest("127.0.0.1");
+    /* the stock driver's */
+    g_autofree char *cookie = g_strdup("<qemu-migration/>");
+    int len = strlen(cookie) + 1;
+    int rc = -1;
+    g_autoptr(ferryOp) op = NULL;
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        if (virFileTouch(vm->def->disks[i]->src->path, 0600) < 0)
+            return -1;
+    }
+
+    if (!(req.disks = virHashNew(NULL)) ||
+        replayBeginMigrationJob(vm, VIR_ASYNC_JOB_MIGRATION_IN,
+                                VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN) < 0)
+        goto cleanup;
+
+    ferryIncomingPrepareBegin(&req);
+    if (ferryIncomingCreateImages(vm) == 0)
+        rc = ferryIncomingServe(vm);
+    rc = ferryIncomingPrepareEnd(rc, &cookie, &len);
+
+    if (rc == 0) {
+        op = ferryOpRef(ferryIncomingFind(vm));
+        if ((rc = ferryIncomingClose(op)) == 0)
+            ferryIncomingArrived(op, vm);
+    }
+
+    virDomainObjEndAsyncJob(vm);
+ cleanup:
+    g_clear_pointer(&req.disks, g_hash_table_unref);
+    return rc;
+}
+
+
 /* "ok", or the error as python-libvirt shows it, which record-replies wrote. */
 static int
 replayCompareResult(const replayCase *c,
@@ -316,6 +445,7 @@ replayTest(const void *opaque)
     "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x'>" \
     "<host transport='unix' socket='" REPLAY_FOLDER "/nobody'/></source></disk>"
 #define SOURCE REPLAY_FOLDER "/source"
+#define VDA REPLAY_FOLDER "/vda"
 
 #define BACKUP(what, extra, names) \
     "<domainbackup mode='" what "'>" extra "<disks>" names "</disks></domainbackup>"
@@ -351,6 +481,10 @@ static const replayCase replayCases[] = {
     { "backup-abort-pull", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "checkpoint-create", replayCheckpointCreate, NULL, CHECKPOINT("c1"), 0, false, SOURCE },
     { "checkpoint-delete", replayCheckpointDelete, NULL, NULL, 0, false, SOURCE },
+    { "migrate-source", replayMigrateOut, NULL, NULL, 0, false, VDA },
+    { "migrate-destination", replayMigrateIn, NULL, NULL, 0, false, VDA },
+    { "migrate-size-source", replayMigrateOut, NULL, NULL, 0, false, VDA },
+    { "migrate-abort-source", replayMigrateOut, NULL, NULL, 0, false, VDA, REPLAY_END_ABORT },
 };
 
 

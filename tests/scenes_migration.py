@@ -32,11 +32,8 @@ DISKS = {'vda': 'qcow2', 'vdb': 'raw'}
 class Machine(twohosts.Machine):
     """A host whose daemon can be broken."""
 
-    def inside(self, *args):
-        if args[0] == 'libvirtd':
-            # not for all that the test runs there
-            args = ('env', f'LD_PRELOAD={faultmatrix.PRELOAD}', f'FERRY_FAULT_FILE={self.fault_file()}', *args)
-        return super().inside(*args)
+    def daemon_env(self):
+        return {'LD_PRELOAD': faultmatrix.PRELOAD, 'FERRY_FAULT_FILE': self.fault_file()}
 
     def fault_file(self):
         return os.path.join(self.dir, 'fault')
@@ -51,10 +48,6 @@ class Machine(twohosts.Machine):
         while self.daemon.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         return self.daemon.poll() is not None
-
-
-# Pair makes its hosts of this
-twohosts.Machine = Machine
 
 
 class Storage:
@@ -83,7 +76,7 @@ class Bench:
     """Two hosts, and the domain that is to go from one to the other."""
 
     def __init__(self):
-        self.pair = twohosts.Pair('ferry', 'ferry')
+        self.pair = twohosts.Pair(machine=Machine)
         self.a, self.b = self.pair.machines
         self.paths = {'vda': self.pair.image('vda.qcow2'), 'vdb': self.pair.image('vdb.raw')}
         for target, fmt in DISKS.items():

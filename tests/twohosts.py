@@ -211,6 +211,10 @@ class Machine:
 
     # Its files, its processes
 
+    def daemon_env(self):
+        """What the daemon finds in its environment, and nothing else that runs here."""
+        return {}
+
     def inside(self, *args):
         """A command line that runs in the host."""
         return ['nsenter', '-t', str(self.space.pid), '-m', '-n', '-u', *[str(a) for a in args]]
@@ -255,9 +259,10 @@ class Machine:
 
     def start(self):
         env = dict(os.environ, LIBVIRT_DRIVER_DIR=os.path.join(self.dir, 'modules'), LC_ALL='C.UTF-8')
-        self.daemon = subprocess.Popen(self.inside('libvirtd', '--listen'), env=env, stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                       preexec_fn=die_with_parent)
+        extra = [f'{name}={value}' for name, value in self.daemon_env().items()]
+        self.daemon = subprocess.Popen(self.inside('env', *extra, 'libvirtd', '--listen'), env=env,
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)
 
         def answers():
             check(self.daemon.poll() is None, f'libvirtd ended: see {self.log}')
@@ -471,7 +476,7 @@ class Pair:
     """The two hosts, a and b, and the cable between them. Use as a context
     manager."""
 
-    def __init__(self, driver_a='ferry', driver_b='ferry'):
+    def __init__(self, driver_a='ferry', driver_b='ferry', machine=Machine):
         ferrytest.adopt_qemus()
         self.drivers = driver_a, driver_b
         self.dir = tempfile.mkdtemp(prefix='ferry-two-', dir=os.environ.get('FERRY_TMP', '/var/tmp'))
@@ -485,7 +490,7 @@ class Pair:
         self.machines = []
         try:
             for name, driver, address in ('a', driver_a, '10.88.0.1'), ('b', driver_b, '10.88.0.2'):
-                self.machines.append(Machine(self, name, driver, address))
+                self.machines.append(machine(self, name, driver, address))
             self.a, self.b = self.machines
             # both ends are made inside: the machine's own network never sees them
             self.a.run('ip', 'link', 'add', 'cable', 'type', 'veth', 'peer', 'name', 'cable',

@@ -166,6 +166,7 @@ void
 ferryOpEnd(ferryOp *op)
 {
     virDomainObj *vm = op->vm;
+    bool durable = op->durable;
     virErrorPtr err = NULL;
     GPtrArray *ops;
 
@@ -176,7 +177,7 @@ ferryOpEnd(ferryOp *op)
 
     /* what has ended well must not be taken back when the power is */
     virErrorPreserveLast(&err);
-    if (ferryJournalWrite(vm, op->durable) < 0)
+    if (ferryJournalWrite(vm, durable) < 0)
         VIR_WARN("journal of domain '%s' not updated: %s",
                  vm->def->name, virGetLastErrorMessage());
     virErrorRestore(&err);
