@@ -28,9 +28,9 @@ class Machine(twohosts.Machine):
     def record(self):
         return os.path.join(self.dir, 'record')
 
-    def daemon_env(self):
-        return {'LD_PRELOAD': os.path.join(BUILD, 'meson', 'tests', 'libferryrecord.so'),
-                'FERRY_RECORD': self.record(), 'FERRY_RECORD_STEPS': '1'}
+    def daemon_command(self):
+        return ['env', f'LD_PRELOAD={os.path.join(BUILD, "meson", "tests", "libferryrecord.so")}',
+                f'FERRY_RECORD={self.record()}', 'FERRY_RECORD_STEPS=1', *super().daemon_command()]
 
     def own(self, folder):
         """The host has a folder of that name for itself."""

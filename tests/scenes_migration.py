@@ -32,8 +32,9 @@ DISKS = {'vda': 'qcow2', 'vdb': 'raw'}
 class Machine(twohosts.Machine):
     """A host whose daemon can be broken."""
 
-    def daemon_env(self):
-        return {'LD_PRELOAD': faultmatrix.PRELOAD, 'FERRY_FAULT_FILE': self.fault_file()}
+    def daemon_command(self):
+        return ['env', f'LD_PRELOAD={faultmatrix.PRELOAD}', f'FERRY_FAULT_FILE={self.fault_file()}',
+                *super().daemon_command()]
 
     def fault_file(self):
         return os.path.join(self.dir, 'fault')

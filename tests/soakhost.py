@@ -25,11 +25,12 @@ class Host(Machine):
     sanitizer with which the module was built: not LD_PRELOAD, since libvirtd hands
     that on to QEMU."""
 
-    def inside(self, *args):
+    def daemon_command(self):
+        command = super().daemon_command()
         preload = os.environ.get('FERRY_DAEMON_PRELOAD')
-        if args[0] == 'libvirtd' and preload:
-            args = ['/lib64/ld-linux-x86-64.so.2', '--preload', preload, '/usr/sbin/libvirtd', *args[1:]]
-        return super().inside(*args)
+        if preload:
+            command[:1] = ['/lib64/ld-linux-x86-64.so.2', '--preload', preload, '/usr/sbin/libvirtd']
+        return command
 
 
 class Solo(Pair):

@@ -211,9 +211,8 @@ class Machine:
 
     # Its files, its processes
 
-    def daemon_env(self):
-        """What the daemon finds in its environment, and nothing else that runs here."""
-        return {}
+    def daemon_command(self):
+        return ['libvirtd', '--listen']
 
     def inside(self, *args):
         """A command line that runs in the host."""
@@ -259,10 +258,9 @@ class Machine:
 
     def start(self):
         env = dict(os.environ, LIBVIRT_DRIVER_DIR=os.path.join(self.dir, 'modules'), LC_ALL='C.UTF-8')
-        extra = [f'{name}={value}' for name, value in self.daemon_env().items()]
-        self.daemon = subprocess.Popen(self.inside('env', *extra, 'libvirtd', '--listen'), env=env,
-                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                       stderr=subprocess.DEVNULL, preexec_fn=die_with_parent)
+        self.daemon = subprocess.Popen(self.inside(*self.daemon_command()), env=env, stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                       preexec_fn=die_with_parent)
 
         def answers():
             check(self.daemon.poll() is None, f'libvirtd ended: see {self.log}')
