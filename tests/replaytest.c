@@ -238,6 +238,7 @@ replayMigrationRequest(const char *host)
             .port = 10809,
         },
         .numeric = (char *) "10.88.0.2",
+        .nodelay = true,
     };
 }
 

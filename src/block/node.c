@@ -463,30 +463,34 @@ ferryNodeIsDirect(virStorageSource *src)
  * @direct: bypass the page cache; or be as @disk says
  *
  * Changes the cache mode of @src in QEMU for a while, where that makes sense and
- * the storage can. Reports no error.
+ * the storage can. Reports no error. Returns true when QEMU bypasses the page cache
+ * now.
  */
-void
+bool
 ferryNodeBypassCache(virDomainObj *vm,
                      virDomainDiskDef *disk,
                      virStorageSource *src,
                      bool direct)
 {
+    int rc;
+
     /* a reconnecting driver does not fill these in */
     src->cachemode = disk->cachemode;
     src->iomode = disk->iomode;
 
     if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
-        return;
+        return ferryNodeIsDirect(src);
 
     if (direct)
         src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
 
     /* not every file system can bypass it; all can go back */
-    if (ferryNodeReopenStorage(vm, src) < 0 &&
+    if ((rc = ferryNodeReopenStorage(vm, src)) < 0 &&
         (direct || ferryNodeReopenStorage(vm, src) < 0)) {
         VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
         virResetLastError();
     }
 
     src->cachemode = disk->cachemode;
+    return direct && rc == 0;
 }

@@ -40,7 +40,7 @@ int ferryNodeCapacities(virDomainObj *vm,
                         const char *target,
                         unsigned long long sizes[2]);
 bool ferryNodeIsDirect(virStorageSource *src);
-void ferryNodeBypassCache(virDomainObj *vm,
+bool ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,
                           virStorageSource *src,
                           bool direct);

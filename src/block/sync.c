@@ -85,15 +85,21 @@ ferrySyncRun(void *opaque)
  * ferrySyncStart:
  * @paths: of files and block devices; taken over
  *
- * Starts to write them out again and again. Returns NULL when that is not
- * possible: it only saves time.
+ * Starts to write them out again and again. Returns NULL when there are none, and
+ * when that is not possible: it only saves time.
  */
 ferrySync *
 ferrySyncStart(char **paths)
 {
-    ferrySync *sync = g_new0(ferrySync, 1);
+    ferrySync *sync;
     virThread thread;
 
+    if (!*paths) {
+        g_strfreev(paths);
+        return NULL;
+    }
+
+    sync = g_new0(ferrySync, 1);
     sync->refs = 2;
     sync->paths = paths;
     g_mutex_init(&sync->lock);

@@ -24,6 +24,7 @@ struct _ferryMigrationRequest {
     char **checkpoints;     /* out of it: documents, parents first; NULL for none */
     virStorageNetHostDef address; /* of the NBD server */
     char *numeric;          /* its host as a number; NULL: not known */
+    bool nodelay;           /* it answers over TCP at once */
 };
 
 /* What the source's cookie says of a disk. */
@@ -51,6 +52,7 @@ struct _ferryMigration {
     bool shallow;                 /* the backing images are there already */
     bool synchronous;
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
+    unsigned long long bufSize;   /* bytes in flight, likewise */
     virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
     bool lost;                    /* peer to peer: the other driver */
     bool aborted;                 /* a client wants no more of it */
@@ -61,12 +63,13 @@ extern const ferryOpClass ferryMigrationClass;
 extern const ferryPlan ferryMigrationStoragePlan;
 extern const ferryPlan ferryMigrationFinishPlan;
 
-/* A disk at the destination. All of it goes into the journal. */
+/* A disk at the destination. Name, image and origin go into the journal. */
 typedef struct _ferryIncomingDisk ferryIncomingDisk;
 struct _ferryIncomingDisk {
     char *dst;
     virStorageSource *image;
     ferryImageOrigin origin;  /* what was where the image is */
+    bool direct;              /* what arrives goes past the page cache */
 };
 
 /* The destination's part. */
@@ -83,7 +86,7 @@ struct _ferryIncoming {
     char *bitmaps;            /* answer to the source: those that are accepted */
     char **checkpoints;       /* to be defined when the guest is here */
     ferryExportServer server;
-    ferrySync *sync;          /* writes out what the source sends */
+    ferrySync *sync;          /* writes out what arrives in the page cache */
     const ferryMigrationRequest *req; /* borrowed, while the call runs */
 };
 

@@ -107,8 +107,8 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
 
 /**
  * ferryMigrationCookieRead:
- * @req: its disks are set, to NULL when the other host says nothing of NBD; and
- *       its port, unless it has one
+ * @req: its disks are set, to NULL when the other host says nothing of NBD; its
+ *       port, unless it has one; and how that host answers
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -120,6 +120,7 @@ ferryMigrationCookieRead(const char *cookie,
     g_autoptr(xmlDoc) doc = NULL;
     g_autoptr(xmlXPathContext) ctxt = NULL;
     g_autofree xmlNodePtr *nodes = NULL;
+    g_autofree char *nodelay = NULL;
     xmlNodePtr nbd;
     unsigned int port = 0;
     int n;
@@ -148,6 +149,9 @@ ferryMigrationCookieRead(const char *cookie,
         if (ferryMigrationCookieReadDisk(nodes[i], req->disks) < 0)
             return -1;
     }
+
+    nodelay = virXMLPropString(nbd, "nodelay");
+    req->nodelay = STREQ_NULLABLE(nodelay, "yes");
 
     if (req->address.port == 0)
         req->address.port = port;
@@ -292,6 +296,7 @@ ferryMigrationCookieAnswer(char **cookie,
         g_autofree char *text = g_strdup_printf("%u", port);
 
         xmlSetProp(nbd, BAD_CAST "port", BAD_CAST text);
+        xmlSetProp(nbd, BAD_CAST "nodelay", BAD_CAST "yes");
     }
 
     if (extra) {

@@ -20,6 +20,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "block/source.h"
 #include "ops/migration.h"
 #include "qemu/qemu_alias.h"
@@ -138,6 +139,41 @@ const ferryPlan ferryIncomingImagesPlan = {
 };
 
 
+/* cache, restore: to write past the page cache costs less of the CPU, leaves what is
+ * in it, and has nothing to be written out when the guest is paused. A QEMU whose
+ * exports fail is ended: there is nothing to undo. */
+static int
+ferryIncomingCacheOff(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
+
+        incoming->disks[i].direct = ferryNodeBypassCache(op->vm, disk, disk->src, true);
+    }
+
+    return 0;
+}
+
+
+static int
+ferryIncomingRestoreCache(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
+
+        ferryNodeBypassCache(op->vm, disk, disk->src, false);
+    }
+
+    return 0;
+}
+
+
 /* server: every image, before anybody gets in */
 static int
 ferryIncomingReservePort(ferryOp *op)
@@ -168,7 +204,7 @@ ferryIncomingFiles(ferryIncoming *incoming)
     for (i = 0; i < incoming->ndisks; i++) {
         virStorageSource *image = incoming->disks[i].image;
 
-        if (virStorageSourceIsLocalStorage(image) && image->path)
+        if (!incoming->disks[i].direct && virStorageSourceIsLocalStorage(image) && image->path)
             g_ptr_array_add(paths, g_strdup(image->path));
     }
 
@@ -221,7 +257,7 @@ ferryIncomingRelease(ferryIncoming *incoming)
 }
 
 
-/* close, keep: the source has written all there is. Who can still write to the
+/* close, restore, keep: the source has written all there is. Who can still write to the
  * images from outside must not find a guest on them. */
 static int
 ferryIncomingCloseServer(ferryOp *op)
@@ -245,6 +281,7 @@ ferryIncomingUnserve(ferryOp *op)
 
 
 static const ferryStep ferryIncomingServeSteps[] = {
+    { .name = "cache", .run = ferryIncomingCacheOff },
     { .name = "server", .run = ferryIncomingRunServer, .undo = ferryIncomingUnserve },
     { 0 },
 };
@@ -262,6 +299,7 @@ ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
 
 static const ferryStep ferryIncomingFinishSteps[] = {
     { .name = "close", .run = ferryIncomingCloseServer },
+    { .name = "restore", .run = ferryIncomingRestoreCache },
     { .name = "keep", .run = ferryIncomingKeep, .durable = true },
     { 0 },
 };

@@ -22,6 +22,12 @@
 
 VIR_LOG_INIT("ferry.migration");
 
+/* Data in flight over all mirrors. QEMU gives the memory back while the guest waits, 6
+ * ms for 64 MiB, so it is no more than what keeps the connections busy; which takes
+ * twice as much over TCP to a server that waits before it sends an answer. */
+#define FERRY_MIGRATION_BUF_SIZE (32ULL * 1024 * 1024)
+#define FERRY_MIGRATION_BUF_SIZE_DELAYED (64ULL * 1024 * 1024)
+
 /* The perform phase that this thread is in, if any. */
 typedef struct {
     const ferryMigrationRequest *req;
@@ -95,6 +101,8 @@ ferryMigrationPrepare(virDomainObj *vm,
     migration->synchronous = req->flags & VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES;
     if (QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth < QEMU_DOMAIN_MIG_BANDWIDTH_MAX)
         migration->bandwidth = (unsigned long long) QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth << 20;
+    migration->bufSize = req->nodelay || req->address.transport == VIR_STORAGE_NET_HOST_TRANS_UNIX ?
+                         FERRY_MIGRATION_BUF_SIZE : FERRY_MIGRATION_BUF_SIZE_DELAYED;
     migration->disks = g_new0(ferryMigrationDisk, vm->def->ndisks);
 
     for (i = 0; i < vm->def->ndisks; i++) {

@@ -42,11 +42,8 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* Data in flight over all mirrors. QEMU's own 16 MiB starve a TCP connection, 32
- * still do; more than this gains nothing, and QEMU gives the memory back while
- * the guest waits. */
-#define FERRY_MIGRATION_BUF_SIZE (64ULL * 1024 * 1024)
-#define FERRY_MIGRATION_BUF_SIZE_MIN (16ULL * 1024 * 1024)
+/* QEMU's own buffer for a mirror is of 16 MiB; less for each of many is enough. */
+#define FERRY_MIGRATION_BUF_SIZE_MIN (4ULL * 1024 * 1024)
 
 /* What the mirrors still have to do while the guest is paused is little. It
  * must not wait for a network that is away just then. */
@@ -210,8 +207,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
         .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
         .synchronous = migration->synchronous,
         .bandwidth = migration->bandwidth / migration->ndisks,
-        .bufSize = MAX(FERRY_MIGRATION_BUF_SIZE / migration->ndisks,
-                       FERRY_MIGRATION_BUF_SIZE_MIN),
+        .bufSize = MAX(migration->bufSize / migration->ndisks, FERRY_MIGRATION_BUF_SIZE_MIN),
         .patient = true,
     };
 
