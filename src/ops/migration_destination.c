@@ -142,8 +142,9 @@ const ferryPlan ferryIncomingImagesPlan = {
 /* cache, restore: to write past the page cache costs less of the CPU, leaves what is
  * in it, and has nothing to be written out when the guest is paused. A QEMU whose
  * exports fail is ended: there is nothing to undo. */
-static int
-ferryIncomingCacheOff(ferryOp *op)
+static void
+ferryIncomingSetCache(ferryOp *op,
+                      bool direct)
 {
     ferryIncoming *incoming = op->data;
     size_t i;
@@ -151,9 +152,16 @@ ferryIncomingCacheOff(ferryOp *op)
     for (i = 0; i < incoming->ndisks; i++) {
         virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
 
-        incoming->disks[i].direct = ferryNodeBypassCache(op->vm, disk, disk->src, true);
+        if (direct || incoming->disks[i].direct)
+            incoming->disks[i].direct = ferryNodeBypassCache(op->vm, disk, disk->src, direct);
     }
+}
 
+
+static int
+ferryIncomingCacheOff(ferryOp *op)
+{
+    ferryIncomingSetCache(op, true);
     return 0;
 }
 
@@ -161,15 +169,7 @@ ferryIncomingCacheOff(ferryOp *op)
 static int
 ferryIncomingRestoreCache(ferryOp *op)
 {
-    ferryIncoming *incoming = op->data;
-    size_t i;
-
-    for (i = 0; i < incoming->ndisks; i++) {
-        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
-
-        ferryNodeBypassCache(op->vm, disk, disk->src, false);
-    }
-
+    ferryIncomingSetCache(op, false);
     return 0;
 }
 
