@@ -22,7 +22,7 @@ import subprocess
 import sys
 
 import plans
-from ferrytest import DRIVER_DIR, check
+from ferrytest import DRIVER_DIR, check, where
 
 # A step, or one command of those that it sends: their number is known when it was
 # seen without a fault.
@@ -287,6 +287,15 @@ def work(walks):
             walk.close()
 
 
+def keep(walk, case):
+    """What a case that failed left behind, its logs above all, is there to be looked at."""
+    kept = os.path.join(os.environ.get('FERRY_TMP', '/var/tmp'), f'ferry-crash-{case.number}')
+    shutil.rmtree(kept, ignore_errors=True)
+    # what ends just now need not be copied
+    subprocess.run(['cp', '-a', walk.folder(), kept], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return f'; files kept in {kept}'
+
+
 def one(case, made):
     """Tries it, for the line that answers. made: what tries cases, by its class"""
     signal.alarm(PATIENCE)
@@ -296,9 +305,11 @@ def one(case, made):
         return walk.case(case), ''
     except Exception as e:  # a case may fail in any way
         signal.alarm(0)
+        kept = ''
         if walk:
+            kept = keep(walk, case)
             walk.clear()
-        return False, f'{type(e).__name__}: {e}'
+        return False, f'{type(e).__name__}: {e} ({where(e)}){kept}'
     finally:
         signal.alarm(0)
 

@@ -240,6 +240,9 @@ class Walk:
         self.bench.session.close()
         self.host.close()
 
+    def folder(self):
+        return self.host.dir
+
     def clear(self):
         """A case that went wrong must not disturb the next one."""
         self.bench.session.kill()

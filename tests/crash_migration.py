@@ -4,12 +4,13 @@ Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import contextlib
 import os
 
 import crash
 import plans
 import scenes_migration
-from ferrytest import CHUNK, DRIVER_DIR, LibvirtError, check, image_content, wait_for
+from ferrytest import CHUNK, DRIVER_DIR, Failed, LibvirtError, check, image_content, wait_for
 from scenes_migration import DISKS, NAME
 
 ROWS = {'migration': 'migration source', 'incoming': 'migration destination'}
@@ -37,6 +38,9 @@ class Walk:
         self.bench = None
         self.last = {plan: steps[-1][0] for _, plan, steps in plans.plans(DRIVER_DIR)}
         self.references = {}
+
+    def folder(self):
+        return self.bench.pair.dir if self.bench else '/nonexistent'
 
     def clear(self):
         """A guest may be anywhere."""
@@ -164,7 +168,10 @@ class Walk:
         bench = self.bench
         here = wait_for(self.whereabouts, 30, 0.2, 'the guest to run')
         bench.write(here, 0x51, 5 * CHUNK)
-        here.call(NAME, 'destroy')
+        # a daemon that is just getting to know its domains says that it does not run, having ended it
+        with contextlib.suppress(LibvirtError):
+            here.call(NAME, 'destroy')
+        wait_for(lambda: not here.qemu_pids(), 10, 0.05, 'the end of QEMU')
         for target, fmt in DISKS.items():
             check(image_content(here.real(bench.paths[target]), fmt) == bytes(bench.content[target]),
                   f'{target} has lost data')
@@ -172,6 +179,8 @@ class Walk:
 
     def whereabouts(self):
         """The only host on which it runs."""
+        with contextlib.suppress(Failed, LibvirtError, OSError):
+            self.bench.let_on(self.bench.state())
         found = []
         for machine in self.bench.pair.machines:
             try:
