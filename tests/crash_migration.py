@@ -7,6 +7,8 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import contextlib
 import os
 
+import libvirt
+
 import crash
 import plans
 import scenes_migration
@@ -169,8 +171,11 @@ class Walk:
         here = wait_for(self.whereabouts, 30, 0.2, 'the guest to run')
         bench.write(here, 0x51, 5 * CHUNK)
         # a daemon that is just getting to know its domains says that it does not run, having ended it
-        with contextlib.suppress(LibvirtError):
+        check(here.qemu_pids(), 'the guest is gone')
+        try:
             here.call(NAME, 'destroy')
+        except LibvirtError as e:
+            check(e.code == libvirt.VIR_ERR_OPERATION_INVALID, e)
         wait_for(lambda: not here.qemu_pids(), 10, 0.05, 'the end of QEMU')
         for target, fmt in DISKS.items():
             check(image_content(here.real(bench.paths[target]), fmt) == bytes(bench.content[target]),

@@ -28,6 +28,7 @@
 #include "testutils.h"
 #include "testutilsqemu.h"
 #include "virfile.h"
+#include "virportallocator.h"
 #include "virthread.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -226,18 +227,18 @@ replayCheckpointDelete(const replayCase *c,
 }
 
 
-/* @host: of the recorded destination, or where to listen in its stead. */
+/* @host, @port: of the recorded destination, or where to listen in its stead. */
 static ferryMigrationRequest
-replayMigrationRequest(const char *host)
+replayMigrationRequest(const char *host,
+                       unsigned int port)
 {
     return (ferryMigrationRequest) {
         .flags = VIR_MIGRATE_LIVE | VIR_MIGRATE_NON_SHARED_DISK,
         .address = {
             .transport = VIR_STORAGE_NET_HOST_TRANS_TCP,
             .name = (char *) host,
-            .port = 10809,
+            .port = port,
         },
-        .numeric = (char *) "10.88.0.2",
         .nodelay = true,
     };
 }
@@ -288,7 +289,7 @@ static int
 replayMigrateOut(const replayCase *c,
                  virDomainObj *vm)
 {
-    ferryMigrationRequest req = replayMigrationRequest("ferry-b");
+    ferryMigrationRequest req = replayMigrationRequest("ferry-b", 10809);
     int rc;
 
     if (replayBeginMigrationJob(vm, VIR_ASYNC_JOB_MIGRATION_OUT,
@@ -310,7 +311,7 @@ static int
 replayMigrateIn(const replayCase *c G_GNUC_UNUSED,
                 virDomainObj *vm)
 {
-    ferryMigrationRequest req = replayMigrationRequest("127.0.0.1");
+    ferryMigrationRequest req = replayMigrationRequest("127.0.0.1", 0);
     /* the stock driver's */
     g_autofree char *cookie = g_strdup("<qemu-migration/>");
     int len = strlen(cookie) + 1;
@@ -503,6 +504,7 @@ replaySetup(void)
     driver.config->checkpointDir = g_strdup(REPLAY_FOLDER "/checkpoint");
     driver.lockManager = virLockManagerPluginNew("nop", "qemu", driver.config->configBaseDir, 0);
     driver.domainEventState = virObjectEventStateNew();
+    driver.migrationPorts = virPortAllocatorRangeNew("replay", 49152, 49215);
     /* so that the tests need not be root, nor libvirt-qemu exist */
     driver.config->user = geteuid();
     driver.config->group = getegid();

@@ -11,6 +11,8 @@
 
 #include <config.h>
 
+#include <sys/stat.h>
+
 #include "block/node.h"
 #include "block/qmp.h"
 #include "qemu/qemu_block.h"
@@ -21,6 +23,9 @@
 #include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* That direct I/O may need, in bytes. */
+#define FERRY_SECTOR_MAX 4096
 
 VIR_LOG_INIT("ferry.node");
 
@@ -457,6 +462,19 @@ ferryNodeIsDirect(virStorageSource *src)
 }
 
 
+/* Direct I/O is done in whole sectors, which may be of 4 KiB: QEMU lets nobody write
+ * to an image that does not end with one, unless it may grow it, as its formats do and
+ * raw does not. */
+static bool
+ferryNodeEndsWithSector(virStorageSource *src)
+{
+    struct stat st;
+
+    return src->format != VIR_STORAGE_FILE_RAW || stat(src->path, &st) < 0 ||
+           !S_ISREG(st.st_mode) || st.st_size % FERRY_SECTOR_MAX == 0;
+}
+
+
 /**
  * ferryNodeBypassCache:
  * @disk: disk that @src is an image of, or will be
@@ -481,6 +499,9 @@ ferryNodeBypassCache(virDomainObj *vm,
     if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
         return ferryNodeIsDirect(src);
 
+    if (direct && !ferryNodeEndsWithSector(src))
+        return false;
+
     if (direct)
         src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
 
@@ -488,8 +509,8 @@ ferryNodeBypassCache(virDomainObj *vm,
     if ((rc = ferryNodeReopenStorage(vm, src)) < 0 &&
         (direct || ferryNodeReopenStorage(vm, src) < 0)) {
         VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
-        virResetLastError();
     }
+    virResetLastError();
 
     src->cachemode = disk->cachemode;
     return direct && rc == 0;

@@ -257,7 +257,7 @@ ferryIncomingRelease(ferryIncoming *incoming)
 }
 
 
-/* close, restore, keep: the source has written all there is. Who can still write to the
+/* close, keep: the source has written all there is. Who can still write to the
  * images from outside must not find a guest on them. */
 static int
 ferryIncomingCloseServer(ferryOp *op)
@@ -298,8 +298,8 @@ ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
 
 
 static const ferryStep ferryIncomingFinishSteps[] = {
-    { .name = "close", .run = ferryIncomingCloseServer },
     { .name = "restore", .run = ferryIncomingRestoreCache },
+    { .name = "close", .run = ferryIncomingCloseServer },
     { .name = "keep", .run = ferryIncomingKeep, .durable = true },
     { 0 },
 };

@@ -473,7 +473,8 @@ ferryMigrationAbort(virDomainObj *vm)
     ferryOp *found = ferryOpFind(vm, FERRY_MIGRATION_NAME);
     g_autoptr(ferryOp) op = NULL;
 
-    if (!found || !ferryPlanDone(found, &ferryMigrationStoragePlan) ||
+    if (!found || found->klass != &ferryMigrationClass ||
+        !ferryPlanDone(found, &ferryMigrationStoragePlan) ||
         ferryPlanReached(found, &ferryMigrationFinishPlan, "disconnect"))
         return;
 
