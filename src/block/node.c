@@ -462,13 +462,21 @@ ferryNodeIsDirect(virStorageSource *src)
 }
 
 
-/* Direct I/O is done in whole sectors, which may be of 4 KiB: QEMU lets nobody write
- * to an image that does not end with one, unless it may grow it, as its formats do and
- * raw does not. */
-static bool
-ferryNodeEndsWithSector(virStorageSource *src)
+/**
+ * ferryNodeMayBypassCache:
+ *
+ * Returns true when it makes sense to open @src with direct I/O although its cache
+ * mode does not ask for that. Direct I/O is done in whole sectors, which may be of 4
+ * KiB: QEMU lets nobody write to an image that does not end with one, unless it may
+ * grow it, as its formats do and raw does not.
+ */
+bool
+ferryNodeMayBypassCache(virStorageSource *src)
 {
     struct stat st;
+
+    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
+        return false;
 
     return src->format != VIR_STORAGE_FILE_RAW || stat(src->path, &st) < 0 ||
            !S_ISREG(st.st_mode) || st.st_size % FERRY_SECTOR_MAX == 0;
@@ -496,11 +504,8 @@ ferryNodeBypassCache(virDomainObj *vm,
     src->cachemode = disk->cachemode;
     src->iomode = disk->iomode;
 
-    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
+    if (!ferryNodeMayBypassCache(src))
         return ferryNodeIsDirect(src);
-
-    if (direct && !ferryNodeEndsWithSector(src))
-        return false;
 
     if (direct)
         src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;

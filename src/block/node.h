@@ -40,6 +40,7 @@ int ferryNodeCapacities(virDomainObj *vm,
                         const char *target,
                         unsigned long long sizes[2]);
 bool ferryNodeIsDirect(virStorageSource *src);
+bool ferryNodeMayBypassCache(virStorageSource *src);
 bool ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,
                           virStorageSource *src,

@@ -212,7 +212,7 @@ ferryBackupAddPlain(ferryOp *op,
 {
     int rc;
 
-    if (!ferryBackupIsPull(op->data)) {
+    if (!ferryBackupIsPull(op->data) && ferryNodeMayBypassCache(store)) {
         store->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         rc = ferryNodeAddPlain(op->vm, store, backing);
         store->cachemode = VIR_DOMAIN_DISK_CACHE_DEFAULT;

@@ -287,6 +287,9 @@ ferryCopyAddPlainStorage(ferryOp *op)
     int cachemode = copy->target->cachemode;
     int rc;
 
+    if (!ferryNodeMayBypassCache(copy->target))
+        return ferryNodeAddStorage(op->vm, copy->target);
+
     copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
     rc = ferryNodeAddStorage(op->vm, copy->target);
     copy->target->cachemode = cachemode;

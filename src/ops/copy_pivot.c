@@ -64,7 +64,7 @@ ferryPivotReopenTarget(ferryOp *op,
     rc = ferryNodeReopen(op->vm, target, backing);
 
     /* where the storage cannot, it was not so before either */
-    if (copying && virStorageSourceIsLocalStorage(target) && !ferryNodeIsDirect(target)) {
+    if (copying && ferryNodeMayBypassCache(target)) {
         target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         ignore_value(ferryNodeReopenStorage(op->vm, target));
     }
