@@ -371,7 +371,10 @@ ferryBackupStopped(ferryOp *op)
 
     if (op->vm && backup->result != FERRY_BACKUP_RESULT_NONE) {
         ferryBackupTellDisks(op);
-        if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
+        /* it was being ended, and the stock driver did not know of it any more */
+        if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP) {
             ferryBackupTellJob(op);
+            virDomainObjEndAsyncJob(op->vm);
+        }
     }
 }
