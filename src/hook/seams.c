@@ -29,6 +29,7 @@
 #include "qemu/qemu_monitor_priv.h"
 #include "virerror.h"
 #include "virlog.h"
+#include "virtime.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
@@ -74,6 +75,9 @@ const ferryOpClass *const ferryClasses[] = {
     NULL,
 };
 
+/* As long as an embedded driver waits for its domains. */
+#define FERRY_RECONNECT_MS (3 * 1000)
+
 static virStateDriver stockState;
 static qemuMonitorCallbacks stockCallbacks;
 
@@ -109,6 +113,36 @@ __wrap_virRegisterStateDriver(virStateDriver *driver)
 }
 
 
+/* A process that embeds the driver may have one short question, and exit while domains
+ * are reconnected in threads: which take that for a failure of QEMU, and end it. Waits
+ * for the jobs that these threads hold, not for ever. */
+static void
+ferryAwaitReconnect(virQEMUDriver *driver)
+{
+    unsigned long long deadline;
+    virDomainObj **vms = NULL;
+    size_t nvms = 0;
+    size_t i;
+
+    if (virTimeMillisNow(&deadline) < 0)
+        return;
+    deadline += FERRY_RECONNECT_MS;
+
+    virDomainObjListCollect(driver->domains, NULL, &vms, &nvms, NULL,
+                            VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+
+    for (i = 0; i < nvms; i++) {
+        VIR_WITH_OBJECT_LOCK_GUARD(vms[i]) {
+            while (vms[i]->job->active != VIR_JOB_NONE &&
+                   virCondWaitUntil(&vms[i]->job->cond, &vms[i]->parent.lock, deadline) == 0)
+                ;
+        }
+    }
+
+    virObjectListFreeCount(vms, nvms);
+}
+
+
 /* All domains are loaded and none is reconnected: the journals are read now,
  * so that whatever the stock driver finds of a domain, we know of it too. */
 void
@@ -123,6 +157,9 @@ __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
                   virGetLastErrorMessage());
 
     __real_qemuProcessReconnectAll(driver);
+
+    if (driver->embeddedRoot)
+        ferryAwaitReconnect(driver);
 }
 
 
