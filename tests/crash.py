@@ -289,6 +289,8 @@ def work(walks):
 
 def keep(walk, case):
     """What a case that failed left behind, its logs above all, is there to be looked at."""
+    if not walk.folder():
+        return ''
     kept = os.path.join(os.environ.get('FERRY_TMP', '/var/tmp'), f'ferry-crash-{case.number}')
     shutil.rmtree(kept, ignore_errors=True)
     # what ends just now need not be copied

@@ -42,7 +42,7 @@ class Walk:
         self.references = {}
 
     def folder(self):
-        return self.bench.pair.dir if self.bench else '/nonexistent'
+        return self.bench and self.bench.pair.dir
 
     def clear(self):
         """A guest may be anywhere."""

@@ -687,8 +687,8 @@ class LibvirtError(Exception):
 
 def where(error):
     """The lines of the test that led to it, innermost last."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    return ' > '.join(f'{os.path.basename(f.filename)}:{f.lineno}' for f in frames if not f.filename.startswith('/usr/'))
+    frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if not f.filename.startswith('/usr/')]
+    return ' > '.join(f'{os.path.basename(f.filename)}:{f.lineno}' for f in frames)
 
 
 def main(tests, argv=None):

@@ -287,18 +287,17 @@ ferryCopyAddPlainStorage(ferryOp *op)
     int cachemode = copy->target->cachemode;
     int rc;
 
-    if (!ferryNodeMayBypassCache(copy->target))
-        return ferryNodeAddStorage(op->vm, copy->target);
+    if (ferryNodeMayBypassCache(copy->target)) {
+        copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+        rc = ferryNodeAddStorage(op->vm, copy->target);
+        copy->target->cachemode = cachemode;
 
-    copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-    rc = ferryNodeAddStorage(op->vm, copy->target);
-    copy->target->cachemode = cachemode;
+        /* not every file system can */
+        if (rc == 0)
+            return 0;
+        virResetLastError();
+    }
 
-    if (rc == 0)
-        return 0;
-
-    /* not every file system can */
-    virResetLastError();
     return ferryNodeAddStorage(op->vm, copy->target);
 }
 

@@ -52,7 +52,7 @@ struct _ferryMigration {
     bool shallow;                 /* the backing images are there already */
     bool synchronous;
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
-    unsigned long long bufSize;   /* bytes in flight, likewise */
+    unsigned long long bufSize;   /* bytes in flight of each mirror */
     virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
     bool lost;                    /* peer to peer: the other driver */
     bool aborted;                 /* a client wants no more of it */

@@ -22,11 +22,13 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* Data in flight over all mirrors. QEMU gives the memory back while the guest waits, 6
- * ms for 64 MiB, so it is no more than what keeps the connections busy; which takes
- * twice as much over TCP to a server that waits before it sends an answer. */
+/* Data in flight over all mirrors, and of each at least. QEMU gives the memory back
+ * while the guest waits, 6 ms for 64 MiB, so it is no more than what keeps the
+ * connections busy; which takes twice as much over TCP to a server that waits before
+ * it sends an answer. */
 #define FERRY_MIGRATION_BUF_SIZE (32ULL * 1024 * 1024)
 #define FERRY_MIGRATION_BUF_SIZE_DELAYED (64ULL * 1024 * 1024)
+#define FERRY_MIGRATION_BUF_SIZE_MIN (4ULL * 1024 * 1024)
 
 /* The perform phase that this thread is in, if any. */
 typedef struct {
@@ -89,6 +91,17 @@ ferryMigrationLocate(virDomainObj *vm,
 }
 
 
+static unsigned long long
+ferryMigrationBufSize(const ferryMigrationRequest *req,
+                      size_t ndisks)
+{
+    bool prompt = req->nodelay || req->address.transport == VIR_STORAGE_NET_HOST_TRANS_UNIX;
+    unsigned long long size = prompt ? FERRY_MIGRATION_BUF_SIZE : FERRY_MIGRATION_BUF_SIZE_DELAYED;
+
+    return MAX(size / MAX(ndisks, 1), FERRY_MIGRATION_BUF_SIZE_MIN);
+}
+
+
 static ferryMigration *
 ferryMigrationPrepare(virDomainObj *vm,
                       const ferryMigrationRequest *req,
@@ -101,8 +114,6 @@ ferryMigrationPrepare(virDomainObj *vm,
     migration->synchronous = req->flags & VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES;
     if (QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth < QEMU_DOMAIN_MIG_BANDWIDTH_MAX)
         migration->bandwidth = (unsigned long long) QEMU_DOMAIN_PRIVATE(vm)->migMaxBandwidth << 20;
-    migration->bufSize = req->nodelay || req->address.transport == VIR_STORAGE_NET_HOST_TRANS_UNIX ?
-                         FERRY_MIGRATION_BUF_SIZE : FERRY_MIGRATION_BUF_SIZE_DELAYED;
     migration->disks = g_new0(ferryMigrationDisk, vm->def->ndisks);
 
     for (i = 0; i < vm->def->ndisks; i++) {
@@ -122,6 +133,8 @@ ferryMigrationPrepare(virDomainObj *vm,
         ours->target = ferryMigrationTargetNew(disk->dst);
         migration->ndisks++;
     }
+
+    migration->bufSize = ferryMigrationBufSize(req, migration->ndisks);
 
     if (ferryMigrationLocate(vm, migration, req, params) < 0)
         goto error;

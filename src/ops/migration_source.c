@@ -42,9 +42,6 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* QEMU's own buffer for a mirror is of 16 MiB; less for each of many is enough. */
-#define FERRY_MIGRATION_BUF_SIZE_MIN (4ULL * 1024 * 1024)
-
 /* What the mirrors still have to do while the guest is paused is little. It
  * must not wait for a network that is away just then. */
 #define FERRY_MIGRATION_FINISH_MS (30 * 1000)
@@ -207,7 +204,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
         .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
         .synchronous = migration->synchronous,
         .bandwidth = migration->bandwidth / migration->ndisks,
-        .bufSize = MAX(migration->bufSize / migration->ndisks, FERRY_MIGRATION_BUF_SIZE_MIN),
+        .bufSize = migration->bufSize,
         .patient = true,
     };
 
