@@ -38,7 +38,7 @@ class Walk:
 
     def __init__(self):
         self.bench = None
-        self.last = {plan: steps[-1][0] for _, plan, steps in plans.plans(DRIVER_DIR)}
+        self.last = {plan: plans.undone(steps)[-1] for _, plan, steps in plans.plans(DRIVER_DIR)}
         self.references = {}
 
     def folder(self):

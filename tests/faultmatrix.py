@@ -288,7 +288,8 @@ def cases(cls, classes):
         check(operation in SUITES, f"no suite walks the plans of operation '{operation}'")
         check(SUITES[operation] != os.path.basename(sys.argv[0]) or
               any((operation, plan) in c.PLANS for c in classes), f'no trigger for plan {operation}/{plan}')
-        for step, past in steps:
+        undone = plans.undone(steps)
+        for step, past, _ in steps:
             for when in ('before', 'after'):
                 for fault in FAULTS:
                     if cls.impossible(plan, fault):
@@ -297,8 +298,8 @@ def cases(cls, classes):
                         fault = 'unknown' if fault == 'error' and past else fault
                         yield cls.PLANS[(operation, plan)], f'{plan}/{step}/{when}/{fault}', fault
                     # steps are undone right after one another
-                    if (operation, plan) in cls.UNDONE and fault != 'error' and (when, step) in (
-                            ('after', step), ('before', steps[-1][0])):
+                    if (operation, plan) in cls.UNDONE and step in undone and fault != 'error' and (when, step) in (
+                            ('after', step), ('before', undone[-1])):
                         yield cls.UNDONE[(operation, plan)], f'{plan}/{step}/undo-{when}/{fault}', fault
 
 

@@ -540,6 +540,10 @@ write(int fd,
             errno = ENOSPC;
             return -1;
         }
+        if (faultIsJournal(path, ".xml.new") && faultStrikes("kill-driver")) {
+            real(fd, buf, len / 2);
+            kill(getpid(), SIGKILL);
+        }
     }
 
     what = faultCommand(fd);
@@ -599,6 +603,8 @@ pwrite64(int fd,
             errno = ENOSPC;
             return -1;
         }
+        if (faultStrikes("kill-driver"))
+            kill(getpid(), SIGKILL);
     }
 
     return real(fd, buf, len, offset);

@@ -5,6 +5,7 @@ Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import collections
 import ctypes
 import os
 
@@ -12,7 +13,8 @@ import os
 class Step(ctypes.Structure):
     """struct _ferryStep, engine/op.h"""
     _fields_ = [('name', ctypes.c_char_p), ('run', ctypes.c_void_p),
-                ('undo', ctypes.c_void_p), ('durable', ctypes.c_bool)]
+                ('undo', ctypes.c_void_p), ('durable', ctypes.c_bool),
+                ('alone', ctypes.c_bool), ('unrecorded', ctypes.c_bool)]
 
 
 class Plan(ctypes.Structure):
@@ -25,9 +27,13 @@ class OpClass(ctypes.Structure):
     _fields_ = [('name', ctypes.c_char_p), ('plans', ctypes.POINTER(ctypes.POINTER(Plan)))]
 
 
+# past: the plan cannot go back from here; recorded: the journal tells of it
+Point = collections.namedtuple('Point', 'name past recorded')
+
+
 def plans(driver_dir):
-    """Yields (operation, plan, [(step, past_return)]). A step is past the point
-    of no return from the first durable one without undo on."""
+    """Yields (operation, plan, [Point]). A step is past the point of no return from
+    the first durable one without undo on."""
     module = ctypes.CDLL(os.path.join(driver_dir, 'libferry_driver_qemu.so'), mode=ctypes.RTLD_GLOBAL)
     classes = (ctypes.POINTER(OpClass) * 64).in_dll(module, 'ferryClasses')
     for cls in classes:
@@ -44,10 +50,15 @@ def plans(driver_dir):
                 if not step.name:
                     break
                 past = past or (step.durable and not step.undo)
-                steps.append((step.name.decode(), past))
+                steps.append(Point(step.name.decode(), past, not step.unrecorded))
             yield cls.contents.name.decode(), plan.contents.name.decode(), steps
+
+
+def undone(steps):
+    """Those that can be."""
+    return [step.name for step in steps if not step.past]
 
 
 if __name__ == '__main__':
     for operation, plan, steps in plans(os.environ['FERRY_DRIVER_DIR']):
-        print(operation, plan, ' '.join(name + ('!' if past else '') for name, past in steps))
+        print(operation, plan, ' '.join(step.name + ('!' if step.past else '') for step in steps))

@@ -69,7 +69,7 @@ class Switch(Storage):
     """Two scenes, only to run beside each other."""
 
     PLANS = {('migration', 'finish'): ('a', None), ('incoming', 'images'): ('b', None),
-             ('incoming', 'serve'): ('b', None), ('incoming', 'finish'): ('b', None)}
+             ('incoming', 'serve'): ('b', None)}
     UNDONE = {('incoming', 'images'): ('b', 'images'), ('incoming', 'serve'): ('b', 'serve')}
 
 

@@ -35,6 +35,7 @@ VIR_LOG_INIT("ferry.journal");
 
 #define FERRY_JOURNAL_VERSION 1
 #define FERRY_JOURNAL_SUFFIX ".xml"
+#define FERRY_JOURNAL_UNFINISHED ".new"
 #define FERRY_JOURNAL_SIZE_MAX (16 * 1024 * 1024)
 
 /* The mark that ferryJournalCommit() sets in place: of the same length, so
@@ -119,7 +120,7 @@ ferryJournalStore(const char *path,
                   bool durable)
 {
     g_autofree char *dir = g_path_get_dirname(path);
-    g_autofree char *tmp = g_strdup_printf("%s.new", path);
+    g_autofree char *tmp = g_strdup_printf("%s" FERRY_JOURNAL_UNFINISHED, path);
     VIR_AUTOCLOSE fd = -1;
 
     if (g_mkdir_with_parents(dir, 0700) < 0) {
@@ -190,8 +191,12 @@ ferryJournalWrite(virDomainObj *vm,
     if (ferryJournalStore(path, virBufferCurrentContent(&buf), durable) < 0)
         return -1;
 
-    for (i = 0; durable && i < ops->len; i++)
-        ((ferryOp *) g_ptr_array_index(ops, i))->durable = true;
+    for (i = 0; i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        op->durable = op->durable || durable;
+        op->synced = durable;
+    }
 
     return 0;
 }
@@ -211,7 +216,8 @@ ferryJournalMark(int fd,
 /**
  * ferryJournalCommit:
  * @op: about to take the step that is its plan's point of no return, after
- *      ferryJournalWrite() durably said that the step before it is taken
+ *      ferryJournalWrite() durably said that the step before it is taken, and
+ *      was not called again since (synced)
  *
  * Says so on the disk, by as little as possible: three bytes of a file whose
  * blocks are there. A whole new journal would need the file system's log, and
@@ -344,10 +350,15 @@ ferryJournalApplyCommit(ferryOp *op)
     size_t i;
 
     for (i = 0; op->klass->plans[i]; i++) {
-        if (op->progress[i] > 0 &&
-            op->klass->plans[i]->steps[op->progress[i]].name &&
-            ferryStepIsReturn(&op->klass->plans[i]->steps[op->progress[i]]))
-            op->progress[i]++;
+        const ferryStep *steps = op->klass->plans[i]->steps;
+        const ferryStep *next;
+
+        if (op->progress[i] == 0 || !steps[op->progress[i]].name)
+            continue;
+
+        next = ferryStepNextRecorded(&steps[op->progress[i] - 1]);
+        if (ferryStepIsReturn(next))
+            op->progress[i] = next - steps + 1;
     }
 }
 
@@ -474,7 +485,7 @@ ferryJournalRead(virQEMUDriver *driver,
  * ferryJournalForEach:
  *
  * Calls @reader with the UUID of every domain that has a journal. @reader may
- * remove it.
+ * remove it. What a driver was writing when it was killed is removed.
  */
 int
 ferryJournalForEach(virQEMUDriver *driver,
@@ -493,9 +504,14 @@ ferryJournalForEach(virQEMUDriver *driver,
         g_autofree char *name = g_strdup(entry->d_name);
         unsigned char uuid[VIR_UUID_BUFLEN];
 
-        if (virStringStripSuffix(name, FERRY_JOURNAL_SUFFIX) &&
-            virUUIDParse(name, uuid) == 0)
+        if (virStringStripSuffix(name, FERRY_JOURNAL_SUFFIX FERRY_JOURNAL_UNFINISHED)) {
+            g_autofree char *unfinished = g_build_filename(path, entry->d_name, NULL);
+
+            unlink(unfinished);
+        } else if (virStringStripSuffix(name, FERRY_JOURNAL_SUFFIX) &&
+                   virUUIDParse(name, uuid) == 0) {
             reader(uuid, name, opaque);
+        }
     }
 
     return rc;

@@ -48,6 +48,10 @@ struct _ferryStep {
 
     /* Nobody else gets at the domain while the step waits, be it run or undone. */
     bool alone;
+
+    /* The step leaves nothing that is to be taken back, or gone on with: it is not
+     * written to the journal. It is neither its plan's first step nor its last. */
+    bool unrecorded;
 };
 
 typedef struct _ferryPlan ferryPlan;
@@ -108,6 +112,7 @@ struct _ferryOp {
     size_t progress[FERRY_PLANS_MAX]; /* per plan: steps that may have acted */
 
     bool durable;         /* a power loss does not take its journal away */
+    bool synced;          /* its journal is on the disk as it is now */
     bool over;            /* ended: nothing may be done with it any more */
     bool holdJob;         /* waiting must not let go of the domain's job */
     bool undoing;         /* a thread takes it back: nothing may stop that */
@@ -130,6 +135,7 @@ void ferryOpDrive(ferryOp *op);
 void ferryOpRelease(ferryOp *op);
 
 bool ferryStepIsReturn(const ferryStep *step);
+const ferryStep *ferryStepNextRecorded(const ferryStep *step);
 size_t *ferryPlanProgress(ferryOp *op,
                           const ferryPlan *plan);
 bool ferryPlanReached(ferryOp *op,
@@ -144,6 +150,9 @@ void ferryPlanAssume(ferryOp *op,
                      const char *last);
 int ferryPlanRun(ferryOp *op,
                  const ferryPlan *plan);
+int ferryPlanRunTo(ferryOp *op,
+                   const ferryPlan *plan,
+                   const char *last);
 int ferryPlanResume(ferryOp *op,
                     const ferryPlan *plan);
 int ferryPlanUndo(ferryOp *op,

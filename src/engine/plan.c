@@ -31,6 +31,22 @@ ferryStepIsReturn(const ferryStep *step)
 
 
 /**
+ * ferryStepNextRecorded:
+ *
+ * Returns the step after @step, or the nameless one, that the journal tells of.
+ */
+const ferryStep *
+ferryStepNextRecorded(const ferryStep *step)
+{
+    do {
+        step++;
+    } while (step->unrecorded);
+
+    return step;
+}
+
+
+/**
  * ferryPlanProgress:
  *
  * Returns where @op counts the steps of @plan that may have acted. @plan must
@@ -159,15 +175,19 @@ ferryStepUndo(ferryOp *op,
 
 /* Writes down that @step is about to act. The guest may be waiting when the
  * point of no return is reached: all but a mark is written with the step
- * before. */
+ * before, unless another operation has written since. */
 static int
 ferryPlanRecord(ferryOp *op,
                 const ferryStep *step)
 {
-    if (ferryStepIsReturn(step))
+    if (step->unrecorded)
+        return 0;
+
+    if (ferryStepIsReturn(step) && op->synced)
         return ferryJournalCommit(op);
 
-    return ferryJournalWrite(op->vm, step->durable || ferryStepIsReturn(step + 1));
+    return ferryJournalWrite(op->vm,
+                             step->durable || ferryStepIsReturn(ferryStepNextRecorded(step)));
 }
 
 
@@ -233,10 +253,12 @@ ferryPlanTake(ferryOp *op,
 }
 
 
+/* @last: name of the last step to be taken; NULL: of all */
 static int
 ferryPlanRunFrom(ferryOp *op,
                  const ferryPlan *plan,
-                 size_t first)
+                 size_t first,
+                 const char *last)
 {
     size_t *progress = ferryPlanProgress(op, plan);
     size_t i;
@@ -249,8 +271,11 @@ ferryPlanRunFrom(ferryOp *op,
 
         *progress = i + 1;
 
-        if ((rc = ferryPlanTake(op, plan, step, ferryPlanReturnsWithin(plan, i), resumed)) == 0)
+        if ((rc = ferryPlanTake(op, plan, step, ferryPlanReturnsWithin(plan, i), resumed)) == 0) {
+            if (STREQ_NULLABLE(step->name, last))
+                return 0;
             continue;
+        }
 
         /* over: QEMU died while the step waited, and the operation was settled */
         if (op->over || rc == FERRY_STEP_UNKNOWN)
@@ -283,7 +308,28 @@ int
 ferryPlanRun(ferryOp *op,
              const ferryPlan *plan)
 {
-    return ferryPlanRunFrom(op, plan, 0);
+    return ferryPlanRunFrom(op, plan, 0, NULL);
+}
+
+
+/**
+ * ferryPlanRunTo:
+ * @last: name of a step of @plan
+ *
+ * ferryPlanRun() in parts: takes those steps up to @last that were not taken yet.
+ * When one fails all are undone, those of earlier parts, too.
+ *
+ * Returns 0, also when there is nothing left to do, or -1 with an error reported.
+ */
+int
+ferryPlanRunTo(ferryOp *op,
+               const ferryPlan *plan,
+               const char *last)
+{
+    if (ferryPlanReached(op, plan, last))
+        return 0;
+
+    return ferryPlanRunFrom(op, plan, *ferryPlanProgress(op, plan), last);
 }
 
 
@@ -299,7 +345,7 @@ ferryPlanResume(ferryOp *op,
 {
     size_t done = *ferryPlanProgress(op, plan);
 
-    return ferryPlanRunFrom(op, plan, done ? done - 1 : 0);
+    return ferryPlanRunFrom(op, plan, done ? done - 1 : 0, NULL);
 }
 
 

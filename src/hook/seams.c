@@ -196,8 +196,22 @@ ferryIOError(qemuMonitor *mon,
 }
 
 
+static void
+ferryMigrationStatus(qemuMonitor *mon,
+                     virDomainObj *vm,
+                     int status)
+{
+    stockCallbacks.domainMigrationStatus(mon, vm, status);
+
+    virObjectLock(vm);
+    ferryIncomingStatus(vm, status);
+    virObjectUnlock(vm);
+}
+
+
 /* Events of our jobs, which the stock driver does not know, come to us. An I/O
- * error may be due to a backup. */
+ * error may be due to a backup; and the finish phase can be prepared as soon as
+ * the memory is here. */
 qemuMonitor *
 __wrap_qemuMonitorOpen(virDomainObj *vm,
                        virDomainChrSourceDef *config,
@@ -211,6 +225,8 @@ __wrap_qemuMonitorOpen(virDomainObj *vm,
         cb->jobStatusChange = ferryJobStatusChange;
         stockCallbacks.domainIOError = cb->domainIOError;
         cb->domainIOError = ferryIOError;
+        stockCallbacks.domainMigrationStatus = cb->domainMigrationStatus;
+        cb->domainMigrationStatus = ferryMigrationStatus;
     }
 
     return __real_qemuMonitorOpen(vm, config, context, cb);

@@ -87,6 +87,7 @@ struct _ferryIncoming {
     char **checkpoints;       /* to be defined when the guest is here */
     ferryExportServer server;
     ferrySync *sync;          /* writes out what arrives in the page cache */
+    virErrorPtr error;        /* why the guest cannot start here */
     const ferryMigrationRequest *req; /* borrowed, while the call runs */
 };
 
@@ -204,6 +205,8 @@ void ferryIncomingFree(void *data);
 ferryOp *ferryIncomingFind(virDomainObj *vm);
 int ferryIncomingClose(ferryOp *op);
 void ferryIncomingReconnected(virDomainObj *vm);
+void ferryIncomingStatus(virDomainObj *vm,
+                         int status);
 void ferryIncomingArrived(ferryOp *op,
                           virDomainObj *vm);
 void ferryIncomingDiscard(ferryOp *op);

@@ -8,9 +8,10 @@
  *
  * The stock driver starts a QEMU that waits for the memory. It calls us before
  * that (images that are missing are created) and after it (they are exported).
- * A third plan belongs to the finish phase: the exports are closed, and from
- * then on the images are the guest's: whatever happens, nobody removes them
- * unless it is certain that the guest did not start here.
+ * The second plan ends in the finish phase: from its point of no return on the
+ * images are the guest's: whatever happens, nobody removes them unless it is
+ * certain that the guest did not start here. All that can be done before that is:
+ * the guest is paused meanwhile.
  *
  * Until then the images that we created go with the QEMU that was to use them,
  * however it ends, and those that were here before are not touched.
@@ -49,6 +50,7 @@ ferryIncomingFree(void *opaque)
     }
 
     ferrySyncStop(incoming->sync);
+    virFreeError(incoming->error);
     g_free(incoming->disks);
     g_free(incoming->tlsAlias);
     g_free(incoming->bitmaps);
@@ -257,8 +259,16 @@ ferryIncomingRelease(ferryIncoming *incoming)
 }
 
 
-/* close, keep: the source has written all there is. Who can still write to the
- * images from outside must not find a guest on them. */
+/* keep: who finds this step in the journal must not remove an image */
+static int
+ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
+{
+    return 0;
+}
+
+
+/* close: the source has written all there is. Who can still write to the images
+ * from outside must not find a guest on them. */
 static int
 ferryIncomingCloseServer(ferryOp *op)
 {
@@ -283,30 +293,13 @@ ferryIncomingUnserve(ferryOp *op)
 static const ferryStep ferryIncomingServeSteps[] = {
     { .name = "cache", .run = ferryIncomingCacheOff },
     { .name = "server", .run = ferryIncomingRunServer, .undo = ferryIncomingUnserve },
+    { .name = "restore", .run = ferryIncomingRestoreCache, .unrecorded = true },
+    { .name = "keep", .run = ferryIncomingKeep, .durable = true },
+    { .name = "close", .run = ferryIncomingCloseServer },
     { 0 },
 };
 
 const ferryPlan ferryIncomingServePlan = { .name = "serve", .steps = ferryIncomingServeSteps };
-
-
-/* who finds this step in the journal must not remove an image */
-static int
-ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
-{
-    return 0;
-}
-
-
-static const ferryStep ferryIncomingFinishSteps[] = {
-    { .name = "restore", .run = ferryIncomingRestoreCache },
-    { .name = "close", .run = ferryIncomingCloseServer },
-    { .name = "keep", .run = ferryIncomingKeep, .durable = true },
-    { 0 },
-};
-
-static const ferryPlan ferryIncomingFinishPlan = {
-    .name = "finish", .steps = ferryIncomingFinishSteps
-};
 
 
 static int
@@ -406,6 +399,18 @@ ferryIncomingJobMatters(ferryOp *op G_GNUC_UNUSED,
 }
 
 
+/* The memory has arrived, and the source is about to say that all has. */
+static void
+ferryIncomingMemoryArrived(ferryOp *op)
+{
+    ferryIncoming *incoming = op->data;
+
+    if (ferryPlanReached(op, &ferryIncomingServePlan, "server") &&
+        ferryPlanRunTo(op, &ferryIncomingServePlan, "restore") < 0 && !incoming->error)
+        incoming->error = virSaveLastError();
+}
+
+
 /* Ends the operation. @arrived: the guest is here, or may be: keep its images. */
 static void
 ferryIncomingSettle(ferryOp *op,
@@ -424,7 +429,7 @@ ferryIncomingSettle(ferryOp *op,
 static void
 ferryIncomingRecover(ferryOp *op)
 {
-    if (ferryPlanPastReturn(op, &ferryIncomingFinishPlan))
+    if (ferryPlanPastReturn(op, &ferryIncomingServePlan))
         ferryOpEnd(op);
 }
 
@@ -433,14 +438,13 @@ ferryIncomingRecover(ferryOp *op)
 static void
 ferryIncomingStopped(ferryOp *op)
 {
-    ferryIncomingSettle(op, ferryPlanPastReturn(op, &ferryIncomingFinishPlan));
+    ferryIncomingSettle(op, ferryPlanPastReturn(op, &ferryIncomingServePlan));
 }
 
 
 static const ferryPlan *const ferryIncomingPlans[] = {
     &ferryIncomingImagesPlan,
     &ferryIncomingServePlan,
-    &ferryIncomingFinishPlan,
     NULL,
 };
 
@@ -452,6 +456,7 @@ const ferryOpClass ferryIncomingClass = {
     .parse = ferryIncomingParse,
     .dataFree = ferryIncomingFree,
     .jobMatters = ferryIncomingJobMatters,
+    .jobChanged = ferryIncomingMemoryArrived,
     .recover = ferryIncomingRecover,
     .stopped = ferryIncomingStopped,
 };
@@ -466,10 +471,16 @@ const ferryOpClass ferryIncomingClass = {
 int
 ferryIncomingClose(ferryOp *op)
 {
+    ferryIncoming *incoming = op->data;
     int rc;
 
+    if (incoming->error) {
+        virSetError(incoming->error);
+        return -1;
+    }
+
     ferryOpDrive(op);
-    rc = ferryPlanRun(op, &ferryIncomingFinishPlan);
+    rc = ferryPlanRunTo(op, &ferryIncomingServePlan, "close");
     ferryOpRelease(op);
 
     return rc;
@@ -532,7 +543,26 @@ ferryIncomingReconnected(virDomainObj *vm)
     if (op && ((ferryIncoming *) op->data)->recovered &&
         virDomainObjGetState(vm, &reason) == VIR_DOMAIN_PAUSED &&
         reason == VIR_DOMAIN_PAUSED_MIGRATION)
-        *ferryPlanProgress(op, &ferryIncomingFinishPlan) = 0;
+        ferryPlanAssume(op, &ferryIncomingServePlan, "restore");
+}
+
+
+/**
+ * ferryIncomingStatus:
+ * @vm: domain, locked, in the monitor's thread
+ * @status: of the migration to it (qemuMonitorMigrationStatus)
+ *
+ * Between the arrival of the memory and the finish phase there are a few
+ * milliseconds, of which a worker makes use. It matters to nobody if it does not.
+ */
+void
+ferryIncomingStatus(virDomainObj *vm,
+                    int status)
+{
+    ferryOp *op;
+
+    if (status == QEMU_MONITOR_MIGRATION_STATUS_COMPLETED && (op = ferryIncomingFind(vm)))
+        ignore_value(ferryEngineSubmit(op));
 }
 
 

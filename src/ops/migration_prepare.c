@@ -249,7 +249,7 @@ ferryIncomingServe(virDomainObj *vm)
         return -1;
 
     ferryOpDrive(call.op);
-    rc = ferryPlanRun(call.op, &ferryIncomingServePlan);
+    rc = ferryPlanRunTo(call.op, &ferryIncomingServePlan, "server");
     ferryOpRelease(call.op);
 
     ferryAsyncLeave(vm);
