@@ -33,8 +33,8 @@ ANYWHERE = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'power-loss')
 # After a power loss the disk has what was synced, or what was written as well.
 LATE = 'power-loss-late'
 # The journal cannot be written: no space; an error of the disk, in the file or in
-# its folder; the driver is killed when half of it is written.
-JOURNAL = ('enospc', 'eio', 'eio-folder', 'kill-driver')
+# its folder.
+JOURNAL = ('enospc', 'eio', 'eio-folder')
 # An operation that was over stays so.
 ENDED = ('kill-driver', 'power-loss', LATE)
 # The driver is killed, and then something happens to its journal.
@@ -64,7 +64,8 @@ def points(cls, undone, last, final):
     """(when, fault) of a step that is run, or undone. last: of its plan; final: of all
     that is done."""
     if not undone:
-        moments = {'journal': JOURNAL, 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
+        # or the driver is killed when half of it is written
+        moments = {'journal': JOURNAL + ('kill-driver',), 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
                    'after': ANYWHERE + (LATE,) + DAMAGED}
     else:
         # an undo cannot fail; they are undone right after one another, last one first
