@@ -252,6 +252,7 @@ ferryWorkRun(void *jobdata,
 int
 ferryEngineSubmit(ferryOp *op)
 {
+    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
     ferryWork *work;
 
     /* the driver goes away; the next one finds the operation in the journal */
@@ -506,6 +507,24 @@ ferryEngineStart(virQEMUDriver *driver,
 }
 
 
+/* A monitor's thread may just be looking at an operation, with the domain locked. */
+static void
+ferryEngineForget(void *key G_GNUC_UNUSED,
+                  void *value,
+                  void *opaque G_GNUC_UNUSED)
+{
+    GPtrArray *ops = value;
+
+    if (ops->len > 0) {
+        virDomainObj *vm = ((ferryOp *) g_ptr_array_index(ops, 0))->vm;
+
+        VIR_WITH_OBJECT_LOCK_GUARD(vm) {
+            g_ptr_array_set_size(ops, 0);
+        }
+    }
+}
+
+
 /**
  * ferryEngineStop:
  *
@@ -514,9 +533,20 @@ ferryEngineStart(virQEMUDriver *driver,
 void
 ferryEngineStop(void)
 {
-    g_clear_pointer(&engine.workers, virThreadPoolFree);
+    g_autoptr(GHashTable) domains = NULL;
+    virThreadPool *workers = NULL;
 
     VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
-        g_clear_pointer(&engine.domains, g_hash_table_unref);
+        workers = g_steal_pointer(&engine.workers);
     }
+
+    /* they need the operations until they have ended */
+    virThreadPoolFree(workers);
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        domains = g_steal_pointer(&engine.domains);
+    }
+
+    if (domains)
+        g_hash_table_foreach(domains, ferryEngineForget, NULL);
 }

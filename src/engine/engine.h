@@ -55,6 +55,11 @@ GPtrArray *ferryJobWaitUntil(ferryOp *op,
                              unsigned int timeout,
                              ferryJobsDone done,
                              void *opaque);
+void ferryJobConclude(ferryOp *op,
+                      const char *what,
+                      GPtrArray *jobs,
+                      char **failed,
+                      char **error);
 int ferryJobWaitAll(ferryOp *op,
                     const char *what,
                     unsigned int timeout,

@@ -408,11 +408,41 @@ ferryJobWaitUntil(ferryOp *op,
 
 
 /**
+ * ferryJobConclude:
+ * @what: begin of their names, as for ferryJobName()
+ * @jobs: all of them, concluded
+ * @failed: set to the rest of the name of a job that failed
+ * @error: set to why it did; NULL when none did
+ *
+ * Dismisses them.
+ */
+void
+ferryJobConclude(ferryOp *op,
+                 const char *what,
+                 GPtrArray *jobs,
+                 char **failed,
+                 char **error)
+{
+    g_autofree char *prefix = ferryJobName(op, what);
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->error && !*error) {
+            *error = g_strdup(job->error);
+            *failed = g_strdup(job->id + strlen(prefix));
+        }
+        ferryJobDismiss(op, job->id);
+    }
+}
+
+
+/**
  * ferryJobWaitAll:
  * @what: begin of the names, as for ferryJobName()
  * @timeout: longest wait in milliseconds
- * @failed: set to the rest of the name of a job that failed
- * @error: set to why it did; NULL when none did
+ * @failed, @error: as for ferryJobConclude()
  *
  * Waits, as ferryJobWait() does, until all these jobs have concluded, and
  * dismisses them.
@@ -429,21 +459,11 @@ ferryJobWaitAll(ferryOp *op,
     g_autofree char *prefix = ferryJobName(op, what);
     unsigned int states = FERRY_JOB_STATE(CONCLUDED);
     g_autoptr(GPtrArray) jobs = ferryJobAwait(op, prefix, false, timeout, ferryJobAllIn, &states);
-    size_t i;
 
     if (!jobs)
         return -1;
 
-    for (i = 0; i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        if (job->error && !*error) {
-            *error = g_strdup(job->error);
-            *failed = g_strdup(job->id + strlen(prefix));
-        }
-        ferryJobDismiss(op, job->id);
-    }
-
+    ferryJobConclude(op, what, jobs, failed, error);
     return 0;
 }
 

@@ -4,7 +4,7 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * One file a domain, replaced as a whole before any step acts. It says for
+ * One file a domain, replaced as a whole before a step acts. It says for
  * each operation which steps may have acted, and what is needed to take them
  * back. Since undo looks before it acts, "may have" is enough.
  *
@@ -151,7 +151,8 @@ ferryJournalStore(const char *path,
  * Replaces the journal of @vm by what its operations say now, atomically;
  * removes it when there is none left.
  *
- * Returns 0, or -1 with an error reported and the old journal in place.
+ * Returns 0, or -1 with an error reported and the old journal in place, or
+ * either of the two when it was its folder that could not be written to disk.
  */
 int
 ferryJournalWrite(virDomainObj *vm,
@@ -187,6 +188,9 @@ ferryJournalWrite(virDomainObj *vm,
 
     virXMLFormatElement(&buf, "ferry", &attrs, &children);
     path = ferryJournalPath(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid);
+
+    for (i = 0; i < ops->len; i++)
+        ((ferryOp *) g_ptr_array_index(ops, i))->synced = false;
 
     if (ferryJournalStore(path, virBufferCurrentContent(&buf), durable) < 0)
         return -1;

@@ -248,6 +248,36 @@ ferryApiDefineCheckpoints(virDomainPtr dom,
 }
 
 
+static void
+ferryApiArrived(virDomainPtr dom,
+                ferryOp *incoming)
+{
+    virDomainObj *vm = qemuDomainObjFromDomain(dom);
+
+    if (vm)
+        ferryIncomingArrived(incoming, vm);
+    virDomainObjEndAPI(&vm);
+
+    ferryApiDefineCheckpoints(dom, ((ferryIncoming *) incoming->data)->checkpoints);
+}
+
+
+/* The guest has run here since the switch to post-copy, and all of it has come now. */
+static virDomainPtr
+ferryApiResumed(virDomainPtr dom)
+{
+    virDomainObj *vm = dom ? qemuDomainObjFromDomain(dom) : NULL;
+    ferryOp *found = vm ? ferryIncomingFind(vm) : NULL;
+    g_autoptr(ferryOp) op = found ? ferryOpRef(found) : NULL;
+
+    virDomainObjEndAPI(&vm);
+    if (op)
+        ferryApiArrived(dom, op);
+
+    return dom;
+}
+
+
 static virDomainPtr
 ferryDomainMigrateFinish3Params(virConnectPtr dconn,
                                 virTypedParameterPtr params,
@@ -266,6 +296,12 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
     virErrorPtr err = NULL;
     virDomainPtr dom;
     int failed = cancelled;
+
+    if (flags & VIR_MIGRATE_POSTCOPY_RESUME)
+        return ferryApiResumed(stock.domainMigrateFinish3Params(dconn, params, nparams,
+                                                                cookiein, cookieinlen,
+                                                                cookieout, cookieoutlen,
+                                                                flags, cancelled));
 
     if (!ferryMigrationIsOurs(flags) ||
         virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_DEST_NAME, &name) < 0 ||
@@ -293,14 +329,9 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
         virErrorRestore(&err);
 
     if (dom) {
-        virDomainObj *vm = qemuDomainObjFromDomain(dom);
-
-        if (vm)
-            ferryIncomingArrived(op, vm);
-        virDomainObjEndAPI(&vm);
-
-        ferryApiDefineCheckpoints(dom, ((ferryIncoming *) op->data)->checkpoints);
-    } else if (op->over) {
+        ferryApiArrived(dom, op);
+    } else if (op->over && (failed || !(flags & VIR_MIGRATE_POSTCOPY))) {
+        /* after the switch to post-copy the guest has run here, and nowhere else since */
         ferryIncomingDiscard(op);
     }
 

@@ -116,6 +116,8 @@ int ferryBackupBegin(virDomainObj *vm,
                      const char *checkpointXML,
                      unsigned int flags);
 ferryOp *ferryBackupFind(virDomainObj *vm);
+void ferryBackupForgetCheckpoint(virDomainObj *vm,
+                                 const char *name);
 int ferryBackupAbort(ferryOp *op,
                      bool async);
 int ferryBackupStats(ferryOp *op,

@@ -30,6 +30,28 @@ ferryBackupFind(virDomainObj *vm)
 }
 
 
+/**
+ * ferryBackupForgetCheckpoint:
+ * @vm: domain, locked, with a job; its checkpoint @name is being deleted
+ *
+ * It may have been made with the backup that runs. One of that name that is made
+ * later was not, and stays when the backup fails.
+ */
+void
+ferryBackupForgetCheckpoint(virDomainObj *vm,
+                            const char *name)
+{
+    ferryOp *op = ferryBackupFind(vm);
+    ferryBackup *backup = op ? op->data : NULL;
+
+    if (!backup || STRNEQ_NULLABLE(backup->checkpoint, name))
+        return;
+
+    g_clear_pointer(&backup->checkpoint, g_free);
+    g_clear_pointer(&backup->chkdef, virObjectUnref);
+}
+
+
 /* A backup is an asynchronous job of the domain: others wait for its end, but
  * those that change something elsewhere are let in. Nobody owns it: every step
  * takes a modify job inside it, and so does whoever ends it. */

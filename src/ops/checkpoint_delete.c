@@ -14,6 +14,7 @@
 
 #include "block/node.h"
 #include "block/qmp.h"
+#include "ops/backup.h"
 #include "ops/checkpoint.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_blockjob.h"
@@ -359,6 +360,10 @@ static int
 ferryCheckpointForget(ferryOp *op)
 {
     ferryCheckpoint *data = op->data;
+    size_t i;
+
+    for (i = 0; i < data->names->len; i++)
+        ferryBackupForgetCheckpoint(op->vm, g_ptr_array_index(data->names, i));
 
     return ferryCheckpointRemoveAll(op->vm, data->names) < 0 ? FERRY_STEP_UNKNOWN : 0;
 }

@@ -116,8 +116,8 @@ ferryIncomingRunImages(ferryOp *op)
 /**
  * ferryIncomingDiscard:
  *
- * Removes the images that were created for a guest which goes on at the source.
- * Its QEMU is gone here; @op may be over.
+ * Removes the images that were created for a guest which goes on at the source
+ * and did not run here for a moment. Its QEMU is gone here; @op may be over.
  */
 void
 ferryIncomingDiscard(ferryOp *op)
@@ -480,7 +480,8 @@ ferryIncomingClose(ferryOp *op)
     }
 
     ferryOpDrive(op);
-    rc = ferryPlanRunTo(op, &ferryIncomingServePlan, "close");
+    if ((rc = ferryPlanRunTo(op, &ferryIncomingServePlan, "close")) < 0)
+        incoming->error = virSaveLastError();
     ferryOpRelease(op);
 
     return rc;

@@ -310,10 +310,10 @@ ferryMigrationFinish(ferryOp *op)
 
     if (rc < 0 ||
         !(ended = ferryJobWaitUntil(op, "", FERRY_MIGRATION_FINISH_MS, ferryMigrationFinished, op)) ||
-        ferryMigrationCheckRunning(op, ended) < 0 ||
-        ferryJobWaitAll(op, "", FERRY_MIGRATION_FINISH_MS, &failed, &error) < 0)
+        ferryMigrationCheckRunning(op, ended) < 0)
         return -1;
 
+    ferryJobConclude(op, "", ended, &failed, &error);
     if (error) {
         ferryMigrationReportFailure(op, failed, error);
         return -1;
