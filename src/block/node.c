@@ -488,8 +488,8 @@ ferryNodeMayBypassCache(virStorageSource *src)
  * @disk: disk that @src is an image of, or will be
  * @direct: bypass the page cache; or be as @disk says
  *
- * Changes the cache mode of @src in QEMU for a while, where that makes sense and
- * the storage can. Reports no error. Returns true when QEMU bypasses the page cache
+ * Changes the cache mode of @src, which QEMU has only just opened, for a while, where
+ * that makes sense and the storage can. Reports no error. Returns true when QEMU bypasses the page cache
  * now.
  */
 bool
@@ -519,4 +519,45 @@ ferryNodeBypassCache(virDomainObj *vm,
 
     src->cachemode = disk->cachemode;
     return direct && rc == 0;
+}
+
+
+/* QEMU remembers, to the byte, where data end in a file that it has had open for
+ * a while, and ends itself when that is not the end of a sector as direct I/O has
+ * them. File systems and raw images have blocks of that size; what a format puts
+ * down at the end of a file has any. It remembers nothing of devices. */
+static bool
+ferryNodeMayReadDirect(virStorageSource *src)
+{
+    struct stat st;
+
+    if (!ferryNodeMayBypassCache(src) || stat(src->path, &st) < 0)
+        return false;
+
+    return !S_ISREG(st.st_mode) ||
+           (src->format == VIR_STORAGE_FILE_RAW && st.st_blksize % FERRY_SECTOR_MAX == 0);
+}
+
+
+/**
+ * ferryNodeReadDirect:
+ * @disk: of a guest that runs
+ * @shallow: its top image only, not those below
+ * @direct: bypass the page cache; or be as @disk says
+ *
+ * Like ferryNodeBypassCache() for the images of @disk, which are going to be read
+ * as a whole.
+ */
+void
+ferryNodeReadDirect(virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    bool shallow,
+                    bool direct)
+{
+    virStorageSource *n;
+
+    for (n = disk->src; virStorageSourceIsBacking(n); n = shallow ? NULL : n->backingStore) {
+        if (!direct || ferryNodeMayReadDirect(n))
+            ferryNodeBypassCache(vm, disk, n, direct);
+    }
 }

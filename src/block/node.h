@@ -45,3 +45,7 @@ bool ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,
                           virStorageSource *src,
                           bool direct);
+void ferryNodeReadDirect(virDomainObj *vm,
+                         virDomainDiskDef *disk,
+                         bool shallow,
+                         bool direct);

@@ -390,23 +390,6 @@ ferryCopyCheckSize(ferryOp *op)
 /* cache: source and target bypass the page cache, as far as they do not yet.
  * After the target was formatted: that is many small writes, each of which would
  * wait for the disk. */
-static void
-ferryCopySetSourceCache(ferryOp *op,
-                        bool direct)
-{
-    ferryCopy *copy = op->data;
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-    virStorageSource *n;
-
-    for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
-        ferryNodeBypassCache(op->vm, disk, n, direct);
-
-        if (copy->shallow)
-            break;
-    }
-}
-
-
 static int
 ferryCopyCacheOff(ferryOp *op)
 {
@@ -415,7 +398,7 @@ ferryCopyCacheOff(ferryOp *op)
     /* a plain one does since its node was added */
     if (!ferryImageIsPlain(copy->target))
         ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, true);
-    ferryCopySetSourceCache(op, true);
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, true);
     return 0;
 }
 
@@ -424,7 +407,9 @@ ferryCopyCacheOff(ferryOp *op)
 static void
 ferryCopyCacheBack(ferryOp *op)
 {
-    ferryCopySetSourceCache(op, false);
+    ferryCopy *copy = op->data;
+
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, false);
 }
 
 

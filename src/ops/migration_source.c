@@ -133,15 +133,8 @@ ferryMigrationSetCache(ferryOp *op,
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++) {
-        virDomainDiskDef *disk = ferryMigrationDomainDisk(op, &migration->disks[i]);
-        virStorageSource *n;
-
-        for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
-            ferryNodeBypassCache(op->vm, disk, n, direct);
-
-            if (migration->shallow)
-                break;
-        }
+        ferryNodeReadDirect(op->vm, ferryMigrationDomainDisk(op, &migration->disks[i]),
+                            migration->shallow, direct);
     }
 }
 
