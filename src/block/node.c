@@ -531,11 +531,14 @@ ferryNodeMayReadDirect(virStorageSource *src)
 {
     struct stat st;
 
-    if (!ferryNodeMayBypassCache(src) || stat(src->path, &st) < 0)
+    if (!ferryNodeMayBypassCache(src))
         return false;
 
-    return !S_ISREG(st.st_mode) ||
-           (src->format == VIR_STORAGE_FILE_RAW && st.st_blksize % FERRY_SECTOR_MAX == 0);
+    if (virStorageSourceIsBlockLocal(src))
+        return true;
+
+    return src->format == VIR_STORAGE_FILE_RAW &&
+           (stat(src->path, &st) < 0 || st.st_blksize % FERRY_SECTOR_MAX == 0);
 }
 
 
