@@ -360,6 +360,10 @@ replayCompareResult(const replayCase *c,
         return -1;
     g_strchomp(expected);
 
+    /* which of the two drivers notices first that a client wants no more, that depends */
+    if (c->end == REPLAY_END_ABORT && g_str_has_suffix(message, "canceled by client"))
+        message = "canceled by client";
+
     if (rc == 0 ? STREQ(expected, "ok") : !!strstr(expected, message))
         return 0;
 
