@@ -489,8 +489,8 @@ ferryNodeMayBypassCache(virStorageSource *src)
  * @direct: bypass the page cache; or be as @disk says
  *
  * Changes the cache mode of @src, which QEMU has only just opened, for a while, where
- * that makes sense and the storage can. Reports no error. Returns true when QEMU bypasses the page cache
- * now.
+ * that makes sense and the storage can. Reports no error. Returns true when QEMU
+ * bypasses the page cache now.
  */
 bool
 ferryNodeBypassCache(virDomainObj *vm,
