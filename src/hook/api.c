@@ -406,6 +406,7 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
                          unsigned int flags)
 {
     virDomainObj *vm;
+    bool aborted = false;
     int rc = -1;
 
     virCheckFlags(VIR_DOMAIN_ABORT_JOB_POSTCOPY, -1);
@@ -417,14 +418,22 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
         rc = flags == 0 ? ferryApiAbortBackup(vm) : 0;
 
     if (rc == 0 && flags == 0)
-        ferryMigrationAbort(vm);
+        aborted = ferryMigrationAbort(vm);
 
     virDomainObjEndAPI(&vm);
 
     if (rc != 0)
         return rc < 0 ? -1 : 0;
 
-    return stock.domainAbortJobFlags(dom, flags);
+    rc = stock.domainAbortJobFlags(dom, flags);
+
+    /* there is no job any more: ours was enough */
+    if (rc < 0 && aborted && virGetLastErrorCode() == VIR_ERR_OPERATION_INVALID) {
+        virResetLastError();
+        rc = 0;
+    }
+
+    return rc;
 }
 
 

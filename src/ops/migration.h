@@ -171,7 +171,7 @@ int ferryMigrationCopyStorage(virDomainObj *vm,
                               qemuMigrationParams *params);
 int ferryMigrationSwitchOver(virDomainObj *vm);
 int ferryMigrationMayStop(virDomainObj *vm);
-void ferryMigrationAbort(virDomainObj *vm);
+bool ferryMigrationAbort(virDomainObj *vm);
 void ferryMigrationYank(ferryOp *op);
 int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);

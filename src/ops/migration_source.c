@@ -303,7 +303,9 @@ ferryMigrationFinish(ferryOp *op)
 
     if (rc < 0 ||
         !(ended = ferryJobWaitUntil(op, "", FERRY_MIGRATION_FINISH_MS, ferryMigrationFinished, op)) ||
-        ferryMigrationCheckRunning(op, ended) < 0)
+        ferryMigrationCheckRunning(op, ended) < 0 ||
+        /* who was told that it is aborted must not find it done */
+        op->klass->mayWait(op) < 0)
         return -1;
 
     ferryJobConclude(op, "", ended, &failed, &error);
@@ -456,17 +458,20 @@ ferryMigrationJobChanged(ferryOp *op)
  *
  * Lets go of the destination first, if the memory moves by now: QEMU drains all
  * nodes when a migration is cancelled, and would wait for a network that is away.
+ *
+ * Returns true when that alone makes the migration fail.
  */
-void
+bool
 ferryMigrationAbort(virDomainObj *vm)
 {
     ferryOp *found = ferryOpFind(vm, FERRY_MIGRATION_NAME);
     g_autoptr(ferryOp) op = NULL;
+    bool aborted = false;
 
     if (!found || found->klass != &ferryMigrationClass ||
         !ferryPlanDone(found, &ferryMigrationStoragePlan) ||
         ferryPlanReached(found, &ferryMigrationFinishPlan, "disconnect"))
-        return;
+        return false;
 
     op = ferryOpRef(found);
 
@@ -474,11 +479,13 @@ ferryMigrationAbort(virDomainObj *vm)
         if (!op->over && virDomainObjIsActive(vm)) {
             ((ferryMigration *) op->data)->aborted = true;
             ferryMigrationYank(op);
+            aborted = true;
         }
         virDomainObjEndJob(vm);
     }
 
     virResetLastError();
+    return aborted;
 }
 
 
