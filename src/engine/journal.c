@@ -357,7 +357,7 @@ ferryJournalApplyCommit(ferryOp *op)
         const ferryStep *steps = op->klass->plans[i]->steps;
         const ferryStep *next;
 
-        if (op->progress[i] == 0 || !steps[op->progress[i]].name)
+        if (op->progress[i] == 0)
             continue;
 
         next = ferryStepNextRecorded(&steps[op->progress[i] - 1]);
