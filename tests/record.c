@@ -8,7 +8,8 @@
  * its reply go to the file that FERRY_RECORD names, as the tests' canned files
  * have them: blocks of JSON with an empty line between. With FERRY_RECORD_STEPS
  * set only what steps of plans send: during a migration the stock driver and
- * Ferry take turns, and only Ferry is replayed.
+ * Ferry take turns, and only Ferry is replayed. FERRY_RECORD_UNKNOWN names a parameter
+ * that QEMU is not to know: it is asked for one that nobody knows.
  */
 
 #include <config.h>
@@ -19,6 +20,7 @@
 #include "qemu/qemu_monitor_priv.h"
 #include "engine/op.h"
 #include "virjson.h"
+#include "virstring.h"
 
 /* Does this thread run or undo a step? */
 static __thread bool recordInStep;
@@ -51,13 +53,35 @@ recordWrite(FILE *file,
 }
 
 
+/* Sends @msg with another name for a parameter. */
+static int
+recordSendWithout(qemuMonitor *mon,
+                  qemuMonitorMessage *msg,
+                  const char *parameter)
+{
+    const char *sent = msg->txBuffer;
+    g_autofree char *name = g_strdup_printf("\"%s\":", parameter);
+    g_autofree char *other = g_strdup_printf("\"%s-of-nobody\":", parameter);
+    g_autofree char *text = virStringReplace(sent, name, other);
+    int rc;
+
+    msg->txBuffer = text;
+    msg->txLength = strlen(text);
+    rc = recordReal()(mon, msg);
+    msg->txBuffer = sent;
+
+    return rc;
+}
+
+
 int
 qemuMonitorSend(qemuMonitor *mon,
                 qemuMonitorMessage *msg)
 {
     g_autofree char *command = g_strdup(msg->txBuffer);
     const char *path = g_getenv("FERRY_RECORD");
-    int rc = recordReal()(mon, msg);
+    const char *unknown = g_getenv("FERRY_RECORD_UNKNOWN");
+    int rc = unknown ? recordSendWithout(mon, msg, unknown) : recordReal()(mon, msg);
     FILE *file;
 
     if (!recordInStep && g_getenv("FERRY_RECORD_STEPS"))

@@ -477,6 +477,8 @@ static const replayCase replayCases[] = {
     { "abort-ready", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "backup-push", replayBackupBegin, BACKUP("push", SLOW, STORES("target", "")),
       CHECKPOINT("c1"), 0, true, SOURCE },
+    { "backup-push-unstable", replayBackupBegin, BACKUP("push", SLOW, STORES("target", "")),
+      NULL, 0, true, SOURCE },
     { "backup-pull", replayBackupBegin,
       BACKUP("pull", "<incremental>c1</incremental>" SERVER, STORES("scratch", "")),
       CHECKPOINT("c2"), 0, true, SOURCE },

@@ -24,8 +24,8 @@
 
 VIR_LOG_INIT("ferry.image");
 
-/* More than an empty image has. */
-#define FERRY_IMAGE_CLONE_MAX (1024 * 1024)
+/* What is copied at a time, in bytes: an empty image is smaller. */
+#define FERRY_IMAGE_CLONE_STEP (1024 * 1024)
 
 VIR_ENUM_IMPL(ferryImageOrigin,
               FERRY_IMAGE_LAST,
@@ -210,6 +210,7 @@ ferryImageFormatStart(virDomainObj *vm,
 
 /**
  * ferryImageClone:
+ * @direct: QEMU is going to open it past the page cache
  *
  * Makes the empty file of @to the same as that of @from, an image which was
  * just created: a few hundred KiB, for which QEMU takes ten times as long.
@@ -218,21 +219,26 @@ ferryImageFormatStart(virDomainObj *vm,
  */
 int
 ferryImageClone(virStorageSource *from,
-                virStorageSource *to)
+                virStorageSource *to,
+                bool direct)
 {
-    g_autofree char *content = NULL;
-    VIR_AUTOCLOSE fd = -1;
-    int len;
+    VIR_AUTOCLOSE in = -1;
+    VIR_AUTOCLOSE out = -1;
+    ssize_t done;
 
     if (!ferrySourceIsFile(from) || !ferrySourceIsFile(to) ||
-        (len = virFileReadAllQuiet(from->path, FERRY_IMAGE_CLONE_MAX, &content)) < 0 ||
-        (fd = open(to->path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
-        safewrite(fd, content, len) != len)
+        (in = open(from->path, O_RDONLY | O_CLOEXEC)) < 0 ||
+        (out = open(to->path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0)
         return -1;
 
-    /* QEMU is about to read it past the page cache, which waits for this */
-    ignore_value(sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WRITE));
-    return 0;
+    while ((done = copy_file_range(in, NULL, out, NULL, FERRY_IMAGE_CLONE_STEP, 0)) > 0)
+        ;
+
+    /* opening it would wait for this */
+    if (direct)
+        ignore_value(sync_file_range(out, 0, 0, SYNC_FILE_RANGE_WRITE));
+
+    return done;
 }
 
 

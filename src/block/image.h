@@ -39,5 +39,6 @@ int ferryImageCreateStart(virDomainObj *vm,
                           const char *jobname,
                           virJSONValue **props);
 int ferryImageClone(virStorageSource *from,
-                    virStorageSource *to);
+                    virStorageSource *to,
+                    bool direct);
 void ferryImageSync(virStorageSource *src);

@@ -186,7 +186,8 @@ ferryQMPAddAction(virJSONValue *actions,
  * ferryQMPBackupAction:
  *
  * Adds the start of a backup job. The job is not forgotten when it ends:
- * ferryJobDismiss().
+ * ferryJobDismiss(). QEMU may refuse params->workers: the error names
+ * FERRY_QMP_PERF then.
  */
 int
 ferryQMPBackupAction(virJSONValue *actions,
@@ -194,6 +195,7 @@ ferryQMPBackupAction(virJSONValue *actions,
                      const ferryBackupParams *params)
 {
     g_autoptr(virJSONValue) data = NULL;
+    g_autoptr(virJSONValue) perf = NULL;
     const char *sync = "full";
 
     if (params->onlyOverwritten)
@@ -201,12 +203,17 @@ ferryQMPBackupAction(virJSONValue *actions,
     else if (params->bitmap)
         sync = "incremental";
 
+    if (params->workers > 0 &&
+        virJSONValueObjectAdd(&perf, "u:max-workers", params->workers, NULL) < 0)
+        return -1;
+
     if (virJSONValueObjectAdd(&data,
                               "s:job-id", jobname,
                               "s:device", params->source,
                               "s:target", params->target,
                               "s:sync", sync,
                               "S:bitmap", params->onlyOverwritten ? NULL : params->bitmap,
+                              "A:" FERRY_QMP_PERF, &perf,
                               "P:speed", params->bandwidth,
                               "b:auto-dismiss", false,
                               NULL) < 0)

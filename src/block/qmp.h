@@ -23,11 +23,15 @@ struct _ferryMirrorParams {
     bool patient;                 /* an error of the target stops it, but does not end it */
 };
 
+/* Not part of QEMU's stable interface (there since 6.0): it may go. */
+#define FERRY_QMP_PERF "x-perf"
+
 typedef struct _ferryBackupParams ferryBackupParams;
 struct _ferryBackupParams {
     const char *source;           /* node name of the disk's image */
     const char *target;           /* node name */
     const char *bitmap;           /* copy what it marks; NULL: everything */
+    unsigned int workers;         /* requests in flight; 0: QEMU chooses */
     bool onlyOverwritten;         /* keep old data of what the guest overwrites, no more */
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
 };

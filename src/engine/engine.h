@@ -71,7 +71,8 @@ void ferryJobDismiss(ferryOp *op,
 int ferryJobKill(ferryOp *op,
                  const char *jobname);
 int ferryJobKillAll(ferryOp *op,
-                    const char *what);
+                    const char *what,
+                    GPtrArray *known);
 int ferryAsyncEnter(virDomainObj *vm,
                     virDomainJob job);
 void ferryAsyncLeave(virDomainObj *vm);

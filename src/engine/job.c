@@ -542,6 +542,7 @@ ferryJobKill(ferryOp *op,
 /**
  * ferryJobKillAll:
  * @what: begin of the names, as for ferryJobName()
+ * @known: these jobs, as ferryJobList() returned them a moment ago; or NULL
  *
  * ferryJobKill() for all jobs of @op whose name begins so: all are told to end
  * before the first one is waited for.
@@ -550,9 +551,10 @@ ferryJobKill(ferryOp *op,
  */
 int
 ferryJobKillAll(ferryOp *op,
-                const char *what)
+                const char *what,
+                GPtrArray *known)
 {
-    g_autoptr(GPtrArray) jobs = ferryJobList(op, what);
+    g_autoptr(GPtrArray) jobs = known ? g_ptr_array_ref(known) : ferryJobList(op, what);
     g_autofree char *failed = NULL;
     g_autofree char *error = NULL;
     size_t i;

@@ -42,6 +42,10 @@ VIR_ENUM_IMPL(ferryBackupResult,
 
 #define FERRY_BACKUP_TLS_BASE "libvirt_backup"
 
+/* Requests, of up to 1 MiB, that a push has in flight. More make no local disk any
+ * faster, and what the guest writes to has to be copied behind all of them. */
+#define FERRY_BACKUP_WORKERS 4
+
 
 /**
  * ferryBackupIsPull:
@@ -323,6 +327,7 @@ static int
 ferryBackupDiskActions(ferryOp *op,
                        ferryBackupDisk *disk,
                        GHashTable *nodes,
+                       unsigned int workers,
                        virJSONValue *actions)
 {
     ferryBackup *backup = op->data;
@@ -336,6 +341,7 @@ ferryBackupDiskActions(ferryOp *op,
         .target = store->nodeformat,
         .bitmap = disk->bitmap,
         .onlyOverwritten = pull,
+        .workers = !pull && virStorageSourceIsLocalStorage(store) ? workers : 0,
         .bandwidth = backup->extras.bandwidth,
     };
 
@@ -365,28 +371,46 @@ ferryBackupNeedsBitmaps(ferryBackup *backup)
 
 
 static int
-ferryBackupStart(ferryOp *op)
+ferryBackupStartWith(ferryOp *op,
+                     GHashTable *nodes,
+                     unsigned int workers)
 {
     ferryBackup *backup = op->data;
-    g_autoptr(GHashTable) nodes = NULL;
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
-
-    if (ferryBackupNeedsBitmaps(backup) &&
-        !(nodes = ferryNodeData(op->vm)))
-        return -1;
 
     if (backup->chkdef &&
         ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0)
         return -1;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryBackupDiskActions(op, &backup->disks[i], nodes, actions) < 0)
+        if (ferryBackupDiskActions(op, &backup->disks[i], nodes, workers, actions) < 0)
             return -1;
     }
 
-    if (ferryQMPTransaction(op->vm, &actions) < 0)
+    return ferryQMPTransaction(op->vm, &actions);
+}
+
+
+static int
+ferryBackupStart(ferryOp *op)
+{
+    ferryBackup *backup = op->data;
+    g_autoptr(GHashTable) nodes = NULL;
+
+    if (ferryBackupNeedsBitmaps(backup) &&
+        !(nodes = ferryNodeData(op->vm)))
         return -1;
+
+    if (ferryBackupStartWith(op, nodes, FERRY_BACKUP_WORKERS) < 0) {
+        /* QEMU has looked at no more than the parameters */
+        if (!strstr(virGetLastErrorMessage(), FERRY_QMP_PERF))
+            return -1;
+
+        virResetLastError();
+        if (ferryBackupStartWith(op, nodes, 0) < 0)
+            return -1;
+    }
 
     backup->started = true;
     return 0;
@@ -431,7 +455,7 @@ ferryBackupUnstart(ferryOp *op)
     if (!backup->started)
         return;
 
-    if (ferryJobKillAll(op, "") < 0)
+    if (ferryJobKillAll(op, "", backup->jobs) < 0)
         VIR_WARN("backup of domain '%s' does not end: %s",
                  op->vm->def->name, virGetLastErrorMessage());
 

@@ -57,6 +57,8 @@ struct _ferryBackup {
     ferryBackupResult result;
 
     virDomainCheckpointDef *chkdef; /* until it is the domain's */
+    GPtrArray *jobs;        /* as they were when it was told to end, or NULL */
+    bool creating;          /* jobs that format images may be there */
     bool started;           /* the transaction took place */
     bool serving;           /* the NBD server is ours */
     ferryExportServer server;

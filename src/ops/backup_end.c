@@ -60,8 +60,8 @@ ferryBackupCount(ferryOp *op,
 }
 
 
-/* Asks QEMU for all jobs of @op, and adds up how far they are. */
-static int
+/* Asks QEMU for all jobs of @op, and adds up how far they are. Returns them. */
+static GPtrArray *
 ferryBackupQuery(ferryOp *op,
                  ferryBackupJobs *state)
 {
@@ -72,14 +72,14 @@ ferryBackupQuery(ferryOp *op,
     *state = (ferryBackupJobs) { .ended = backup->ndisks, .failed = backup->ndisks };
 
     if (!jobs)
-        return -1;
+        return NULL;
 
     backup->cur = backup->end = 0;
 
     for (i = 0; i < backup->ndisks; i++)
         ferryBackupCount(op, &backup->disks[i], jobs, state);
 
-    return 0;
+    return g_steal_pointer(&jobs);
 }
 
 
@@ -92,8 +92,9 @@ int
 ferryBackupProgress(ferryOp *op)
 {
     ferryBackupJobs state;
+    g_autoptr(GPtrArray) jobs = ferryBackupQuery(op, &state);
 
-    return ferryBackupQuery(op, &state);
+    return jobs ? 0 : -1;
 }
 
 
@@ -164,12 +165,15 @@ ferryBackupEnd(ferryOp *op,
 {
     ferryBackup *backup = op->data;
     virDomainObj *vm = op->vm;
+    ferryBackupJobs state;
     virErrorPtr err = NULL;
 
     virErrorPreserveLast(&err);
 
-    if (backup->started)
-        ignore_value(ferryBackupProgress(op));
+    if (backup->started) {
+        g_clear_pointer(&backup->jobs, g_ptr_array_unref);
+        backup->jobs = ferryBackupQuery(op, &state);
+    }
 
     if (backup->result == FERRY_BACKUP_RESULT_NONE) {
         backup->result = result;
@@ -177,7 +181,8 @@ ferryBackupEnd(ferryOp *op,
             g_clear_pointer(&backup->error, g_free);
         /* what must not be taken back, if we do not live to see the end */
         if (result != FERRY_BACKUP_RESULT_NONE)
-            ignore_value(ferryJournalWrite(vm, result == FERRY_BACKUP_RESULT_COMPLETED));
+            ignore_value(ferryJournalWrite(vm, result == FERRY_BACKUP_RESULT_COMPLETED &&
+                                               (backup->checkpoint || !ferryBackupIsPull(backup))));
     }
 
     if (ferryPlanUndo(op, &ferryBackupBeginPlan) == 0 && !op->over) {
@@ -219,6 +224,7 @@ void
 ferryBackupJobChanged(ferryOp *op)
 {
     ferryBackup *backup = op->data;
+    g_autoptr(GPtrArray) jobs = NULL;
     ferryBackupJobs state;
 
     if (!ferryPlanDone(op, &ferryBackupBeginPlan) ||
@@ -227,7 +233,7 @@ ferryBackupJobChanged(ferryOp *op)
         return;
     }
 
-    if (ferryBackupFreeGuest(op) || ferryBackupQuery(op, &state) < 0)
+    if (ferryBackupFreeGuest(op) || !(jobs = ferryBackupQuery(op, &state)))
         return;
 
     if (state.failed > 0 || ferryBackupIsForsaken(op))
@@ -255,6 +261,7 @@ ferryBackupRecover(ferryOp *op)
     for (i = 0; i < backup->ndisks; i++)
         backup->disks[i].granted = ferryPlanReached(op, &ferryBackupBeginPlan, "access");
 
+    backup->creating = true;
     backup->started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
     backup->serving = ferryBackupIsPull(backup) &&
                       ferryPlanReached(op, &ferryBackupBeginPlan, "server");

@@ -22,6 +22,10 @@
 /* Creating images is quick, but remote ones may hang. */
 #define FERRY_BACKUP_CREATE_MS (5 * 60 * 1000)
 
+/* What a disk must be able to hold, in bytes, for its backup to bypass the page
+ * cache: QEMU takes a millisecond longer to open an image so. */
+#define FERRY_BACKUP_LARGE (256 * 1024 * 1024ULL)
+
 
 /* create, format: the images, all at the same time; alone, see copy.c */
 static char *
@@ -48,14 +52,20 @@ ferryBackupBacking(ferryOp *op,
 }
 
 
+/* @started: how many jobs */
 static int
-ferryBackupCreateWait(ferryOp *op)
+ferryBackupCreateWait(ferryOp *op,
+                      int started)
 {
+    ferryBackup *backup = op->data;
     g_autofree char *failed = NULL;
     g_autofree char *error = NULL;
 
-    if (ferryJobWaitAll(op, "create-", FERRY_BACKUP_CREATE_MS, &failed, &error) < 0)
+    if (started > 0 &&
+        ferryJobWaitAll(op, "create-", FERRY_BACKUP_CREATE_MS, &failed, &error) < 0)
         return -1;
+
+    backup->creating = false;
 
     if (error) {
         virReportError(VIR_ERR_OPERATION_FAILED,
@@ -82,6 +92,7 @@ ferryBackupCreate(ferryOp *op)
     if (!(nodes = ferryNodeData(op->vm)))
         return -1;
 
+    backup->creating = true;
     for (i = 0; i < backup->ndisks; i++) {
         virStorageSource *store = backup->disks[i].def->store;
         g_autofree char *jobname = ferryBackupCreateJobName(op, &backup->disks[i]);
@@ -95,7 +106,23 @@ ferryBackupCreate(ferryOp *op)
         started += rc;
     }
 
-    return started ? ferryBackupCreateWait(op) : 0;
+    return ferryBackupCreateWait(op, started);
+}
+
+
+/* A push of a whole disk bypasses the page cache, where the storage can: a guest's
+ * own writes would have to wait for the host to write all that back. What is small,
+ * or lies here and there, is better left to the page cache; and a scratch image gets
+ * what the guest waits for. */
+static bool
+ferryBackupBypassesCache(ferryOp *op,
+                         ferryBackupDisk *disk)
+{
+    virStorageSource *store = disk->def->store;
+
+    return !ferryBackupIsPull(op->data) && !disk->bitmap &&
+           (store->capacity == 0 || store->capacity >= FERRY_BACKUP_LARGE) &&
+           ferryNodeMayBypassCache(store);
 }
 
 
@@ -107,13 +134,14 @@ ferryBackupFormatDisk(ferryOp *op,
                       GHashTable *done,
                       ferryBackupDisk **same)
 {
+    ferryBackup *backup = op->data;
     virStorageSource *store = disk->def->store;
     g_autofree char *jobname = ferryBackupCreateJobName(op, disk);
     g_autofree char *key = NULL;
     /* what a pull opens has its backing chain given; what a push leaves must
      * know its own */
-    g_autoptr(virStorageSource) backing = ferryBackupIsPull(op->data) ? virStorageSourceNew() :
-                                                                         ferryBackupBacking(op, disk);
+    g_autoptr(virStorageSource) backing = ferryBackupIsPull(backup) ? virStorageSourceNew() :
+                                                                       ferryBackupBacking(op, disk);
     g_autoptr(virJSONValue) props = NULL;
 
     if (ferryImageFormatProps(store, backing, &props) < 0)
@@ -134,6 +162,7 @@ ferryBackupFormatDisk(ferryOp *op,
             return -1;
     }
 
+    backup->creating = true;
     if (ferryImageCreateStart(op->vm, jobname, &props) < 0)
         return -1;
 
@@ -160,26 +189,32 @@ ferryBackupFormatImages(ferryOp *op)
         started += rc;
     }
 
-    if (started && ferryBackupCreateWait(op) < 0)
+    if (ferryBackupCreateWait(op, started) < 0)
         return -1;
 
     for (i = 0, started = 0; i < backup->ndisks; i++) {
-        if (!same[i] || ferryImageClone(same[i]->def->store, backup->disks[i].def->store) == 0)
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store,
+                                        ferryBackupBypassesCache(op, disk)) == 0)
             continue;
 
-        if ((rc = ferryBackupFormatDisk(op, &backup->disks[i], NULL, &same[i])) < 0)
+        if ((rc = ferryBackupFormatDisk(op, disk, NULL, &same[i])) < 0)
             return -1;
         started += rc;
     }
 
-    return started ? ferryBackupCreateWait(op) : 0;
+    return ferryBackupCreateWait(op, started);
 }
 
 
 void
 ferryBackupUncreate(ferryOp *op)
 {
-    ignore_value(ferryJobKillAll(op, "create-"));
+    ferryBackup *backup = op->data;
+
+    if (backup->creating)
+        ignore_value(ferryJobKillAll(op, "create-", NULL));
 }
 
 
@@ -202,17 +237,15 @@ ferryBackupAddStorage(ferryOp *op)
 }
 
 
-/* A push bypasses the page cache, where the storage can: a guest's own writes
- * would have to wait for the host to write all that back. A scratch image does
- * not: what it gets is what the guest waits for. */
 static int
 ferryBackupAddPlain(ferryOp *op,
-                    virStorageSource *store,
+                    ferryBackupDisk *disk,
                     virStorageSource *backing)
 {
+    virStorageSource *store = disk->def->store;
     int rc;
 
-    if (!ferryBackupIsPull(op->data) && ferryNodeMayBypassCache(store)) {
+    if (ferryBackupBypassesCache(op, disk)) {
         store->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         rc = ferryNodeAddPlain(op->vm, store, backing);
         store->cachemode = VIR_DOMAIN_DISK_CACHE_DEFAULT;
@@ -233,10 +266,11 @@ ferryBackupAddNodes(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
-        virStorageSource *store = backup->disks[i].def->store;
-        g_autoptr(virStorageSource) backing = ferryBackupBacking(op, &backup->disks[i]);
+        ferryBackupDisk *disk = &backup->disks[i];
+        virStorageSource *store = disk->def->store;
+        g_autoptr(virStorageSource) backing = ferryBackupBacking(op, disk);
 
-        if ((ferryImageIsPlain(store) ? ferryBackupAddPlain(op, store, backing) :
+        if ((ferryImageIsPlain(store) ? ferryBackupAddPlain(op, disk, backing) :
                                         ferryNodeAddFormat(op->vm, store, backing)) < 0)
             return -1;
     }

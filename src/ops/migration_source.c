@@ -231,7 +231,7 @@ ferryMigrationUnmirror(ferryOp *op)
 {
     ferryMigrationYank(op);
 
-    if (ferryJobKillAll(op, "") < 0)
+    if (ferryJobKillAll(op, "", NULL) < 0)
         VIR_WARN("mirrors of domain '%s' do not end: %s",
                  op->vm->def->name, virGetLastErrorMessage());
 
