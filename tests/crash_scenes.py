@@ -162,7 +162,14 @@ class Push(Kept, scenes_backup.Push):
         super().restarted()
 
 
+class PushEnd(Push):
+    """It ends by itself."""
+    PLANS = {}
+    UNDONE = {('backup', 'begin'): (scenes_backup.Push.first, scenes_backup.Push.begin)}
+    ROWS = {('backup', 'begin'): 'backup end'}
+
+
 Pull.UNDONE = {}
 PullEnd.UNDONE = scenes_backup.Pull.UNDONE
 
-EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push]
+EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd]

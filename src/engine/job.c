@@ -99,12 +99,6 @@ ferryJobFind(ferryOp *op,
         virResetLastError();
     qemuDomainObjExitMonitor(op->vm);
 
-    /* a QEMU that is ending has canceled its jobs, and forgets them: no news */
-    if (rc == 0 && QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed) {
-        virReportError(VIR_ERR_OPERATION_FAILED, _("domain '%s' is being destroyed"), op->vm->def->name);
-        rc = -1;
-    }
-
     for (i = 0; i < njobs; i++) {
         if (exact ? STREQ(jobs[i]->id, name) : g_str_has_prefix(jobs[i]->id, name))
             g_ptr_array_add(found, jobs[i]);

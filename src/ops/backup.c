@@ -322,6 +322,22 @@ ferryBackupThaw(ferryOp *op)
 }
 
 
+/* Are the images of a disk, and where its backup goes, on this host? */
+static bool
+ferryBackupIsLocal(virStorageSource *src,
+                   virStorageSource *store)
+{
+    virStorageSource *n;
+
+    for (n = src; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (!virStorageSourceIsLocalStorage(n))
+            return false;
+    }
+
+    return virStorageSourceIsLocalStorage(store);
+}
+
+
 /* start: one moment for all disks, bitmaps and the checkpoint */
 static int
 ferryBackupDiskActions(ferryOp *op,
@@ -341,7 +357,7 @@ ferryBackupDiskActions(ferryOp *op,
         .target = store->nodeformat,
         .bitmap = disk->bitmap,
         .onlyOverwritten = pull,
-        .workers = !pull && virStorageSourceIsLocalStorage(store) ? workers : 0,
+        .workers = !pull && ferryBackupIsLocal(src, store) ? workers : 0,
         .bandwidth = backup->extras.bandwidth,
     };
 
@@ -372,13 +388,18 @@ ferryBackupNeedsBitmaps(ferryBackup *backup)
 
 static int
 ferryBackupStartWith(ferryOp *op,
-                     GHashTable *nodes,
                      unsigned int workers)
 {
     ferryBackup *backup = op->data;
+    g_autoptr(GHashTable) nodes = NULL;
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
 
+    if (ferryBackupNeedsBitmaps(backup) &&
+        !(nodes = ferryNodeData(op->vm)))
+        return -1;
+
+    /* takes broken bitmaps out of the way */
     if (backup->chkdef &&
         ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0)
         return -1;
@@ -396,19 +417,14 @@ static int
 ferryBackupStart(ferryOp *op)
 {
     ferryBackup *backup = op->data;
-    g_autoptr(GHashTable) nodes = NULL;
 
-    if (ferryBackupNeedsBitmaps(backup) &&
-        !(nodes = ferryNodeData(op->vm)))
-        return -1;
-
-    if (ferryBackupStartWith(op, nodes, FERRY_BACKUP_WORKERS) < 0) {
+    if (ferryBackupStartWith(op, FERRY_BACKUP_WORKERS) < 0) {
         /* QEMU has looked at no more than the parameters */
         if (!strstr(virGetLastErrorMessage(), FERRY_QMP_PERF))
             return -1;
 
         virResetLastError();
-        if (ferryBackupStartWith(op, nodes, 0) < 0)
+        if (ferryBackupStartWith(op, 0) < 0)
             return -1;
     }
 

@@ -57,7 +57,7 @@ struct _ferryBackup {
     ferryBackupResult result;
 
     virDomainCheckpointDef *chkdef; /* until it is the domain's */
-    GPtrArray *jobs;        /* as they were when it was told to end, or NULL */
+    GPtrArray *jobs;        /* as they are when it is being ended, or NULL */
     bool creating;          /* jobs that format images may be there */
     bool started;           /* the transaction took place */
     bool serving;           /* the NBD server is ours */

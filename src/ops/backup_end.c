@@ -170,19 +170,18 @@ ferryBackupEnd(ferryOp *op,
 
     virErrorPreserveLast(&err);
 
-    if (backup->started) {
-        g_clear_pointer(&backup->jobs, g_ptr_array_unref);
+    if (backup->started && !backup->jobs)
         backup->jobs = ferryBackupQuery(op, &state);
-    }
 
     if (backup->result == FERRY_BACKUP_RESULT_NONE) {
         backup->result = result;
         if (result != FERRY_BACKUP_RESULT_FAILED)
             g_clear_pointer(&backup->error, g_free);
-        /* what must not be taken back, if we do not live to see the end */
+        /* What must not be taken back, if we do not live to see the end. A host that
+         * dies takes QEMU with it, and what QEMU has not flushed: nothing of that is
+         * told to anybody before the journal is gone. */
         if (result != FERRY_BACKUP_RESULT_NONE)
-            ignore_value(ferryJournalWrite(vm, result == FERRY_BACKUP_RESULT_COMPLETED &&
-                                               (backup->checkpoint || !ferryBackupIsPull(backup))));
+            ignore_value(ferryJournalWrite(vm, false));
     }
 
     if (ferryPlanUndo(op, &ferryBackupBeginPlan) == 0 && !op->over) {
@@ -197,6 +196,7 @@ ferryBackupEnd(ferryOp *op,
     if (op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virDomainObjEndAsyncJob(vm);
 
+    g_clear_pointer(&backup->jobs, g_ptr_array_unref);
     virErrorRestore(&err);
 }
 
@@ -214,6 +214,15 @@ ferryBackupJobMatters(ferryOp *op G_GNUC_UNUSED,
 }
 
 
+/* QEMU cancels its jobs when it ends, and forgets them: no news of theirs. */
+static bool
+ferryBackupQEMUEnds(ferryOp *op)
+{
+    return QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed ||
+           virDomainObjGetState(op->vm, NULL) == VIR_DOMAIN_SHUTDOWN;
+}
+
+
 /**
  * ferryBackupJobChanged:
  *
@@ -224,7 +233,6 @@ void
 ferryBackupJobChanged(ferryOp *op)
 {
     ferryBackup *backup = op->data;
-    g_autoptr(GPtrArray) jobs = NULL;
     ferryBackupJobs state;
 
     if (!ferryPlanDone(op, &ferryBackupBeginPlan) ||
@@ -233,13 +241,17 @@ ferryBackupJobChanged(ferryOp *op)
         return;
     }
 
-    if (ferryBackupFreeGuest(op) || !(jobs = ferryBackupQuery(op, &state)))
+    if (ferryBackupFreeGuest(op) || !(backup->jobs = ferryBackupQuery(op, &state)))
         return;
 
-    if (state.failed > 0 || ferryBackupIsForsaken(op))
+    if (state.failed > 0 && ferryBackupQEMUEnds(op))
+        VIR_DEBUG("domain '%s' is about to stop", op->vm->def->name);
+    else if (state.failed > 0 || ferryBackupIsForsaken(op))
         ferryBackupEnd(op, FERRY_BACKUP_RESULT_FAILED);
     else if (state.ended == backup->ndisks)
         ferryBackupEnd(op, FERRY_BACKUP_RESULT_COMPLETED);
+
+    g_clear_pointer(&backup->jobs, g_ptr_array_unref);
 }
 
 
@@ -362,13 +374,20 @@ void
 ferryBackupStopped(ferryOp *op)
 {
     ferryBackup *backup = op->data;
+    bool started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
+
+    /* the last of an image is written when QEMU closes it */
+    if (backup->result == FERRY_BACKUP_RESULT_COMPLETED && !ferryBackupIsPull(backup) &&
+        ferryPlanReached(op, &ferryBackupBeginPlan, "storage")) {
+        backup->result = FERRY_BACKUP_RESULT_FAILED;
+        started = true;
+    }
 
     /* a journal that was on the disk in time may not know of the server yet */
     if (ferryBackupIsPull(backup))
         ferryExportSocketRemove(backup->def->server);
 
-    if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED &&
-        ferryPlanReached(op, &ferryBackupBeginPlan, "start"))
+    if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED && started)
         ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, false);
 
     if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
