@@ -434,7 +434,7 @@ ferryBackupStart(ferryOp *op)
 
 
 /* A push job's bitmap is on the disk itself, and outlives the job. */
-static void
+static int
 ferryBackupDropBitmaps(ferryOp *op)
 {
     ferryBackup *backup = op->data;
@@ -442,9 +442,11 @@ ferryBackupDropBitmaps(ferryOp *op)
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
 
-    if (ferryBackupIsPull(backup) || !ferryBackupNeedsBitmaps(backup) ||
-        !(nodes = ferryNodeData(op->vm)))
-        return;
+    if (ferryBackupIsPull(backup) || !ferryBackupNeedsBitmaps(backup))
+        return 0;
+
+    if (!(nodes = ferryNodeData(op->vm)))
+        return -1;
 
     for (i = 0; i < backup->ndisks; i++) {
         virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
@@ -455,10 +457,7 @@ ferryBackupDropBitmaps(ferryOp *op)
                                                             bitmap));
     }
 
-    if (ferryQMPTransaction(op->vm, &actions) < 0)
-        VIR_WARN("temporary bitmaps of domain '%s' are left: %s",
-                 op->vm->def->name, virGetLastErrorMessage());
-    virResetLastError();
+    return ferryQMPTransaction(op->vm, &actions);
 }
 
 
@@ -466,6 +465,7 @@ static void
 ferryBackupUnstart(ferryOp *op)
 {
     ferryBackup *backup = op->data;
+    virDomainObj *vm = op->vm;
     virDomainCheckpointDef *chkdef = backup->chkdef;
 
     if (!backup->started)
@@ -473,17 +473,21 @@ ferryBackupUnstart(ferryOp *op)
 
     if (ferryJobKillAll(op, "", backup->jobs) < 0)
         VIR_WARN("backup of domain '%s' does not end: %s",
-                 op->vm->def->name, virGetLastErrorMessage());
+                 vm->def->name, virGetLastErrorMessage());
 
     if (op->over)
         return;
 
-    ferryBackupDropBitmaps(op);
+    /* the next backup would find its name taken */
+    if (ferryBackupDropBitmaps(op) < 0 && ferryBackupDropBitmaps(op) < 0)
+        VIR_WARN("temporary bitmaps of domain '%s' are left: %s",
+                 vm->def->name, virGetLastErrorMessage());
+    virResetLastError();
 
     if (!chkdef && backup->checkpoint)
-        chkdef = ferryCheckpointFind(op->vm, backup->checkpoint);
+        chkdef = ferryCheckpointFind(vm, backup->checkpoint);
     if (chkdef && backup->result != FERRY_BACKUP_RESULT_COMPLETED)
-        ferryCheckpointDropBitmaps(op->vm, chkdef);
+        ferryCheckpointDropBitmaps(vm, chkdef);
 
     backup->started = false;
 }
