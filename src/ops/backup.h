@@ -57,7 +57,7 @@ struct _ferryBackup {
     ferryBackupResult result;
 
     virDomainCheckpointDef *chkdef; /* until it is the domain's */
-    GPtrArray *jobs;        /* as they are when it is being ended, or NULL */
+    GPtrArray *jobs;        /* as just seen, for ferryBackupEnd(); else NULL */
     bool creating;          /* jobs that format images may be there */
     bool started;           /* the transaction took place */
     bool serving;           /* the NBD server is ours */

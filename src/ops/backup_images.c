@@ -120,6 +120,7 @@ ferryBackupBypassesCache(ferryOp *op,
 {
     virStorageSource *store = disk->def->store;
 
+    /* nobody has looked how large a prepared image is */
     return !ferryBackupIsPull(op->data) && !disk->bitmap &&
            (store->capacity == 0 || store->capacity >= FERRY_BACKUP_LARGE) &&
            ferryNodeMayBypassCache(store);

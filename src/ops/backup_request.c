@@ -47,7 +47,6 @@ ferryBackupFree(void *data)
     g_free(backup->checkpoint);
     g_free(backup->error);
     virObjectUnref(backup->chkdef);
-    g_clear_pointer(&backup->jobs, g_ptr_array_unref);
     ferryExportServerForget(&backup->server);
     virDomainBackupDefFree(backup->def);
     g_free(backup);
