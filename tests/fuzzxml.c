@@ -15,10 +15,14 @@
 
 #include "engine/engine.h"
 #include "engine/journal.h"
-#include "ops/backup.h"
-#include "ops/checkpoint.h"
-#include "ops/copy.h"
-#include "ops/migration.h"
+#include "ops/backup/backup.h"
+#include "ops/backup/xml.h"
+#include "ops/classes.h"
+#include "ops/checkpoint/checkpoint.h"
+#include "ops/copy/copy.h"
+#include "ops/migration/cookie.h"
+#include "ops/migration/destination.h"
+#include "ops/migration/source.h"
 #include "testutilsqemu.h"
 #include "viralloc.h"
 #include "virerror.h"
@@ -26,17 +30,6 @@
 #include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-static const ferryOpClass *const fuzzClasses[] = {
-    &ferryCopyClass,
-    &ferryBackupClass,
-    &ferryCheckpointClass,
-    &ferryThawClass,
-    &ferryMigrationClass,
-    &ferryIncomingClass,
-    NULL,
-};
-
 
 static void
 fuzzOnce(GRand *rand,
@@ -220,7 +213,7 @@ fuzzJournal(virQEMUDriver *driver,
         return -1;
 
     unlink(bad);
-    rc = ferryJournalRead(driver, uuid, fuzzClasses, ops);
+    rc = ferryJournalRead(driver, uuid, ferryClasses, ops);
 
     if (rc < 0 && (ops->len > 0 || !virFileExists(bad) || virFileExists(path))) {
         fprintf(stderr, "a refused journal was not set aside\n");

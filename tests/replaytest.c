@@ -18,10 +18,20 @@
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "locking/domain_lock.h"
-#include "ops/backup.h"
-#include "ops/checkpoint.h"
-#include "ops/copy.h"
-#include "ops/migration.h"
+#include "ops/backup/backup.h"
+#include "ops/backup/begin.h"
+#include "ops/backup/data.h"
+#include "ops/classes.h"
+#include "ops/checkpoint/checkpoint.h"
+#include "ops/checkpoint/metadata.h"
+#include "ops/copy/control.h"
+#include "ops/copy/copy.h"
+#include "ops/copy/data.h"
+#include "ops/migration/destination.h"
+#include "ops/migration/incoming.h"
+#include "ops/migration/perform.h"
+#include "ops/migration/prepare.h"
+#include "ops/migration/source.h"
 #include "ops/quiesce.h"
 #include "qemu/qemu_domainjob.h"
 #include "qemumonitortestutils.h"
@@ -36,16 +46,6 @@
 #define REPLAY_FOLDER "/tmp/ferry-replay"
 
 static virQEMUDriver driver;
-
-static const ferryOpClass *const replayClasses[] = {
-    &ferryCopyClass,
-    &ferryBackupClass,
-    &ferryCheckpointClass,
-    &ferryThawClass,
-    &ferryMigrationClass,
-    &ferryIncomingClass,
-    NULL,
-};
 
 /* What becomes of a migration whose disks are the same on both sides. */
 typedef enum {
@@ -98,7 +98,7 @@ replayJournal(const replayCase *c,
     if (virFileReadAll(from, 1 << 20, &text) < 0 ||
         g_mkdir_with_parents(dir, 0700) < 0 ||
         virFileWriteStr(to, text, 0600) < 0 ||
-        ferryJournalRead(&driver, vm->def->uuid, replayClasses, ops) < 0 ||
+        ferryJournalRead(&driver, vm->def->uuid, ferryClasses, ops) < 0 ||
         ops->len == 0)
         return -1;
 
@@ -387,7 +387,7 @@ replayCompareState(const replayCase *c,
 
     if (STREQ(disk->src->path, c->source) &&
         c->left == (disk->mirror || QEMU_DOMAIN_PRIVATE(vm)->backup) &&
-        c->left == (ferryEngineOps(vm) && ferryEngineOps(vm)->len > 0) &&
+        c->left == (ferryOpList(vm) && ferryOpList(vm)->len > 0) &&
         c->left == left)
         return 0;
 
@@ -515,7 +515,7 @@ replaySetup(void)
     driver.config->user = geteuid();
     driver.config->group = getegid();
 
-    return ferryEngineStart(&driver, replayClasses);
+    return ferryEngineStart(&driver, ferryClasses);
 }
 
 

@@ -9,9 +9,6 @@
 
 #include "block/access.h"
 #include "block/source.h"
-#include "virerror.h"
-
-#define VIR_FROM_THIS VIR_FROM_QEMU
 
 
 /**

@@ -9,7 +9,5 @@
 
 #include "qemu/qemu_domain.h"
 
-int ferryAccessGrant(virDomainObj *vm,
-                     virStorageSource *chain);
-void ferryAccessRevoke(virDomainObj *vm,
-                       virStorageSource *chain);
+int ferryAccessGrant(virDomainObj *vm, virStorageSource *chain);
+void ferryAccessRevoke(virDomainObj *vm, virStorageSource *chain);

@@ -13,9 +13,5 @@ int ferryBitmapsCarry(virDomainObj *vm,
                       virStorageSource *src,
                       virStorageSource *target,
                       bool shallow);
-void ferryBitmapRemoveOffline(virQEMUDriver *driver,
-                              virStorageSource *src,
-                              const char *name);
-void ferryBitmapsDrop(virDomainObj *vm,
-                      virStorageSource *src,
-                      virStorageSource *target);
+void ferryBitmapRemoveOffline(virQEMUDriver *driver, virStorageSource *src, const char *name);
+void ferryBitmapsDrop(virDomainObj *vm, virStorageSource *src, virStorageSource *target);

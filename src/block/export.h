@@ -16,39 +16,17 @@ struct _ferryExportServer {
     char *private; /* where its file is until it is published; NULL for TCP */
 };
 
-/* What is known of a server on another host. */
-typedef enum {
-    FERRY_EXPORT_ALIVE,
-    FERRY_EXPORT_SILENT, /* not known: host or network may be away */
-    FERRY_EXPORT_GONE,   /* the host is there, and nobody listens */
-} ferryExportState;
-
-int ferryExportAddressCheck(virDomainObj *vm,
-                            virStorageNetHostDef *address);
-char *ferryExportPrivatePath(const char *path);
 int ferryExportServerStart(virDomainObj *vm,
                            virStorageNetHostDef *address,
                            const char *tlsAlias,
                            ferryExportServer *server);
-int ferryExportServerPublish(virStorageNetHostDef *address,
-                             ferryExportServer *server);
+int ferryExportServerPublish(virStorageNetHostDef *address, ferryExportServer *server);
 int ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
-void ferryExportSocketRemove(virStorageNetHostDef *address);
 int ferryExportAdd(virDomainObj *vm,
                    virStorageSource *src,
                    const char *name,
                    bool writable,
                    const char *bitmap);
-int ferryExportTLSAdd(virDomainObj *vm,
-                      const char *base,
-                      char **alias,
-                      char **secretAlias);
-void ferryExportTLSRemove(virDomainObj *vm,
-                          const char *base);
-
-/* export_peer.c */
-bool ferryExportSocketAlive(const char *path);
-ferryExportState ferryExportServerProbe(const virStorageNetHostDef *address,
-                                        int *probe);
-bool ferryExportServerHasClients(virStorageNetHostDef *address);
+int ferryExportTLSAdd(virDomainObj *vm, const char *base, char **alias, char **secretAlias);
+void ferryExportTLSRemove(virDomainObj *vm, const char *base);

@@ -4,8 +4,8 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * QEMU does not tell: neither whether a client of its server is connected, nor
- * whether a server that its client waits for is there.
+ * QEMU does not tell whether a client of its server is connected, nor whether the
+ * server that its client waits for is there.
  */
 
 #include <config.h>
@@ -13,32 +13,11 @@
 #include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
-#include "block/export.h"
-#include "virerror.h"
+#include "block/export_peer.h"
+#include "block/socket.h"
 #include "virfile.h"
 #include "virstring.h"
-
-#define VIR_FROM_THIS VIR_FROM_QEMU
-
-
-/**
- * ferryExportSocketAlive:
- *
- * Does somebody listen on the unix socket @path?
- */
-bool
-ferryExportSocketAlive(const char *path)
-{
-    struct sockaddr_un sa = { .sun_family = AF_UNIX };
-    VIR_AUTOCLOSE fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-    if (fd < 0 || virStrcpyStatic(sa.sun_path, path) < 0)
-        return false;
-
-    return connect(fd, (struct sockaddr *) &sa, sizeof(sa)) == 0 || errno == EAGAIN;
-}
 
 
 /* A line of /proc/net/unix: a connection that a listening socket accepted has

@@ -52,7 +52,7 @@ ferryImageTouch(virDomainObj *vm,
 
     if (virStorageSourceCreate(src) < 0) {
         virReportSystemError(errno,
-                             _("cannot create '%s' for domain '%s': check that the folder "
+                             _("cannot create '%1$s' for domain '%2$s': check that the folder "
                                "exists and is writable"),
                              src->path, vm->def->name);
         ret = -1;
@@ -135,7 +135,7 @@ ferryImageFormatProps(virStorageSource *src,
 
     if (!*props) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("can't create storage format '%s'"),
+                       _("can't create storage format '%1$s'"),
                        virStorageFileFormatTypeToString(src->format));
         return -1;
     }

@@ -20,8 +20,7 @@ typedef enum {
 
 VIR_ENUM_DECL(ferryImageOrigin);
 
-int ferryImageTouch(virDomainObj *vm,
-                    virStorageSource *src);
+int ferryImageTouch(virDomainObj *vm, virStorageSource *src);
 void ferryImageRestore(virQEMUDriver *driver,
                        virDomainObj *vm,
                        virStorageSource *src,
@@ -32,13 +31,7 @@ int ferryImageFormatStart(virDomainObj *vm,
                           bool storage,
                           const char *jobname);
 bool ferryImageIsPlain(virStorageSource *src);
-int ferryImageFormatProps(virStorageSource *src,
-                          virStorageSource *backing,
-                          virJSONValue **props);
-int ferryImageCreateStart(virDomainObj *vm,
-                          const char *jobname,
-                          virJSONValue **props);
-int ferryImageClone(virStorageSource *from,
-                    virStorageSource *to,
-                    bool direct);
+int ferryImageFormatProps(virStorageSource *src, virStorageSource *backing, virJSONValue **props);
+int ferryImageCreateStart(virDomainObj *vm, const char *jobname, virJSONValue **props);
+int ferryImageClone(virStorageSource *from, virStorageSource *to, bool direct);
 void ferryImageSync(virStorageSource *src);

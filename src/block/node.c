@@ -435,7 +435,7 @@ ferryNodeCapacities(virDomainObj *vm,
         qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, names[i]);
 
         if (!data) {
-            virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%s'"), names[i]);
+            virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%1$s'"), names[i]);
             return -1;
         }
 

@@ -10,31 +10,17 @@
 #include "qemu/qemu_domain.h"
 
 GHashTable *ferryNodeData(virDomainObj *vm);
-int ferryNodeAddStorage(virDomainObj *vm,
-                        virStorageSource *src);
-int ferryNodeAddNBD(virDomainObj *vm,
-                    virStorageSource *src);
-void ferryNodeRemoveStorage(virDomainObj *vm,
-                            virStorageSource *src);
-int ferryNodeAddFormat(virDomainObj *vm,
-                       virStorageSource *src,
-                       virStorageSource *backing);
-int ferryNodeInlineStorage(virStorageSource *src,
-                           virJSONValue *format);
-int ferryNodeAddPlain(virDomainObj *vm,
-                      virStorageSource *src,
-                      virStorageSource *backing);
-void ferryNodeRemovePlain(virDomainObj *vm,
-                          virStorageSource *src);
-int ferryNodeAddChain(virDomainObj *vm,
-                      virStorageSource *chain);
-void ferryNodeRemove(virDomainObj *vm,
-                     virStorageSource *chain);
-int ferryNodeReopen(virDomainObj *vm,
-                    virStorageSource *src,
-                    virStorageSource *backing);
-int ferryNodeReopenStorage(virDomainObj *vm,
-                           virStorageSource *src);
+int ferryNodeAddStorage(virDomainObj *vm, virStorageSource *src);
+int ferryNodeAddNBD(virDomainObj *vm, virStorageSource *src);
+void ferryNodeRemoveStorage(virDomainObj *vm, virStorageSource *src);
+int ferryNodeAddFormat(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
+int ferryNodeInlineStorage(virStorageSource *src, virJSONValue *format);
+int ferryNodeAddPlain(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
+void ferryNodeRemovePlain(virDomainObj *vm, virStorageSource *src);
+int ferryNodeAddChain(virDomainObj *vm, virStorageSource *chain);
+void ferryNodeRemove(virDomainObj *vm, virStorageSource *chain);
+int ferryNodeReopen(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
+int ferryNodeReopenStorage(virDomainObj *vm, virStorageSource *src);
 int ferryNodeCapacities(virDomainObj *vm,
                         const char *source,
                         const char *target,
@@ -45,7 +31,4 @@ bool ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,
                           virStorageSource *src,
                           bool direct);
-void ferryNodeReadDirect(virDomainObj *vm,
-                         virDomainDiskDef *disk,
-                         bool shallow,
-                         bool direct);
+void ferryNodeReadDirect(virDomainObj *vm, virDomainDiskDef *disk, bool shallow, bool direct);

@@ -13,13 +13,9 @@
 
 #include "block/qmp.h"
 #include "qemu/qemu_monitor.h"
-#include "viralloc.h"
 #include "virerror.h"
-#include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-VIR_LOG_INIT("ferry.qmp");
 
 
 /**
@@ -58,14 +54,14 @@ ferryQMP(virDomainObj *vm,
 
     if ((error = virJSONValueObjectGetObject(answer, "error"))) {
         virReportError(VIR_ERR_INTERNAL_ERROR,
-                       _("unable to execute QEMU command '%s': %s"), command,
+                       _("unable to execute QEMU command '%1$s': %2$s"), command,
                        NULLSTR(virJSONValueObjectGetString(error, "desc")));
         return -1;
     }
 
     if (!virJSONValueObjectHasKey(answer, "return")) {
         virReportError(VIR_ERR_INTERNAL_ERROR,
-                       _("QEMU's reply to '%s' has neither result nor error"), command);
+                       _("QEMU's reply to '%1$s' has neither result nor error"), command);
         return -1;
     }
 
@@ -253,7 +249,7 @@ ferryQMPDiskNode(virDomainObj *vm,
     }
 
     virReportError(VIR_ERR_INTERNAL_ERROR,
-                   _("QEMU does not tell which image disk '%s' of domain '%s' uses"),
+                   _("QEMU does not tell which image disk '%1$s' of domain '%2$s' uses"),
                    disk->dst, vm->def->name);
     return NULL;
 }

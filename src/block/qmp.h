@@ -36,24 +36,13 @@ struct _ferryBackupParams {
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
 };
 
-int ferryQMP(virDomainObj *vm,
-             const char *command,
-             virJSONValue **args,
-             virJSONValue **reply);
-int ferryQMPMirror(virDomainObj *vm,
-                   const char *jobname,
-                   const ferryMirrorParams *params);
-void ferryQMPYank(virDomainObj *vm,
-                  const char *node);
-char *ferryQMPDiskNode(virDomainObj *vm,
-                       virDomainDiskDef *disk);
-bool ferryQMPHasBacking(virDomainObj *vm,
-                        const char *node);
-int ferryQMPTransaction(virDomainObj *vm,
-                        virJSONValue **actions);
-int ferryQMPAddAction(virJSONValue *actions,
-                      const char *type,
-                      virJSONValue **data);
+int ferryQMP(virDomainObj *vm, const char *command, virJSONValue **args, virJSONValue **reply);
+int ferryQMPMirror(virDomainObj *vm, const char *jobname, const ferryMirrorParams *params);
+void ferryQMPYank(virDomainObj *vm, const char *node);
+char *ferryQMPDiskNode(virDomainObj *vm, virDomainDiskDef *disk);
+bool ferryQMPHasBacking(virDomainObj *vm, const char *node);
+int ferryQMPTransaction(virDomainObj *vm, virJSONValue **actions);
+int ferryQMPAddAction(virJSONValue *actions, const char *type, virJSONValue **data);
 int ferryQMPBackupAction(virJSONValue *actions,
                          const char *jobname,
                          const ferryBackupParams *params);

@@ -8,14 +8,9 @@
 #include <config.h>
 
 #include "block/source.h"
-#include "viralloc.h"
-#include "virerror.h"
-#include "virlog.h"
 #include "virxml.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-VIR_LOG_INIT("ferry.source");
 
 
 /**

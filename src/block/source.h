@@ -13,13 +13,8 @@ int ferrySourceFormat(virBuffer *buf,
                       virStorageSource *src,
                       virDomainXMLOption *xmlopt,
                       bool runtime);
-virStorageSource *ferrySourceParse(xmlNodePtr node,
-                                   virDomainXMLOption *xmlopt,
-                                   bool runtime);
-virStorageSource *ferrySourceAsConfig(virStorageSource *src,
-                                      virDomainXMLOption *xmlopt);
-bool ferrySourceInUse(virDomainDef *def,
-                      virStorageSource *elem,
-                      virStorageSource *except);
+virStorageSource *ferrySourceParse(xmlNodePtr node, virDomainXMLOption *xmlopt, bool runtime);
+virStorageSource *ferrySourceAsConfig(virStorageSource *src, virDomainXMLOption *xmlopt);
+bool ferrySourceInUse(virDomainDef *def, virStorageSource *elem, virStorageSource *except);
 bool ferrySourceIsFile(virStorageSource *src);
 bool ferrySourceIsOneRawLayer(virStorageSource *src);

@@ -19,8 +19,6 @@
 #include "virlog.h"
 #include "virthread.h"
 
-#define VIR_FROM_THIS VIR_FROM_QEMU
-
 VIR_LOG_INIT("ferry.sync");
 
 #define FERRY_SYNC_PAUSE_US (500 * 1000)

@@ -1,43 +1,34 @@
 /*
- * engine.c: the operations of all domains, and who looks after them
+ * engine.c: who looks after the operations of all domains
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Theory of operation
+ * Events come in the monitor's thread, which must not wait. The monitor's thread
+ * counts them and wakes up the thread that carries the operation on. When there is
+ * no such thread it hands the operation to a worker, which takes the domain's job.
  *
- * Every domain with operations has an entry in a table, keyed by its private
- * data since that is all one of the seams knows. The table has its own lock,
- * taken inside the domain's; the list of operations in an entry is the
- * domain's and under the domain's lock.
- *
- * Events come in the monitor's thread, which must not wait. They count, wake
- * up the thread that carries the operation on, and when there is none hand it
- * to a worker, which takes the domain's job.
- *
- * After a restart of the driver the journal brings the operations back: while
- * the stock driver recovers its own jobs when QEMU still runs, at start-up
- * when it does not.
+ * After a restart of the driver the journals bring the operations back: while the
+ * stock driver recovers its own jobs when QEMU still runs, at start-up when QEMU
+ * does not.
  */
 
 #include <config.h>
 
 #include "engine/engine.h"
+#include "engine/job.h"
 #include "engine/journal.h"
-#include "viralloc.h"
+#include "engine/wait.h"
 #include "virerror.h"
 #include "virlog.h"
 #include "virthreadpool.h"
-
-#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.engine");
 
 #define FERRY_WORKERS_MAX 8
 
 static struct {
-    virMutex lock;
-    GHashTable *domains; /* qemuDomainObjPrivate * -> GPtrArray of ferryOp * */
+    virMutex lock; /* of workers */
     virThreadPool *workers;
     const ferryOpClass *const *classes;
 } engine = { .lock = VIR_MUTEX_INITIALIZER };
@@ -46,113 +37,6 @@ typedef struct {
     virDomainObj *vm;
     ferryOp *op;
 } ferryWork;
-
-
-ferryOp *
-ferryOpRef(ferryOp *op)
-{
-    g_atomic_int_inc(&op->refs);
-    return op;
-}
-
-
-void
-ferryOpUnref(ferryOp *op)
-{
-    if (!op || !g_atomic_int_dec_and_test(&op->refs))
-        return;
-
-    if (op->data)
-        op->klass->dataFree(op->data);
-    g_free(op->name);
-    g_free(op);
-}
-
-
-/**
- * ferryEngineOps:
- *
- * Returns the operations of @vm, or NULL when there are none. @vm is locked;
- * the list belongs to the engine.
- */
-GPtrArray *
-ferryEngineOps(virDomainObj *vm)
-{
-    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
-
-    return engine.domains ? g_hash_table_lookup(engine.domains, vm->privateData) : NULL;
-}
-
-
-static void
-ferryEngineAdd(virDomainObj *vm,
-               ferryOp *op)
-{
-    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
-    GPtrArray *ops = g_hash_table_lookup(engine.domains, vm->privateData);
-
-    if (!ops) {
-        ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
-        g_hash_table_insert(engine.domains, vm->privateData, ops);
-    }
-
-    op->vm = vm;
-    g_ptr_array_add(ops, ferryOpRef(op));
-}
-
-
-/**
- * ferryOpNew:
- * @vm: domain, locked; NULL for one that is not (yet) to be looked after
- * @name: unique among the operations of @vm
- * @data: the class's; taken over
- *
- * Returns a reference; the domain holds another until ferryOpEnd.
- */
-ferryOp *
-ferryOpNew(virDomainObj *vm,
-           const ferryOpClass *klass,
-           const char *name,
-           void *data)
-{
-    ferryOp *op = g_new0(ferryOp, 1);
-
-    op->refs = 1;
-    op->klass = klass;
-    op->name = g_strdup(name);
-    op->data = data;
-
-    if (vm) {
-        op->driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
-        ferryEngineAdd(vm, op);
-    }
-
-    return op;
-}
-
-
-/**
- * ferryOpFind:
- *
- * Returns the operation @name of @vm, or NULL. @vm is locked; the reference is
- * borrowed.
- */
-ferryOp *
-ferryOpFind(virDomainObj *vm,
-            const char *name)
-{
-    GPtrArray *ops = ferryEngineOps(vm);
-    size_t i;
-
-    for (i = 0; ops && i < ops->len; i++) {
-        ferryOp *op = g_ptr_array_index(ops, i);
-
-        if (STREQ(op->name, name))
-            return op;
-    }
-
-    return NULL;
-}
 
 
 /**
@@ -168,11 +52,10 @@ ferryOpEnd(ferryOp *op)
     virDomainObj *vm = op->vm;
     bool durable = op->durable;
     virErrorPtr err = NULL;
-    GPtrArray *ops;
 
     op->over = true;
 
-    if (!vm || !(ops = ferryEngineOps(vm)) || !g_ptr_array_remove(ops, op))
+    if (!ferryOpRemove(op))
         return;
 
     /* what has ended well must not be taken back when the power is */
@@ -303,7 +186,7 @@ ferryEngineJobEvent(virDomainObj *vm,
     if (!g_str_has_prefix(jobname, FERRY_JOB_PREFIX))
         return false;
 
-    ops = ferryEngineOps(vm);
+    ops = ferryOpList(vm);
 
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
@@ -313,7 +196,7 @@ ferryEngineJobEvent(virDomainObj *vm,
 
         VIR_DEBUG("job=%s status=%d driven=%d", jobname, status, op->driven);
 
-        if (!op->klass->jobMatters(op, status))
+        if (!op->klass->jobMatters || !op->klass->jobMatters(op, status))
             continue;
 
         op->events++;
@@ -333,7 +216,7 @@ static bool
 ferryEngineClaims(virDomainObj *vm,
                   const char *jobname)
 {
-    GPtrArray *ops = ferryEngineOps(vm);
+    GPtrArray *ops = ferryOpList(vm);
     size_t i;
 
     for (i = 0; ops && i < ops->len; i++) {
@@ -378,16 +261,16 @@ void
 ferryEngineReconnected(virDomainObj *vm)
 {
     g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
-    GPtrArray *ops = ferryEngineOps(vm);
+    GPtrArray *ops = ferryOpList(vm);
     size_t known = ops ? ops->len : 0;
     size_t i;
 
     for (i = 0; engine.classes[i]; i++) {
         if (engine.classes[i]->revive)
-            engine.classes[i]->revive(vm);
+            engine.classes[i]->revive(engine.classes[i], vm);
     }
 
-    ops = ferryEngineOps(vm);
+    ops = ferryOpList(vm);
 
     if (ops && ops->len > known && ferryJournalWrite(vm, true) < 0)
         VIR_WARN("domain '%s' is recovered without a journal: %s",
@@ -420,12 +303,7 @@ ferryEngineReconnected(virDomainObj *vm)
 void
 ferryEngineStopped(qemuDomainObjPrivate *priv)
 {
-    GPtrArray *ops = NULL;
-
-    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
-        if (engine.domains)
-            ops = g_hash_table_lookup(engine.domains, priv);
-    }
+    GPtrArray *ops = ferryOpListOf(priv);
 
     if (!ops)
         return;
@@ -437,9 +315,7 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
         g_assert(op->over);
     }
 
-    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
-        g_hash_table_remove(engine.domains, priv);
-    }
+    ferryOpListDrop(priv);
 }
 
 
@@ -464,7 +340,7 @@ ferryEngineLoad(const unsigned char *uuid,
         ferryOp *op = g_ptr_array_index(ops, i);
 
         if (running) {
-            ferryEngineAdd(vm, op);
+            ferryOpAdd(vm, op);
             continue;
         }
 
@@ -493,35 +369,14 @@ int
 ferryEngineStart(virQEMUDriver *driver,
                  const ferryOpClass *const *classes)
 {
-    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
-        engine.classes = classes;
-        engine.domains = g_hash_table_new_full(NULL, NULL, NULL,
-                                               (GDestroyNotify) g_ptr_array_unref);
-    }
+    engine.classes = classes;
+    ferryOpTableOpen();
 
     if (!(engine.workers = virThreadPoolNewFull(0, FERRY_WORKERS_MAX, 0, ferryWorkRun,
                                                 "ferry", NULL, NULL)))
         return -1;
 
     return ferryJournalForEach(driver, ferryEngineLoad, driver);
-}
-
-
-/* A monitor's thread may just be looking at an operation, with the domain locked. */
-static void
-ferryEngineForget(void *key G_GNUC_UNUSED,
-                  void *value,
-                  void *opaque G_GNUC_UNUSED)
-{
-    GPtrArray *ops = value;
-
-    if (ops->len > 0) {
-        virDomainObj *vm = ((ferryOp *) g_ptr_array_index(ops, 0))->vm;
-
-        VIR_WITH_OBJECT_LOCK_GUARD(vm) {
-            g_ptr_array_set_size(ops, 0);
-        }
-    }
 }
 
 
@@ -533,7 +388,6 @@ ferryEngineForget(void *key G_GNUC_UNUSED,
 void
 ferryEngineStop(void)
 {
-    g_autoptr(GHashTable) domains = NULL;
     virThreadPool *workers = NULL;
 
     VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
@@ -542,11 +396,5 @@ ferryEngineStop(void)
 
     /* they need the operations until they have ended */
     virThreadPoolFree(workers);
-
-    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
-        domains = g_steal_pointer(&engine.domains);
-    }
-
-    if (domains)
-        g_hash_table_foreach(domains, ferryEngineForget, NULL);
+    ferryOpTableClose();
 }

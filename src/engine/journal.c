@@ -20,9 +20,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "engine/engine.h"
 #include "engine/journal.h"
-#include "viralloc.h"
 #include "virerror.h"
 #include "virfile.h"
 #include "virlog.h"
@@ -87,7 +85,7 @@ ferryJournalFormatOp(ferryOp *op,
                           op->klass->plans[i]->steps[op->progress[i] - 1].name);
     }
 
-    if (op->klass->format(op, &children) < 0)
+    if (op->klass->format && op->klass->format(op, &children) < 0)
         return -1;
 
     virXMLFormatElement(buf, "operation", &attrs, &children);
@@ -103,7 +101,7 @@ ferryJournalSyncDir(const char *dir)
     VIR_AUTOCLOSE fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0 || g_fsync(fd) < 0) {
-        virReportSystemError(errno, _("cannot write journal folder '%s' to disk"), dir);
+        virReportSystemError(errno, _("cannot write journal folder '%1$s' to disk"), dir);
         return -1;
     }
 
@@ -124,7 +122,7 @@ ferryJournalStore(const char *path,
     VIR_AUTOCLOSE fd = -1;
 
     if (g_mkdir_with_parents(dir, 0700) < 0) {
-        virReportSystemError(errno, _("cannot create journal folder '%s'"), dir);
+        virReportSystemError(errno, _("cannot create journal folder '%1$s'"), dir);
         return -1;
     }
 
@@ -132,7 +130,7 @@ ferryJournalStore(const char *path,
         safewrite(fd, text, strlen(text)) < 0 ||
         (durable && g_fsync(fd) < 0) ||
         rename(tmp, path) < 0) {
-        virReportSystemError(errno, _("cannot write journal '%s'; free some space there, "
+        virReportSystemError(errno, _("cannot write journal '%1$s'; free some space there, "
                                       "nothing is changed without it"), path);
         if (fd >= 0)
             unlink(tmp);
@@ -169,7 +167,7 @@ ferryJournalWrite(virDomainObj *vm,
     if (!vm)
         return 0;
 
-    ops = ferryEngineOps(vm);
+    ops = ferryOpList(vm);
 
     if (!ops || ops->len == 0) {
         ferryJournalRemove(QEMU_DOMAIN_PRIVATE(vm)->driver, vm->def->uuid, durable);
@@ -244,7 +242,7 @@ ferryJournalCommit(ferryOp *op)
 
     if (!(mark = strstr(text, start))) {
         virReportError(VIR_ERR_INTERNAL_ERROR,
-                       _("journal '%s' does not have operation '%s'"), path, op->name);
+                       _("journal '%1$s' does not have operation '%2$s'"), path, op->name);
         return -1;
     }
 
@@ -252,7 +250,7 @@ ferryJournalCommit(ferryOp *op)
 
     if ((fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
         ferryJournalMark(fd, FERRY_JOURNAL_COMMITTED, offset) < 0) {
-        virReportSystemError(errno, _("cannot write journal '%s'; nothing is changed without it"),
+        virReportSystemError(errno, _("cannot write journal '%1$s'; nothing is changed without it"),
                              path);
         /* it may have been written and only not be safe on the disk; one that was there
          * before stays */
@@ -298,7 +296,7 @@ ferryJournalFindPlan(ferryOp *op,
             return op->klass->plans[i];
     }
 
-    virReportError(VIR_ERR_XML_DETAIL, _("unknown plan '%s' in operation '%s'"), name, op->name);
+    virReportError(VIR_ERR_XML_DETAIL, _("unknown plan '%1$s' in operation '%2$s'"), name, op->name);
     return NULL;
 }
 
@@ -320,7 +318,7 @@ ferryJournalParsePlan(ferryOp *op,
     ferryPlanAssume(op, plan, last);
 
     if (!ferryPlanReached(op, plan, last) && ferryPlanPastReturn(op, plan)) {
-        virReportError(VIR_ERR_XML_DETAIL, _("unknown step '%s' of plan '%s' in operation '%s'"),
+        virReportError(VIR_ERR_XML_DETAIL, _("unknown step '%1$s' of plan '%2$s' in operation '%3$s'"),
                        last, name, op->name);
         return -1;
     }
@@ -386,7 +384,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
         classes++;
 
     if (!*classes) {
-        virReportError(VIR_ERR_XML_DETAIL, _("unknown operation type '%s'"), type);
+        virReportError(VIR_ERR_XML_DETAIL, _("unknown operation type '%1$s'"), type);
         return NULL;
     }
 
@@ -426,7 +424,7 @@ ferryJournalParse(virQEMUDriver *driver,
         return -1;
 
     if (version > FERRY_JOURNAL_VERSION) {
-        virReportError(VIR_ERR_XML_DETAIL, _("journal version %u is newer than %d"),
+        virReportError(VIR_ERR_XML_DETAIL, _("journal version %1$u is newer than %2$d"),
                        version, FERRY_JOURNAL_VERSION);
         return -1;
     }
@@ -472,14 +470,14 @@ ferryJournalRead(virQEMUDriver *driver,
     if (ferryJournalParse(driver, path, classes, ops) == 0)
         return 0;
 
-    VIR_ERROR(_("journal '%s' cannot be understood (%s) and was set aside as '%s'; "
+    VIR_ERROR(_("journal '%1$s' cannot be understood (%2$s) and was set aside as '%3$s'; "
                 "look there for images and jobs that may be left over"),
               path, virGetLastErrorMessage(), bad);
     virResetLastError();
     g_ptr_array_set_size(ops, 0);
 
     if (rename(path, bad) < 0)
-        VIR_ERROR(_("cannot rename journal '%s': %s"), path, g_strerror(errno));
+        VIR_ERROR(_("cannot rename journal '%1$s': %2$s"), path, g_strerror(errno));
 
     return -1;
 }

@@ -9,20 +9,13 @@
 
 #include "engine/op.h"
 
-typedef void (*ferryJournalReader)(const unsigned char *uuid,
-                                   const char *name,
-                                   void *opaque);
+typedef void (*ferryJournalReader)(const unsigned char *uuid, const char *name, void *opaque);
 
-int ferryJournalWrite(virDomainObj *vm,
-                      bool durable) G_NO_INLINE;
+int ferryJournalWrite(virDomainObj *vm, bool durable) G_NO_INLINE;
 int ferryJournalCommit(ferryOp *op) G_NO_INLINE;
 int ferryJournalRead(virQEMUDriver *driver,
                      const unsigned char *uuid,
                      const ferryOpClass *const *classes,
                      GPtrArray *ops);
-int ferryJournalForEach(virQEMUDriver *driver,
-                        ferryJournalReader reader,
-                        void *opaque);
-void ferryJournalRemove(virQEMUDriver *driver,
-                        const unsigned char *uuid,
-                        bool durable);
+int ferryJournalForEach(virQEMUDriver *driver, ferryJournalReader reader, void *opaque);
+void ferryJournalRemove(virQEMUDriver *driver, const unsigned char *uuid, bool durable);

@@ -18,6 +18,7 @@
 
 typedef struct _ferryOp ferryOp;
 typedef struct _ferryOpClass ferryOpClass;
+typedef struct _ferryBlockJobHandler ferryBlockJobHandler;
 
 /* What ferryStep.run returns besides 0. */
 typedef enum {
@@ -67,7 +68,8 @@ struct _ferryOpClass {
     const ferryPlan *const *plans; /* ends with NULL; at most FERRY_PLANS_MAX */
     virDomainJob job;              /* the domain's, under which its operations work */
 
-    /* What undo and recovery need, as children of the journal's element. */
+    /* What undo and recovery need, as children of the journal's element. @format may be
+     * NULL when that is nothing. */
     int (*format)(ferryOp *op, virBuffer *buf);
     void *(*parse)(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
     void (*dataFree)(void *data);
@@ -76,7 +78,7 @@ struct _ferryOpClass {
      * (qemuMonitorJobStatus) now? Called in the monitor's thread with the domain
      * locked: must only look. A job leaves and enters states whenever QEMU
      * drains its nodes, and a worker that takes the domain's job for nothing is
-     * in everybody's way. */
+     * in everybody's way. NULL: the operation has no jobs of QEMU. */
     bool (*jobMatters)(ferryOp *op, int status);
 
     /* May a thread go on waiting? Returns 0, or -1 with an error reported.
@@ -90,7 +92,7 @@ struct _ferryOpClass {
     /* The driver came back and QEMU still runs: makes up the operations that
      * @vm shows, but no journal tells of: it was lost or cannot be read. They
      * are recovered as all others. NULL: there is nothing to see. */
-    void (*revive)(virDomainObj *vm);
+    void (*revive)(const ferryOpClass *klass, virDomainObj *vm);
 
     /* The driver came back and QEMU still runs. Domain locked, job held by
      * the reconnecting thread: must not wait for long (op->holdJob is set). */
@@ -99,6 +101,15 @@ struct _ferryOpClass {
     /* QEMU is gone. Domain locked, no monitor. @op->vm is NULL when even the
      * domain is gone. Must end the operation. */
     void (*stopped)(ferryOp *op);
+
+    /* What a client may do with the jobs that the operation runs on disks. Type and
+     * rules are in ops/blockjob.h: the engine only keeps the pointer. NULL: such jobs
+     * are no business of clients. */
+    const ferryBlockJobHandler *blockJob;
+
+    /* Another operation is deleting checkpoint @name of the domain. Domain locked, job
+     * held. NULL: the operation keeps nothing of checkpoints. */
+    void (*checkpointDeleted)(ferryOp *op, const char *name);
 };
 
 struct _ferryOp {
@@ -120,48 +131,34 @@ struct _ferryOp {
     unsigned int events;  /* counts job events, so that none is missed */
 };
 
+/* Defines @func, which returns the data of an operation as the @type that they are:
+ * the operation must be of a class that frees its data with @freeFunc. */
+#define FERRY_OP_DATA(type, func, freeFunc) \
+    static inline type *func(ferryOp *op) \
+    { \
+        g_assert(op->klass->dataFree == freeFunc); \
+        return op->data; \
+    }
+
+void ferryOpTableOpen(void);
+void ferryOpTableClose(void);
 ferryOp *ferryOpRef(ferryOp *op);
 void ferryOpUnref(ferryOp *op);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryOp, ferryOpUnref);
 
-ferryOp *ferryOpNew(virDomainObj *vm,
-                    const ferryOpClass *klass,
-                    const char *name,
-                    void *data);
-ferryOp *ferryOpFind(virDomainObj *vm,
-                     const char *name);
-void ferryOpEnd(ferryOp *op);
-void ferryOpDrive(ferryOp *op);
-void ferryOpRelease(ferryOp *op);
+ferryOp *ferryOpNew(virDomainObj *vm, const ferryOpClass *klass, const char *name, void *data);
+void ferryOpAdd(virDomainObj *vm, ferryOp *op);
+bool ferryOpRemove(ferryOp *op);
+ferryOp *ferryOpFind(virDomainObj *vm, const char *name);
+GPtrArray *ferryOpList(virDomainObj *vm);
+GPtrArray *ferryOpListOf(qemuDomainObjPrivate *priv);
+void ferryOpListDrop(qemuDomainObjPrivate *priv);
 
 bool ferryStepIsReturn(const ferryStep *step);
 const ferryStep *ferryStepNextRecorded(const ferryStep *step);
-size_t *ferryPlanProgress(ferryOp *op,
-                          const ferryPlan *plan);
-bool ferryPlanReached(ferryOp *op,
-                      const ferryPlan *plan,
-                      const char *step);
-bool ferryPlanPastReturn(ferryOp *op,
-                         const ferryPlan *plan);
-bool ferryPlanDone(ferryOp *op,
-                   const ferryPlan *plan);
-void ferryPlanAssume(ferryOp *op,
-                     const ferryPlan *plan,
-                     const char *last);
-int ferryPlanRun(ferryOp *op,
-                 const ferryPlan *plan);
-int ferryPlanRunTo(ferryOp *op,
-                   const ferryPlan *plan,
-                   const char *last);
-int ferryPlanResume(ferryOp *op,
-                    const ferryPlan *plan);
-int ferryPlanUndo(ferryOp *op,
-                  const ferryPlan *plan);
-
-/* Exported, so that the tests can stand between the engine and a step. */
-int ferryStepRun(ferryOp *op,
-                 const ferryPlan *plan,
-                 const ferryStep *step) G_NO_INLINE;
-void ferryStepUndo(ferryOp *op,
-                   const ferryPlan *plan,
-                   const ferryStep *step) G_NO_INLINE;
+size_t *ferryPlanProgress(ferryOp *op, const ferryPlan *plan);
+bool ferryPlanReached(ferryOp *op, const ferryPlan *plan, const char *step);
+bool ferryPlanReturnsWithin(const ferryPlan *plan, size_t n);
+bool ferryPlanPastReturn(ferryOp *op, const ferryPlan *plan);
+bool ferryPlanDone(ferryOp *op, const ferryPlan *plan);
+void ferryPlanAssume(ferryOp *op, const ferryPlan *plan, const char *last);

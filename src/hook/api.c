@@ -13,20 +13,21 @@
 
 #include "datatypes.h"
 #include "hook/api.h"
-#include "ops/backup.h"
+#include "hook/api_migration.h"
+#include "ops/backup/backup.h"
+#include "ops/backup/control.h"
+#include "ops/backup/data.h"
 #include "ops/blockjob.h"
-#include "ops/checkpoint.h"
-#include "ops/copy.h"
-#include "ops/migration.h"
+#include "ops/checkpoint/checkpoint.h"
+#include "ops/checkpoint/metadata.h"
+#include "ops/copy/copy.h"
+#include "ops/migration/perform.h"
 #include "qemu/qemu_checkpoint.h"
 #include "viraccessapicheck.h"
 #include "virerror.h"
-#include "virlog.h"
 #include "virtypedparam.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-VIR_LOG_INIT("ferry.api");
 
 /* What virDomainBlockRebase takes together with COPY. */
 #define FERRY_REBASE_FLAGS \
@@ -51,7 +52,7 @@ ferryApiBandwidth(unsigned long bandwidth,
 
     if (bandwidth > LLONG_MAX >> 20) {
         virReportError(VIR_ERR_OVERFLOW,
-                       _("bandwidth must be less than %llu"), LLONG_MAX >> 20);
+                       _("bandwidth must be less than %1$llu"), LLONG_MAX >> 20);
         return -1;
     }
 

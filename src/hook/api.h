@@ -10,4 +10,3 @@
 #include "driver.h"
 
 void ferryApiInstall(virHypervisorDriver *table);
-void ferryApiInstallMigration(virHypervisorDriver *table);

@@ -13,8 +13,15 @@
 #include <config.h>
 
 #include "datatypes.h"
-#include "hook/api.h"
-#include "ops/migration.h"
+#include "engine/engine.h"
+#include "hook/api_migration.h"
+#include "ops/migration/cookie.h"
+#include "ops/migration/destination.h"
+#include "ops/migration/incoming.h"
+#include "ops/migration/peer.h"
+#include "ops/migration/perform.h"
+#include "ops/migration/prepare.h"
+#include "ops/migration/source.h"
 #include "qemu/qemu_migration.h"
 #include "viraccessapicheck.h"
 #include "virerror.h"
@@ -180,7 +187,7 @@ ferryDomainMigratePerform3Params(virDomainPtr dom,
 
     if (!req.disks) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("the destination of domain '%s' does not take disks over NBD"), dom->name);
+                       _("the destination of domain '%1$s' does not take disks over NBD"), dom->name);
         return -1;
     }
 
@@ -258,7 +265,7 @@ ferryApiArrived(virDomainPtr dom,
         ferryIncomingArrived(incoming, vm);
     virDomainObjEndAPI(&vm);
 
-    ferryApiDefineCheckpoints(dom, ((ferryIncoming *) incoming->data)->checkpoints);
+    ferryApiDefineCheckpoints(dom, ferryIncomingOf(incoming)->checkpoints);
 }
 
 

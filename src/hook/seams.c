@@ -13,14 +13,19 @@
 
 #include "driver.h"
 #include "engine/engine.h"
+#include "engine/job.h"
 #include "hook/api.h"
 #include "hook/version.h"
-#include "ops/backup.h"
-#include "ops/checkpoint.h"
+#include "ops/backup/data.h"
+#include "ops/backup/progress.h"
+#include "ops/backup/recover.h"
+#include "ops/backup/watch.h"
+#include "ops/classes.h"
 #include "ops/config.h"
-#include "ops/copy.h"
-#include "ops/migration.h"
-#include "ops/quiesce.h"
+#include "ops/migration/destination.h"
+#include "ops/migration/outgoing.h"
+#include "ops/migration/perform.h"
+#include "ops/migration/prepare.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
@@ -62,18 +67,6 @@ FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
 FERRY_SEAM(void, qemuProcessCleanupMigrationJob, virQEMUDriver *driver, virDomainObj *vm);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
-
-/* All operations there are. Not static: the tests walk their plans. */
-extern const ferryOpClass *const ferryClasses[];
-const ferryOpClass *const ferryClasses[] = {
-    &ferryCopyClass,
-    &ferryBackupClass,
-    &ferryCheckpointClass,
-    &ferryThawClass,
-    &ferryMigrationClass,
-    &ferryIncomingClass,
-    NULL,
-};
 
 /* As long as an embedded driver waits for its domains. */
 #define FERRY_RECONNECT_MS (3 * 1000)
@@ -153,7 +146,7 @@ __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
     ferryConfigLoad(driver);
 
     if (ferryEngineStart(driver, ferryClasses) < 0)
-        VIR_ERROR(_("operations of an earlier run may not be settled: %s"),
+        VIR_ERROR(_("operations of an earlier run may not be settled: %1$s"),
                   virGetLastErrorMessage());
 
     __real_qemuProcessReconnectAll(driver);

@@ -10,19 +10,13 @@
 
 #include <config.h>
 
-#include "ops/backup.h"
+#include "engine/job.h"
 #include "ops/blockjob.h"
-#include "ops/copy.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-static const ferryBlockJobHandler *const ferryBlockJobHandlers[] = {
-    &ferryCopyBlockJob,
-    &ferryBackupBlockJob,
-};
 
 
 void
@@ -47,22 +41,18 @@ ferryBlockJobFind(virDomainObj *vm,
                   ferryBlockJob *job)
 {
     virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, true);
-    GPtrArray *ops = ferryEngineOps(vm);
+    GPtrArray *ops = ferryOpList(vm);
     size_t i;
-    size_t k;
 
     for (i = 0; disk && ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
+        const ferryBlockJobHandler *handler = op->klass->blockJob;
 
-        for (k = 0; k < G_N_ELEMENTS(ferryBlockJobHandlers); k++) {
-            const ferryBlockJobHandler *handler = ferryBlockJobHandlers[k];
-
-            if (op->klass == handler->klass && (job->name = handler->jobName(op, disk->dst))) {
-                job->handler = handler;
-                job->op = ferryOpRef(op);
-                job->dst = g_strdup(disk->dst);
-                return;
-            }
+        if (handler && (job->name = handler->jobName(op, disk->dst))) {
+            job->handler = handler;
+            job->op = ferryOpRef(op);
+            job->dst = g_strdup(disk->dst);
+            return;
         }
     }
 }
@@ -82,7 +72,7 @@ ferryBlockJobCheck(ferryBlockJob *job)
         return 0;
 
     virReportError(VIR_ERR_INVALID_ARG,
-                   _("disk %s does not have an active block job"), job->dst);
+                   _("disk %1$s does not have an active block job"), job->dst);
     return -1;
 }
 
@@ -162,7 +152,7 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
          info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
          info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN))
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("block job on disk '%s' is just ending"), job->dst);
+                       _("block job on disk '%1$s' is just ending"), job->dst);
 
     return rc;
 }
@@ -186,7 +176,7 @@ ferryBlockJobAbort(ferryBlockJob *job,
 
     if (!job->handler->pivot) {
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("job type '%s' does not support pivot"),
+                       _("job type '%1$s' does not support pivot"),
                        qemuBlockjobTypeToString(job->handler->type));
         return -1;
     }

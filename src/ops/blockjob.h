@@ -7,12 +7,10 @@
 
 #pragma once
 
-#include "engine/engine.h"
+#include "engine/op.h"
 
 /* What a client may do with the job that an operation runs on a disk. */
-typedef struct _ferryBlockJobHandler ferryBlockJobHandler;
 struct _ferryBlockJobHandler {
-    const ferryOpClass *klass;
     virDomainBlockJobType type;
 
     /* Returns the name of the QEMU job of disk @dst, or NULL when the operation
@@ -42,14 +40,7 @@ struct _ferryBlockJob {
 void ferryBlockJobClear(ferryBlockJob *job);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryBlockJob, ferryBlockJobClear);
 
-void ferryBlockJobFind(virDomainObj *vm,
-                       const char *path,
-                       ferryBlockJob *job);
-int ferryBlockJobInfo(ferryBlockJob *job,
-                      virDomainBlockJobInfoPtr info,
-                      bool bytes);
-int ferryBlockJobSetSpeed(ferryBlockJob *job,
-                          unsigned long long speed);
-int ferryBlockJobAbort(ferryBlockJob *job,
-                       bool pivot,
-                       bool async);
+void ferryBlockJobFind(virDomainObj *vm, const char *path, ferryBlockJob *job);
+int ferryBlockJobInfo(ferryBlockJob *job, virDomainBlockJobInfoPtr info, bool bytes);
+int ferryBlockJobSetSpeed(ferryBlockJob *job, unsigned long long speed);
+int ferryBlockJobAbort(ferryBlockJob *job, bool pivot, bool async);

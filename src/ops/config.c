@@ -39,7 +39,7 @@ ferryConfigRead(const char *path,
         return -1;
 
     if (result->migrateReconnect > FERRY_MIGRATE_RECONNECT_MAX) {
-        virReportError(VIR_ERR_CONF_SYNTAX, _("%s: migrate_reconnect must not exceed %u seconds"),
+        virReportError(VIR_ERR_CONF_SYNTAX, _("%1$s: migrate_reconnect must not exceed %2$u seconds"),
                        path, FERRY_MIGRATE_RECONNECT_MAX);
         return -1;
     }
@@ -63,7 +63,7 @@ ferryConfigLoad(virQEMUDriver *driver)
     config = defaults;
 
     if (virFileExists(path) && ferryConfigRead(path, &config) < 0) {
-        VIR_ERROR(_("'%s' is not used: %s"), path, virGetLastErrorMessage());
+        VIR_ERROR(_("'%1$s' is not used: %2$s"), path, virGetLastErrorMessage());
         virResetLastError();
         config = defaults;
     }

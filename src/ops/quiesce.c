@@ -15,7 +15,9 @@
 
 #include <config.h>
 
+#include "engine/engine.h"
 #include "engine/journal.h"
+#include "engine/wait.h"
 #include "ops/quiesce.h"
 #include "qemu/qemu_agent.h"
 #include "qemu/qemu_snapshot.h"
@@ -119,7 +121,7 @@ ferryQuiesceFreeze(ferryOp *op,
     if (virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE) {
         quiesce->mute = true;
         virReportError(VIR_ERR_AGENT_UNRESPONSIVE,
-                       _("guest of domain '%s' was not frozen within %u seconds; look at its agent, "
+                       _("guest of domain '%1$s' was not frozen within %2$u seconds; look at its agent, "
                          "or go without <quiesce/>"),
                        op->vm->def->name, ferryQuiesceTimeout(quiesce));
     }
@@ -151,27 +153,12 @@ ferryQuiesceThaw(ferryOp *op,
 /* The operation that thaws a guest whose agent does not answer yet. */
 #define FERRY_THAW_NAME "thaw"
 
-static int
-ferryThawFormat(ferryOp *op G_GNUC_UNUSED,
-                virBuffer *buf G_GNUC_UNUSED)
-{
-    return 0;
-}
-
 
 static void *
 ferryThawParse(virQEMUDriver *driver G_GNUC_UNUSED,
                xmlXPathContextPtr ctxt G_GNUC_UNUSED)
 {
     return g_new0(ferryQuiesce, 1);
-}
-
-
-static bool
-ferryThawJobMatters(ferryOp *op G_GNUC_UNUSED,
-                    int status G_GNUC_UNUSED)
-{
-    return false;
 }
 
 
@@ -203,8 +190,8 @@ ferryThawTry(ferryOp *op)
         return;
 
     if (i == FERRY_QUIESCE_RETRIES)
-        VIR_ERROR(_("domain '%s' may be frozen and its agent does not answer: "
-                    "run 'virsh domfsthaw %s' when it does"),
+        VIR_ERROR(_("domain '%1$s' may be frozen and its agent does not answer: "
+                    "run 'virsh domfsthaw %2$s' when it does"),
                   op->vm->def->name, op->vm->def->name);
     ferryOpEnd(op);
 }
@@ -217,16 +204,12 @@ ferryThawRecover(ferryOp *op)
 }
 
 
-static const ferryPlan *const ferryThawPlans[] = { NULL };
-
 const ferryOpClass ferryThawClass = {
     .name = "thaw",
     .job = VIR_JOB_MODIFY,
-    .plans = ferryThawPlans,
-    .format = ferryThawFormat,
+    .plans = (const ferryPlan *const[]) { NULL },
     .parse = ferryThawParse,
     .dataFree = g_free,
-    .jobMatters = ferryThawJobMatters,
     .jobChanged = ferryThawTry,
     .recover = ferryThawRecover,
     .stopped = ferryOpEnd,

@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "engine/engine.h"
+#include "engine/op.h"
 
 /* Part of an operation that may freeze the guest. */
 typedef struct _ferryQuiesce ferryQuiesce;
@@ -22,15 +22,9 @@ struct _ferryQuiesce {
 
 extern const ferryOpClass ferryThawClass;
 
-int ferryQuiesceCheck(virDomainObj *vm,
-                      ferryQuiesce *quiesce);
-int ferryQuiesceFreeze(ferryOp *op,
-                       ferryQuiesce *quiesce);
-int ferryQuiesceThaw(ferryOp *op,
-                     ferryQuiesce *quiesce);
-void ferryQuiesceThawAlways(ferryOp *op,
-                            ferryQuiesce *quiesce);
-void ferryQuiesceFormat(virBuffer *buf,
-                        const ferryQuiesce *quiesce);
-int ferryQuiesceParse(xmlXPathContextPtr ctxt,
-                      ferryQuiesce *quiesce);
+int ferryQuiesceCheck(virDomainObj *vm, ferryQuiesce *quiesce);
+int ferryQuiesceFreeze(ferryOp *op, ferryQuiesce *quiesce);
+int ferryQuiesceThaw(ferryOp *op, ferryQuiesce *quiesce);
+void ferryQuiesceThawAlways(ferryOp *op, ferryQuiesce *quiesce);
+void ferryQuiesceFormat(virBuffer *buf, const ferryQuiesce *quiesce);
+int ferryQuiesceParse(xmlXPathContextPtr ctxt, ferryQuiesce *quiesce);

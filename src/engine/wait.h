@@ -1,0 +1,37 @@
+/*
+ * wait.h: waits: for the QEMU jobs of an operation, and for anything else
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/job.h"
+
+/* Are the jobs, an array of qemuMonitorJobInfo, as the waiting thread wants them? */
+typedef bool (*ferryJobsDone)(GPtrArray *jobs, void *opaque);
+
+int ferryAsyncEnter(virDomainObj *vm, virDomainJob job);
+void ferryAsyncLeave(virDomainObj *vm);
+void ferryOpYield(ferryOp *op);
+void ferryOpResume(ferryOp *op);
+int ferryOpSleep(ferryOp *op, unsigned int timeout);
+int ferryJobWait(ferryOp *op,
+                 const char *jobname,
+                 unsigned int states,
+                 unsigned int timeout,
+                 ferryJobInfo *info);
+GPtrArray *ferryJobWaitUntil(ferryOp *op,
+                             const char *what,
+                             unsigned int timeout,
+                             ferryJobsDone done,
+                             void *opaque);
+void ferryJobConclude(ferryOp *op, const char *what, GPtrArray *jobs, char **failed, char **error);
+int ferryJobWaitAll(ferryOp *op,
+                    const char *what,
+                    unsigned int timeout,
+                    char **failed,
+                    char **error);
+int ferryJobKill(ferryOp *op, const char *jobname);
+int ferryJobKillAll(ferryOp *op, const char *what, GPtrArray *known);

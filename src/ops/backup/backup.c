@@ -1,0 +1,159 @@
+/*
+ * backup.c: backup: the operation, and how it begins
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/plan.h"
+#include "ops/backup/backup.h"
+#include "ops/backup/begin.h"
+#include "ops/backup/control.h"
+#include "ops/backup/data.h"
+#include "ops/backup/end.h"
+#include "ops/backup/recover.h"
+#include "ops/backup/request.h"
+#include "ops/backup/watch.h"
+#include "ops/backup/xml.h"
+#include "qemu/qemu_domainjob.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+
+const ferryOpClass ferryBackupClass = {
+    .name = "backup",
+    .job = VIR_JOB_MODIFY,
+    .plans = (const ferryPlan *const[]) { &ferryBackupBeginPlan, NULL },
+    .format = ferryBackupFormat,
+    .parse = ferryBackupParse,
+    .dataFree = ferryBackupFree,
+    .jobMatters = ferryBackupJobMatters,
+    .jobChanged = ferryBackupJobChanged,
+    .revive = ferryBackupRevive,
+    .recover = ferryBackupRecover,
+    .stopped = ferryBackupStopped,
+    .blockJob = &ferryBackupBlockJob,
+    .checkpointDeleted = ferryBackupForgetCheckpoint,
+};
+
+
+/* A backup is an asynchronous job of the domain: others wait for its end, but
+ * those that change something elsewhere are let in. Nobody owns it: every step
+ * takes a modify job inside it, and so does whoever ends it. */
+static int
+ferryBackupBeginJob(virDomainObj *vm,
+                    unsigned int flags)
+{
+    /* it is we who remove what we created, not the stock driver */
+    if (virDomainObjBeginAsyncJob(vm, VIR_ASYNC_JOB_BACKUP, VIR_DOMAIN_JOB_OPERATION_BACKUP,
+                                  flags | VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) < 0)
+        return -1;
+
+    qemuDomainObjSetAsyncJobMask(vm, FERRY_BACKUP_JOB_MASK);
+    qemuDomainJobSetStatsType(vm->job->current, QEMU_DOMAIN_JOB_STATS_TYPE_BACKUP);
+    qemuDomainObjReleaseAsyncJob(vm);
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+        virDomainObjEndAsyncJob(vm);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* Is there no backup already? One that has just come to its end, while no
+ * driver looked or since, is out of the way afterwards, or soon. */
+static int
+ferryBackupCheckNone(virDomainObj *vm)
+{
+    g_autoptr(ferryOp) op = NULL;
+    int rc = 0;
+
+    if (!ferryBackupFind(vm))
+        return 0;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        return -1;
+
+    if (ferryBackupFind(vm))
+        op = ferryOpRef(ferryBackupFind(vm));
+
+    if (op && !op->driven && virDomainObjIsActive(vm)) {
+        ferryOpDrive(op);
+        ferryBackupJobChanged(op);
+        ferryOpRelease(op);
+    }
+
+    if (op && !op->over && ferryBackupOf(op)->result == FERRY_BACKUP_RESULT_NONE) {
+        virReportError(VIR_ERR_OPERATION_INVALID, "%s",
+                       _("another backup job is already running"));
+        rc = -1;
+    }
+
+    virDomainObjEndJob(vm);
+    return rc;
+}
+
+
+static int
+ferryBackupRun(virDomainObj *vm,
+               ferryBackup *backup)
+{
+    g_autoptr(ferryOp) op = ferryOpNew(vm, &ferryBackupClass, FERRY_BACKUP_NAME, backup);
+    int rc;
+
+    ferryOpDrive(op);
+    rc = ferryPlanRun(op, &ferryBackupBeginPlan);
+
+    if (rc == 0 && backup->extras.idleTimeout > 0)
+        ferryBackupWatch(op);
+    else if (rc < 0 && (op->over || *ferryPlanProgress(op, &ferryBackupBeginPlan) == 0))
+        ferryBackupEnd(op, FERRY_BACKUP_RESULT_NONE);
+
+    ferryOpRelease(op);
+    return rc;
+}
+
+
+/**
+ * ferryBackupBegin:
+ * @vm: domain, locked, without a job
+ *
+ * Begins the backup that @backupXML describes and makes the checkpoint of
+ * @checkpointXML with it. Returns 0 once it runs, or -1 with an error reported
+ * and everything as it was.
+ */
+int
+ferryBackupBegin(virDomainObj *vm,
+                 const char *backupXML,
+                 const char *checkpointXML,
+                 unsigned int flags)
+{
+    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
+    ferryBackupExtras extras = { 0 };
+    virDomainBackupDef *def;
+    ferryBackup *backup;
+    int rc = -1;
+
+    if (!(def = ferryBackupParseXML(driver, backupXML, &extras)))
+        return -1;
+
+    if (ferryBackupCheckNone(vm) < 0 ||
+        ferryBackupBeginJob(vm, flags) < 0) {
+        virDomainBackupDefFree(def);
+        return -1;
+    }
+
+    if ((backup = ferryBackupPrepare(vm, def, &extras, checkpointXML, flags)))
+        rc = ferryBackupRun(vm, backup);
+    else
+        virDomainObjEndAsyncJob(vm);
+
+    virDomainObjEndJob(vm);
+    return rc;
+}

@@ -1,0 +1,17 @@
+/*
+ * control.h: backup: what clients do with a running one
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+#include "ops/blockjob.h"
+
+extern const ferryBlockJobHandler ferryBackupBlockJob;
+
+int ferryBackupAbort(ferryOp *op, bool async);
+char *ferryBackupGetXML(ferryOp *op);
+void ferryBackupForgetCheckpoint(ferryOp *op, const char *name);

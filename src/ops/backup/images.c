@@ -1,0 +1,299 @@
+/*
+ * images.c: backup: the steps that make its images and their nodes
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Whatever can be done for all disks at the same time is: a backup of sixteen disks
+ * is to begin in little more time than that of one.
+ */
+
+#include <config.h>
+
+#include "block/image.h"
+#include "block/node.h"
+#include "engine/wait.h"
+#include "ops/backup/data.h"
+#include "ops/backup/images.h"
+#include "qemu/qemu_block.h"
+#include "virerror.h"
+#include "virhash.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* Creating images is quick, but remote ones may hang. */
+#define FERRY_BACKUP_CREATE_MS (5 * 60 * 1000)
+
+/* What a disk must be able to hold, in bytes, for its backup to bypass the page
+ * cache: QEMU takes a millisecond longer to open an image so. */
+#define FERRY_BACKUP_LARGE (256 * 1024 * 1024ULL)
+
+
+/* create, format: the images, all at the same time; alone, see copy.c */
+static char *
+ferryBackupCreateJobName(ferryOp *op,
+                         ferryBackupDisk *disk)
+{
+    g_autofree char *what = g_strdup_printf("create-%s", disk->def->name);
+
+    return ferryJobName(op, what);
+}
+
+
+static virStorageSource *
+ferryBackupBacking(ferryOp *op,
+                   ferryBackupDisk *disk)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    if (ferryBackupIsPull(backup) ||
+        (disk->bitmap && disk->def->store->format >= VIR_STORAGE_FILE_BACKING))
+        return virObjectRef(ferryBackupDomainDisk(op, disk)->src);
+
+    return virStorageSourceNew();
+}
+
+
+/* @started: how many jobs */
+static int
+ferryBackupCreateWait(ferryOp *op,
+                      int started)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autofree char *failed = NULL;
+    g_autofree char *error = NULL;
+
+    if (started > 0 &&
+        ferryJobWaitAll(op, "create-", FERRY_BACKUP_CREATE_MS, &failed, &error) < 0)
+        return -1;
+
+    backup->creating = false;
+
+    if (error) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("failed to format image for backup of disk '%1$s' of domain '%2$s': %3$s"),
+                       failed, op->vm->def->name, error);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+int
+ferryBackupCreate(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autoptr(GHashTable) nodes = NULL;
+    int started = 0;
+    size_t i;
+
+    if (backup->reuse)
+        return 0;
+
+    if (!(nodes = ferryNodeData(op->vm)))
+        return -1;
+
+    backup->creating = true;
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+        g_autofree char *jobname = ferryBackupCreateJobName(op, &backup->disks[i]);
+        int rc;
+
+        if (qemuBlockStorageSourceCreateDetectSize(nodes, store,
+                                                   ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0 ||
+            (rc = ferryImageFormatStart(op->vm, store, NULL, true, jobname)) < 0)
+            return -1;
+
+        started += rc;
+    }
+
+    return ferryBackupCreateWait(op, started);
+}
+
+
+/* A push of a whole disk bypasses the page cache, where the storage can: a guest's
+ * own writes would have to wait for the host to write all that back. What is small,
+ * or lies here and there, is better left to the page cache; and a scratch image gets
+ * what the guest waits for. */
+static bool
+ferryBackupBypassesCache(ferryOp *op,
+                         ferryBackupDisk *disk)
+{
+    virStorageSource *store = disk->def->store;
+
+    /* nobody has looked how large a prepared image is */
+    return !ferryBackupIsPull(ferryBackupOf(op)) && !disk->bitmap &&
+           (store->capacity == 0 || store->capacity >= FERRY_BACKUP_LARGE) &&
+           ferryNodeMayBypassCache(store);
+}
+
+
+/* Starts formatting the image of @disk, unless that is the same as for one
+ * before, by @done: then that one is returned, and the image is its clone. */
+static int
+ferryBackupFormatDisk(ferryOp *op,
+                      ferryBackupDisk *disk,
+                      GHashTable *done,
+                      ferryBackupDisk **same)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    virStorageSource *store = disk->def->store;
+    g_autofree char *jobname = ferryBackupCreateJobName(op, disk);
+    g_autofree char *key = NULL;
+    /* what a pull opens has its backing chain given; what a push leaves must
+     * know its own */
+    g_autoptr(virStorageSource) backing = ferryBackupIsPull(backup) ? virStorageSourceNew() :
+                                                                       ferryBackupBacking(op, disk);
+    g_autoptr(virJSONValue) props = NULL;
+
+    if (ferryImageFormatProps(store, backing, &props) < 0)
+        return -1;
+
+    if (!props)
+        return 0;
+
+    if (ferryImageIsPlain(store)) {
+        if (virJSONValueObjectRemoveKey(props, "file", NULL) < 0 ||
+            !(key = virJSONValueToString(props, false)))
+            return -1;
+
+        if (done && (*same = g_hash_table_lookup(done, key)))
+            return 0;
+
+        if (ferryNodeInlineStorage(store, props) < 0)
+            return -1;
+    }
+
+    backup->creating = true;
+    if (ferryImageCreateStart(op->vm, jobname, &props) < 0)
+        return -1;
+
+    if (key && done)
+        g_hash_table_insert(done, g_steal_pointer(&key), disk);
+
+    return 1;
+}
+
+
+int
+ferryBackupFormatImages(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autoptr(GHashTable) done = virHashNew(NULL);
+    g_autofree ferryBackupDisk **same = g_new0(ferryBackupDisk *, backup->ndisks);
+    int started = 0;
+    int rc;
+    size_t i;
+
+    for (i = 0; !backup->reuse && i < backup->ndisks; i++) {
+        if ((rc = ferryBackupFormatDisk(op, &backup->disks[i], done, &same[i])) < 0)
+            return -1;
+        started += rc;
+    }
+
+    if (ferryBackupCreateWait(op, started) < 0)
+        return -1;
+
+    for (i = 0, started = 0; i < backup->ndisks; i++) {
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store,
+                                        ferryBackupBypassesCache(op, disk)) == 0)
+            continue;
+
+        if ((rc = ferryBackupFormatDisk(op, disk, NULL, &same[i])) < 0)
+            return -1;
+        started += rc;
+    }
+
+    return ferryBackupCreateWait(op, started);
+}
+
+
+void
+ferryBackupUncreate(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    if (backup->creating)
+        ignore_value(ferryJobKillAll(op, "create-", NULL));
+}
+
+
+/* storage, node: the stores' nodes in QEMU; with plain ones the first comes with
+ * the second */
+int
+ferryBackupAddStorage(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+
+        if (!ferryImageIsPlain(store) && ferryNodeAddStorage(op->vm, store) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupAddPlain(ferryOp *op,
+                    ferryBackupDisk *disk,
+                    virStorageSource *backing)
+{
+    virStorageSource *store = disk->def->store;
+    int rc;
+
+    if (ferryBackupBypassesCache(op, disk)) {
+        store->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+        rc = ferryNodeAddPlain(op->vm, store, backing);
+        store->cachemode = VIR_DOMAIN_DISK_CACHE_DEFAULT;
+
+        if (rc == 0)
+            return 0;
+        virResetLastError();
+    }
+
+    return ferryNodeAddPlain(op->vm, store, backing);
+}
+
+
+int
+ferryBackupAddNodes(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        ferryBackupDisk *disk = &backup->disks[i];
+        virStorageSource *store = disk->def->store;
+        g_autoptr(virStorageSource) backing = ferryBackupBacking(op, disk);
+
+        if ((ferryImageIsPlain(store) ? ferryBackupAddPlain(op, disk, backing) :
+                                        ferryNodeAddFormat(op->vm, store, backing)) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+void
+ferryBackupRemoveNodes(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+
+        if (ferryImageIsPlain(store))
+            ferryNodeRemovePlain(op->vm, store);
+        else
+            ferryNodeRemove(op->vm, store);
+    }
+}

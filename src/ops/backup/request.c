@@ -1,0 +1,308 @@
+/*
+ * request.c: is a backup possible, and what will it touch?
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Everything that can be known to be wrong is found here, while nothing is changed
+ * yet. Error codes are those that clients of the stock driver know.
+ */
+
+#include <config.h>
+
+#include "block/node.h"
+#include "block/socket.h"
+#include "block/source.h"
+#include "ops/backup/request.h"
+#include "ops/checkpoint/metadata.h"
+#include "qemu/qemu_block.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.backup");
+
+
+static int
+ferryBackupCheckServer(virDomainObj *vm,
+                       virDomainBackupDef *def)
+{
+    if (def->type != VIR_DOMAIN_BACKUP_TYPE_PULL)
+        return 0;
+
+    /* nothing listens on TCP unless asked */
+    if (!def->server) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("<domainbackup> must specify a <server> for a pull backup"));
+        return -1;
+    }
+
+    return ferryExportAddressCheck(vm, def->server);
+}
+
+
+static int
+ferryBackupCheckExtras(virDomainObj *vm,
+                       virDomainBackupDef *def,
+                       ferryBackupExtras *extras)
+{
+    bool pull = def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+
+    if (extras->bandwidth > 0 && pull) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED, "%s",
+                       _("<bandwidth> is for push backups; the client of a pull backup sets its own pace"));
+        return -1;
+    }
+
+    if (extras->idleTimeout > 0 && !pull) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED, "%s",
+                       _("<idle-timeout> is for pull backups; nobody reads a push backup"));
+        return -1;
+    }
+
+    return ferryQuiesceCheck(vm, &extras->quiesce);
+}
+
+
+static int
+ferryBackupCheckStore(virDomainObj *vm,
+                      ferryBackup *backup,
+                      ferryBackupDisk *disk)
+{
+    virStorageSource *store = disk->def->store;
+    size_t i;
+
+    for (i = 0; backup->disks + i < disk; i++) {
+        if (virStorageSourceIsSameLocation(backup->disks[i].def->store, store))
+            break;
+    }
+
+    if (backup->disks + i < disk || ferrySourceInUse(vm->def, store, NULL)) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("store '%1$s' for backup of '%2$s' is already used by domain '%3$s'; "
+                         "name another one"),
+                       NULLSTR(store->path), disk->def->name, vm->def->name);
+        return -1;
+    }
+
+    disk->origin = FERRY_IMAGE_FOREIGN;
+
+    if (!ferrySourceIsFile(store) || backup->reuse)
+        return 0;
+
+    if (virFileExists(store->path)) {
+        virReportError(VIR_ERR_INVALID_ARG, _("store '%1$s' for backup of '%2$s' exists"),
+                       store->path, disk->def->name);
+        return -1;
+    }
+
+    disk->origin = FERRY_IMAGE_ABSENT;
+    return 0;
+}
+
+
+static int
+ferryBackupCheckFormat(ferryBackup *backup,
+                       ferryBackupDisk *disk)
+{
+    virStorageSource *store = disk->def->store;
+
+    if (store->format == VIR_STORAGE_FILE_NONE)
+        store->format = VIR_STORAGE_FILE_QCOW2;
+
+    if (store->format != VIR_STORAGE_FILE_QCOW2 &&
+        ferryBackupIsPull(backup)) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("pull mode backup for disk '%1$s' requires qcow2 driver"),
+                       disk->def->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/* Was @disk there when checkpoint @def was made? */
+static bool
+ferryBackupDiskInCheckpoint(virDomainCheckpointDef *def,
+                            const char *dst)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        if (STREQ(def->disks[i].name, dst))
+            return def->disks[i].type == VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP;
+    }
+
+    return false;
+}
+
+
+static int
+ferryBackupCheckIncremental(virDomainObj *vm,
+                            ferryBackup *backup,
+                            ferryBackupDisk *disk,
+                            GHashTable **nodeData)
+{
+    GHashTable *nodes;
+    virDomainBackupDiskDef *def = disk->def;
+    virDomainDiskDef *domdisk = virDomainDiskByTarget(vm->def, def->name);
+    virDomainCheckpointDef *from;
+
+    if (!def->incremental)
+        return 0;
+
+    if (!(from = ferryCheckpointFind(vm, def->incremental))) {
+        virReportError(VIR_ERR_NO_DOMAIN_CHECKPOINT,
+                       _("Checkpoint '%1$s' for incremental backup of disk '%2$s' not found"),
+                       def->incremental, def->name);
+        return -1;
+    }
+
+    if (!*nodeData && !(*nodeData = ferryNodeData(vm)))
+        return -1;
+    nodes = *nodeData;
+
+    if (!qemuBlockBitmapChainIsValid(domdisk->src, def->incremental, nodes)) {
+        /* a disk that came later has all its data still to be backed up */
+        if (!ferryBackupDiskInCheckpoint(from, def->name) &&
+            !qemuBlockNamedNodeDataGetBitmapByName(nodes, domdisk->src, def->incremental)) {
+            VIR_INFO("domain '%s': disk '%s' is not in checkpoint '%s': full backup",
+                     vm->def->name, def->name, def->incremental);
+            g_clear_pointer(&def->incremental, g_free);
+            def->backupmode = VIR_DOMAIN_BACKUP_DISK_BACKUP_MODE_FULL;
+            return 0;
+        }
+
+        virReportError(VIR_ERR_CHECKPOINT_INCONSISTENT,
+                       _("missing or broken bitmap '%1$s' for disk '%2$s'"),
+                       def->incremental, def->name);
+        return -1;
+    }
+
+    disk->bitmap = def->exportbitmap ? g_strdup(def->exportbitmap) :
+                                       g_strdup_printf("backup-%s", def->name);
+
+    if (ferryBackupIsPull(backup)) {
+        g_free(def->exportbitmap);
+        def->exportbitmap = g_strdup(disk->bitmap);
+    } else if (qemuBlockNamedNodeDataGetBitmapByName(nodes, domdisk->src, disk->bitmap)) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("disk '%1$s' of domain '%2$s' has a bitmap '%3$s' already: remove it, or stop "
+                         "who uses it"), def->name, vm->def->name, disk->bitmap);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupCheckDisk(virDomainObj *vm,
+                     ferryBackup *backup,
+                     ferryBackupDisk *disk,
+                     GHashTable **nodes)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(priv->driver);
+    virDomainDiskDef *domdisk = virDomainDiskByTarget(vm->def, disk->def->name);
+
+    if (!qemuDomainDiskBlockJobIsSupported(domdisk) ||
+        qemuDomainDiskBlockJobIsActive(domdisk) ||
+        ferryBackupCheckFormat(backup, disk) < 0 ||
+        ferryBackupCheckStore(vm, backup, disk) < 0 ||
+        qemuDomainPrepareStorageSourceBlockdev(NULL, disk->def->store, priv, cfg) < 0 ||
+        ferryBackupCheckIncremental(vm, backup, disk, nodes) < 0)
+        return -1;
+
+    if (ferryBackupIsPull(backup) && !disk->def->exportname)
+        disk->def->exportname = g_strdup(disk->def->name);
+
+    return 0;
+}
+
+
+static int
+ferryBackupCheckDisks(virDomainObj *vm,
+                      ferryBackup *backup)
+{
+    g_autoptr(GHashTable) nodes = NULL; /* asked for when the first disk needs it */
+    size_t i;
+
+    ferryBackupListDisks(backup);
+
+    if (backup->ndisks == 0) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED, "%s", _("no disks selected for backup"));
+        return -1;
+    }
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryBackupCheckDisk(vm, backup, &backup->disks[i], &nodes) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryBackupPrepare:
+ * @def: what is asked for; taken over
+ * @checkpointXML: checkpoint to make with it, or NULL
+ * @flags: virDomainBackupBeginFlags
+ *
+ * Checks the request against @vm, which is locked and whose modify job is
+ * held. Changes nothing.
+ *
+ * Returns the backup to be made, or NULL with an error reported.
+ */
+ferryBackup *
+ferryBackupPrepare(virDomainObj *vm,
+                   virDomainBackupDef *def,
+                   const ferryBackupExtras *extras,
+                   const char *checkpointXML,
+                   unsigned int flags)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    ferryBackup *backup = ferryBackupNew();
+    g_autofree char *suffix = NULL;
+
+    backup->def = def;
+    backup->extras = *extras;
+    backup->reuse = flags & VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
+
+    if (!virDomainObjIsActive(vm)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("cannot perform disk backup for inactive domain"));
+        goto error;
+    }
+
+    if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_INCREMENTAL_BACKUP)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("backup of domain '%1$s' needs QEMU 6.1 or newer"), vm->def->name);
+        goto error;
+    }
+
+    if (checkpointXML) {
+        if (!(backup->chkdef = ferryCheckpointPrepare(vm, checkpointXML)))
+            goto error;
+        backup->checkpoint = g_strdup(backup->chkdef->parent.name);
+        suffix = g_strdup(backup->checkpoint);
+    } else {
+        suffix = g_strdup_printf("%lld", (long long) g_get_real_time() / G_USEC_PER_SEC);
+    }
+
+    if (virDomainBackupAlignDisks(def, vm->def, suffix) < 0 ||
+        ferryBackupCheckServer(vm, def) < 0 ||
+        ferryBackupCheckExtras(vm, def, &backup->extras) < 0 ||
+        ferryBackupCheckDisks(vm, backup) < 0)
+        goto error;
+
+    return backup;
+
+ error:
+    ferryBackupFree(backup);
+    return NULL;
+}

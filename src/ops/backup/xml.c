@@ -1,0 +1,510 @@
+/*
+ * xml.c: backups as XML: what a client says, and the journal
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * What libvirt's own parser and schema do not know is taken out before they
+ * see the document: elements of our namespace, and stores on the network. All
+ * the rest they check as ever, so a driver without Ferry refuses these
+ * documents, and we refuse what is wrong in them.
+ */
+
+#include <config.h>
+
+#include "block/source.h"
+#include "configmake.h"
+#include "ops/backup/data.h"
+#include "ops/backup/xml.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virstring.h"
+#include "virthread.h"
+#include "virutil.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+#define FERRY_BACKUP_NAMESPACE "urn:ferry:domainbackup:1.0"
+
+
+static int
+ferryBackupParseNumber(xmlNodePtr node,
+                       const char *text,
+                       unsigned long long max,
+                       unsigned long long *value)
+{
+    if (!text || virStrToLong_ullp(text, NULL, 10, value) < 0 || *value == 0 || *value > max) {
+        virReportError(VIR_ERR_XML_ERROR,
+                       _("'%1$s' of <%2$s> must be a number from 1 to %3$llu"),
+                       NULLSTR(text), node->name, max);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupParseQuiesce(xmlNodePtr node,
+                        ferryBackupExtras *extras)
+{
+    g_autofree char *timeout = virXMLPropString(node, "timeout");
+    unsigned long long seconds = 0;
+
+    if (timeout && ferryBackupParseNumber(node, timeout, 3600, &seconds) < 0)
+        return -1;
+
+    extras->quiesce.wanted = true;
+    extras->quiesce.timeout = seconds;
+    return 0;
+}
+
+
+static int
+ferryBackupParseBandwidth(xmlNodePtr node,
+                          ferryBackupExtras *extras)
+{
+    g_autofree char *text = virXMLNodeContentString(node);
+    g_autofree char *unit = virXMLPropString(node, "unit");
+
+    if (ferryBackupParseNumber(node, text, LLONG_MAX, &extras->bandwidth) < 0)
+        return -1;
+
+    return virScaleInteger(&extras->bandwidth, unit, 1, LLONG_MAX);
+}
+
+
+static int
+ferryBackupParseIdleTimeout(xmlNodePtr node,
+                            ferryBackupExtras *extras)
+{
+    g_autofree char *text = virXMLNodeContentString(node);
+    unsigned long long seconds;
+
+    if (ferryBackupParseNumber(node, text, INT_MAX / 1000, &seconds) < 0)
+        return -1;
+
+    extras->idleTimeout = seconds;
+    return 0;
+}
+
+
+static const struct {
+    const char *name;
+    int (*parse)(xmlNodePtr node, ferryBackupExtras *extras);
+} ferryBackupElements[] = {
+    { "quiesce", ferryBackupParseQuiesce },
+    { "bandwidth", ferryBackupParseBandwidth },
+    { "idle-timeout", ferryBackupParseIdleTimeout },
+};
+
+
+static int
+ferryBackupParseElement(xmlNodePtr node,
+                        ferryBackupExtras *extras)
+{
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(ferryBackupElements); i++) {
+        if (virXMLNodeNameEqual(node, ferryBackupElements[i].name))
+            return ferryBackupElements[i].parse(node, extras);
+    }
+
+    virReportError(VIR_ERR_XML_ERROR, _("unknown element <%1$s> in namespace %2$s"),
+                   node->name, FERRY_BACKUP_NAMESPACE);
+    return -1;
+}
+
+
+/* Takes our elements out of the document. */
+static int
+ferryBackupParseExtras(xmlNodePtr root,
+                       ferryBackupExtras *extras)
+{
+    xmlNodePtr node;
+    xmlNodePtr next;
+
+    for (node = root->children; node; node = next) {
+        next = node->next;
+
+        if (node->type != XML_ELEMENT_NODE || !node->ns || !node->ns->href ||
+            STRNEQ((const char *) node->ns->href, FERRY_BACKUP_NAMESPACE))
+            continue;
+
+        if (ferryBackupParseElement(node, extras) < 0)
+            return -1;
+
+        xmlUnlinkNode(node);
+        xmlFreeNode(node);
+    }
+
+    return 0;
+}
+
+
+/* Reads the store of a <disk type='network'>, and puts a file in its place, so
+ * that the rest of the element is read as ever. */
+static virStorageSource *
+ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
+                             xmlNodePtr disk,
+                             virDomainXMLOption *xmlopt)
+{
+    VIR_XPATH_NODE_AUTORESTORE(ctxt)
+    g_autoptr(virStorageSource) store = NULL;
+    g_autofree char *format = NULL;
+    xmlNodePtr source;
+    xmlNodePtr placeholder;
+
+    ctxt->node = disk;
+    format = virXPathString("string(./driver/@type)", ctxt);
+
+    if (!(source = virXPathNode("./target|./scratch", ctxt))) {
+        virReportError(VIR_ERR_XML_ERROR, "%s",
+                       _("a disk of type 'network' needs a <target> or <scratch>"));
+        return NULL;
+    }
+
+    if (!(store = virDomainStorageSourceParseBase("network", format, NULL)) ||
+        virDomainStorageSourceParse(source, ctxt, store, 0, xmlopt) < 0)
+        return NULL;
+
+    placeholder = xmlNewNode(NULL, source->name);
+    xmlNewProp(placeholder, BAD_CAST "file", BAD_CAST "/network");
+    xmlReplaceNode(source, placeholder);
+    xmlFreeNode(source);
+    xmlSetProp(disk, BAD_CAST "type", BAD_CAST "file");
+
+    return g_steal_pointer(&store);
+}
+
+
+/* Returns the stores on the network by the name of their disk. */
+static GHashTable *
+ferryBackupParseNetworkStores(xmlXPathContextPtr ctxt,
+                              virDomainXMLOption *xmlopt)
+{
+    g_autoptr(GHashTable) stores = virHashNew(virObjectUnref);
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./disks/disk[@type='network']", ctxt, &nodes);
+    int i;
+
+    if (n < 0)
+        return NULL;
+
+    for (i = 0; i < n; i++) {
+        g_autofree char *name = virXMLPropStringRequired(nodes[i], "name");
+        virStorageSource *store;
+
+        if (!name || !(store = ferryBackupParseNetworkStore(ctxt, nodes[i], xmlopt)))
+            return NULL;
+        g_hash_table_replace(stores, g_steal_pointer(&name), store);
+    }
+
+    return g_steal_pointer(&stores);
+}
+
+
+/* Checks @doc by libvirt's schema of backups. It is kept: to read it takes
+ * longer than to begin the backup of a disk. */
+static int
+ferryBackupValidate(xmlDocPtr doc)
+{
+    static virMutex lock = VIR_MUTEX_INITIALIZER;
+    static virXMLValidator *schema;
+    VIR_LOCK_GUARD guard = virLockGuardLock(&lock);
+
+    if (!schema) {
+        g_autofree char *path = virFileFindResource("domainbackup.rng", PKGDATADIR "/schemas",
+                                                    PKGDATADIR "/schemas");
+
+        if (!(schema = virXMLValidatorInit(path)))
+            return -1;
+    }
+
+    if (virXMLValidatorValidate(schema, doc) == 0)
+        return 0;
+
+    /* it would repeat its errors with the next document's */
+    g_clear_pointer(&schema, virXMLValidatorFree);
+    return -1;
+}
+
+
+/**
+ * ferryBackupParseXML:
+ * @extras: filled with what is asked for beside libvirt's own XML
+ *
+ * Returns what the client's @xml says, or NULL with an error reported.
+ */
+virDomainBackupDef *
+ferryBackupParseXML(virQEMUDriver *driver,
+                    const char *xml,
+                    ferryBackupExtras *extras)
+{
+    g_autoptr(virDomainBackupDef) def = NULL;
+    g_autoptr(xmlDoc) doc = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    g_autoptr(GHashTable) stores = NULL;
+    size_t i;
+
+    if (!(doc = virXMLParse(NULL, xml, _("(domain_backup)"), "domainbackup", &ctxt, NULL, false)) ||
+        ferryBackupParseExtras(ctxt->node, extras) < 0 ||
+        !(stores = ferryBackupParseNetworkStores(ctxt, driver->xmlopt)) ||
+        ferryBackupValidate(doc) < 0 ||
+        !(def = virDomainBackupDefParseXML(ctxt, driver->xmlopt, 0)))
+        return NULL;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virStorageSource *store = g_hash_table_lookup(stores, def->disks[i].name);
+
+        if (store && def->disks[i].store) {
+            virObjectUnref(def->disks[i].store);
+            def->disks[i].store = virObjectRef(store);
+        }
+    }
+
+    return g_steal_pointer(&def);
+}
+
+
+static int
+ferryBackupFormatDisk(virBuffer *buf,
+                      virDomainBackupDiskDef *def,
+                      ferryBackupDisk *disk,
+                      virDomainXMLOption *xmlopt)
+{
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+
+    virBufferEscapeString(&attrs, " name='%s'", def->name);
+    virBufferAsprintf(&attrs, " mode='%d'", def->backupmode);
+    virBufferEscapeString(&attrs, " incremental='%s'", def->incremental);
+    virBufferEscapeString(&attrs, " exportname='%s'", def->exportname);
+    virBufferEscapeString(&attrs, " exportbitmap='%s'", def->exportbitmap);
+
+    if (disk) {
+        virBufferAsprintf(&attrs, " index='%u'", def->store->id);
+        virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
+        virBufferEscapeString(&attrs, " bitmap='%s'", disk->bitmap);
+
+        if (ferrySourceFormat(&children, def->store, xmlopt, true) < 0)
+            return -1;
+    }
+
+    virXMLFormatElement(buf, "backupdisk", &attrs, &children);
+    return 0;
+}
+
+
+static void
+ferryBackupFormatServer(virBuffer *buf,
+                        virDomainBackupDef *def)
+{
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+
+    if (!def->server)
+        return;
+
+    virBufferAsprintf(&attrs, " transport='%s'",
+                      virStorageNetHostTransportTypeToString(def->server->transport));
+    virBufferEscapeString(&attrs, " name='%s'", def->server->name);
+    if (def->server->port)
+        virBufferAsprintf(&attrs, " port='%u'", def->server->port);
+    virBufferEscapeString(&attrs, " socket='%s'", def->server->socket);
+    if (def->tls != VIR_TRISTATE_BOOL_ABSENT)
+        virBufferAsprintf(&attrs, " tls='%s'", virTristateBoolTypeToString(def->tls));
+
+    virXMLFormatElement(buf, "server", &attrs, NULL);
+}
+
+
+/**
+ * ferryBackupFormat:
+ *
+ * What undo and recovery need, for the journal.
+ */
+int
+ferryBackupFormat(ferryOp *op,
+                  virBuffer *buf)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    size_t next = 0;
+    size_t i;
+
+    virBufferAsprintf(&attrs, " mode='%s'",
+                      ferryBackupIsPull(backup) ? "pull" : "push");
+    virBufferEscapeString(&attrs, " incremental='%s'", backup->def->incremental);
+    virBufferEscapeString(&attrs, " checkpoint='%s'", backup->checkpoint);
+    virBufferAsprintf(&attrs, " reuse='%s'", backup->reuse ? "yes" : "no");
+    virBufferAsprintf(&attrs, " result='%s'", ferryBackupResultTypeToString(backup->result));
+    virBufferAsprintf(&attrs, " idle='%u'", backup->extras.idleTimeout);
+    virXMLFormatElement(buf, "backup", &attrs, NULL);
+
+    ferryBackupFormatServer(buf, backup->def);
+    ferryQuiesceFormat(buf, &backup->extras.quiesce);
+
+    for (i = 0; i < backup->def->ndisks; i++) {
+        ferryBackupDisk *disk = backup->def->disks[i].store ? &backup->disks[next++] : NULL;
+
+        if (ferryBackupFormatDisk(buf, &backup->def->disks[i], disk, op->driver->xmlopt) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryBackupParseServer(xmlXPathContextPtr ctxt,
+                       virDomainBackupDef *def)
+{
+    xmlNodePtr node = virXPathNode("./server", ctxt);
+
+    if (!node)
+        return 0;
+
+    def->server = g_new0(virStorageNetHostDef, 1);
+
+    if (virDomainStorageNetworkParseHost(node, def->server) < 0 ||
+        virXMLPropTristateBool(node, "tls", VIR_XML_PROP_NONE, &def->tls) < 0)
+        return -1;
+
+    return 0;
+}
+
+
+static int
+ferryBackupParseDisk(xmlXPathContextPtr ctxt,
+                     xmlNodePtr node,
+                     virDomainXMLOption *xmlopt,
+                     virDomainBackupDiskDef *def)
+{
+    VIR_XPATH_NODE_AUTORESTORE(ctxt)
+    xmlNodePtr store;
+    int mode;
+
+    ctxt->node = node;
+    store = virXPathNode("./disk", ctxt);
+
+    if (!(def->name = virXMLPropStringRequired(node, "name")) ||
+        virXMLPropInt(node, "mode", 10, VIR_XML_PROP_REQUIRED | VIR_XML_PROP_NONNEGATIVE,
+                      &mode, 0) < 0)
+        return -1;
+
+    if (mode >= VIR_DOMAIN_BACKUP_DISK_BACKUP_MODE_LAST) {
+        virReportError(VIR_ERR_XML_DETAIL, _("unknown backup mode %1$d"), mode);
+        return -1;
+    }
+
+    def->backup = store ? VIR_TRISTATE_BOOL_YES : VIR_TRISTATE_BOOL_NO;
+    def->backupmode = mode;
+    def->incremental = virXMLPropString(node, "incremental");
+    def->exportname = virXMLPropString(node, "exportname");
+    def->exportbitmap = virXMLPropString(node, "exportbitmap");
+
+    if (!store)
+        return 0;
+
+    if (!(def->store = ferrySourceParse(store, xmlopt, true)))
+        return -1;
+
+    return virXMLPropUInt(node, "index", 10, VIR_XML_PROP_REQUIRED, &def->store->id);
+}
+
+
+/* What of a disk is ours and not libvirt's. */
+static int
+ferryBackupParseDiskState(xmlNodePtr node,
+                          ferryBackupDisk *disk)
+{
+    disk->bitmap = virXMLPropString(node, "bitmap");
+
+    return virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
+                          VIR_XML_PROP_REQUIRED, &disk->origin);
+}
+
+
+static int
+ferryBackupParseDisks(ferryBackup *backup,
+                      virDomainXMLOption *xmlopt,
+                      xmlXPathContextPtr ctxt)
+{
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./backupdisk", ctxt, &nodes);
+    size_t next = 0;
+    int i;
+
+    if (n < 0)
+        return -1;
+
+    backup->def->disks = g_new0(virDomainBackupDiskDef, n);
+    backup->def->ndisks = n;
+
+    for (i = 0; i < n; i++) {
+        if (ferryBackupParseDisk(ctxt, nodes[i], xmlopt, &backup->def->disks[i]) < 0)
+            return -1;
+    }
+
+    ferryBackupListDisks(backup);
+
+    for (i = 0; i < n; i++) {
+        if (backup->def->disks[i].store &&
+            ferryBackupParseDiskState(nodes[i], &backup->disks[next++]) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryBackupParse:
+ *
+ * Reads what ferryBackupFormat() wrote; @ctxt stands on the operation. Returns
+ * NULL with an error reported.
+ */
+void *
+ferryBackupParse(virQEMUDriver *driver,
+                 xmlXPathContextPtr ctxt)
+{
+    ferryBackup *backup = ferryBackupNew();
+    xmlNodePtr node = virXPathNode("./backup", ctxt);
+    g_autofree char *mode = NULL;
+    virTristateBool reuse;
+
+    backup->def = g_new0(virDomainBackupDef, 1);
+
+    if (!node) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("backup is missing"));
+        goto error;
+    }
+
+    if (!(mode = virXMLPropStringRequired(node, "mode")) ||
+        virXMLPropTristateBool(node, "reuse", VIR_XML_PROP_REQUIRED, &reuse) < 0 ||
+        virXMLPropEnum(node, "result", ferryBackupResultTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &backup->result) < 0 ||
+        virXMLPropUInt(node, "idle", 10, VIR_XML_PROP_REQUIRED, &backup->extras.idleTimeout) < 0 ||
+        ferryQuiesceParse(ctxt, &backup->extras.quiesce) < 0 ||
+        ferryBackupParseServer(ctxt, backup->def) < 0 ||
+        ferryBackupParseDisks(backup, driver->xmlopt, ctxt) < 0)
+        goto error;
+
+    backup->def->type = STREQ(mode, "pull") ? VIR_DOMAIN_BACKUP_TYPE_PULL :
+                                              VIR_DOMAIN_BACKUP_TYPE_PUSH;
+    backup->def->incremental = virXMLPropString(node, "incremental");
+    backup->checkpoint = virXMLPropString(node, "checkpoint");
+    backup->reuse = reuse == VIR_TRISTATE_BOOL_YES;
+
+    if (ferryBackupIsPull(backup) && !backup->def->server) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("server is missing"));
+        goto error;
+    }
+
+    return backup;
+
+ error:
+    ferryBackupFree(backup);
+    return NULL;
+}

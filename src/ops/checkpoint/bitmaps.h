@@ -1,0 +1,21 @@
+/*
+ * bitmaps.h: the bitmaps of a checkpoint
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+#include "checkpoint_conf.h"
+
+int ferryCheckpointAddBitmaps(virDomainObj *vm,
+                              virDomainCheckpointDef *def,
+                              GHashTable *nodes,
+                              virJSONValue *actions);
+void ferryCheckpointDropBitmaps(virDomainObj *vm, virDomainCheckpointDef *def);
+void ferryCheckpointDropOffline(virDomainObj *vm,
+                                virDomainCheckpointDef *def,
+                                const char *name,
+                                bool chain);

@@ -1,0 +1,325 @@
+/*
+ * checkpoint.c: checkpoints on their own: the operation, how it begins, and recovery
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/plan.h"
+#include "ops/checkpoint/bitmaps.h"
+#include "ops/checkpoint/checkpoint.h"
+#include "ops/checkpoint/create.h"
+#include "ops/checkpoint/data.h"
+#include "ops/checkpoint/delete.h"
+#include "ops/checkpoint/metadata.h"
+#include "virdomaincheckpointobjlist.h"
+#include "virerror.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+#define FERRY_CHECKPOINT_NAME "checkpoint"
+
+
+static int
+ferryCheckpointFormat(ferryOp *op,
+                      virBuffer *buf)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+    size_t i;
+
+    virBufferAsprintf(&attrs, " metadata='%s'", data->metadataOnly ? "yes" : "no");
+    for (i = 0; i < data->names->len; i++)
+        virBufferEscapeString(&children, "<name>%s</name>\n", g_ptr_array_index(data->names, i));
+
+    virXMLFormatElement(buf, "checkpoints", &attrs, &children);
+    ferryQuiesceFormat(buf, &data->quiesce);
+    return 0;
+}
+
+
+static void *
+ferryCheckpointParse(virQEMUDriver *driver G_GNUC_UNUSED,
+                     xmlXPathContextPtr ctxt)
+{
+    ferryCheckpoint *data = ferryCheckpointNew();
+    xmlNodePtr node = virXPathNode("./checkpoints", ctxt);
+    g_autofree xmlNodePtr *names = NULL;
+    virTristateBool metadataOnly;
+    int n = virXPathNodeSet("./checkpoints/name", ctxt, &names);
+    int i;
+
+    for (i = 0; i < n; i++) {
+        char *name = virXMLNodeContentString(names[i]);
+
+        if (!name)
+            goto error;
+        g_ptr_array_add(data->names, name);
+
+        /* it becomes a part of a path */
+        if (!*name || strchr(name, '/')) {
+            virReportError(VIR_ERR_XML_DETAIL, _("bad checkpoint name '%1$s'"), name);
+            goto error;
+        }
+    }
+
+    if (!node || n <= 0) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("checkpoints are missing"));
+        goto error;
+    }
+
+    if (virXMLPropTristateBool(node, "metadata", VIR_XML_PROP_REQUIRED, &metadataOnly) < 0 ||
+        ferryQuiesceParse(ctxt, &data->quiesce) < 0)
+        goto error;
+
+    data->metadataOnly = metadataOnly == VIR_TRISTATE_BOOL_YES;
+    return data;
+
+ error:
+    ferryCheckpointFree(data);
+    return NULL;
+}
+
+
+/* What recovery left to a worker. */
+static void
+ferryCheckpointJobChanged(ferryOp *op)
+{
+    if (ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        if (ferryPlanResume(op, &ferryCheckpointDeletePlan) < 0)
+            return;
+    } else if (!ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
+        if (ferryPlanUndo(op, &ferryCheckpointDeletePlan) < 0 ||
+            ferryPlanUndo(op, &ferryCheckpointCreatePlan) < 0)
+            return;
+    }
+
+    if (!op->over)
+        ferryOpEnd(op);
+}
+
+
+static void
+ferryCheckpointRecover(ferryOp *op)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+
+    data->started = ferryPlanReached(op, &ferryCheckpointCreatePlan, "start");
+    data->quiesce.frozen = data->quiesce.wanted &&
+                           ferryPlanReached(op, &ferryCheckpointCreatePlan, "freeze") &&
+                           !ferryPlanReached(op, &ferryCheckpointCreatePlan, "adopt");
+
+    ignore_value(ferryEngineSubmit(op));
+}
+
+
+static void
+ferryCheckpointStopped(ferryOp *op)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+    const char *name = g_ptr_array_index(data->names, 0);
+    size_t i;
+
+    if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        for (i = 0; !data->metadataOnly && i < data->names->len; i++)
+            ferryCheckpointDropOffline(op->vm, NULL, g_ptr_array_index(data->names, i), true);
+        ignore_value(ferryCheckpointRemoveAll(op->vm, data->names));
+    } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
+               !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
+        if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
+            ferryCheckpointDropOffline(op->vm, data->def, name, false);
+        ferryCheckpointRemove(op->vm, name);
+    }
+
+    ferryOpEnd(op);
+}
+
+
+const ferryOpClass ferryCheckpointClass = {
+    .name = "checkpoint",
+    .job = VIR_JOB_MODIFY,
+    .plans = (const ferryPlan *const[]) { &ferryCheckpointCreatePlan, &ferryCheckpointDeletePlan, NULL },
+    .format = ferryCheckpointFormat,
+    .parse = ferryCheckpointParse,
+    .dataFree = ferryCheckpointFree,
+    .jobChanged = ferryCheckpointJobChanged,
+    .recover = ferryCheckpointRecover,
+    .stopped = ferryCheckpointStopped,
+};
+
+
+/* Carries out @plan. Takes over @data. */
+static int
+ferryCheckpointRun(virDomainObj *vm,
+                   ferryCheckpoint *data,
+                   const ferryPlan *plan)
+{
+    g_autoptr(ferryOp) op = NULL;
+    int rc;
+
+    if (ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("an earlier operation on checkpoints of domain '%1$s' is not settled yet; "
+                         "try again"), vm->def->name);
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    op = ferryOpNew(vm, &ferryCheckpointClass, FERRY_CHECKPOINT_NAME, data);
+
+    ferryOpDrive(op);
+    rc = ferryPlanRun(op, plan);
+    if (!op->over && (rc == 0 || *ferryPlanProgress(op, plan) == 0))
+        ferryOpEnd(op);
+    ferryOpRelease(op);
+
+    /* what could not be finished is tried once more, and at the next delete */
+    if (!op->over)
+        ignore_value(ferryEngineSubmit(op));
+
+    return rc;
+}
+
+
+/**
+ * ferryCheckpointCreate:
+ * @vm: domain, locked, without a job
+ * @name: set to the checkpoint's name
+ *
+ * Creates the checkpoint that @xml describes. Returns 0, or -1 with an error
+ * reported and everything as it was.
+ */
+int
+ferryCheckpointCreate(virDomainObj *vm,
+                      const char *xml,
+                      bool quiesce,
+                      char **name)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    ferryCheckpoint *data = ferryCheckpointNew();
+    int rc = -1;
+
+    data->quiesce.wanted = quiesce;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    if (!virDomainObjIsActive(vm)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("cannot create checkpoint for inactive domain"));
+    } else if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_INCREMENTAL_BACKUP)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("checkpoints of domain '%1$s' need QEMU 6.1 or newer"), vm->def->name);
+    } else if ((data->def = ferryCheckpointPrepare(vm, xml)) &&
+               ferryQuiesceCheck(vm, &data->quiesce) == 0) {
+        *name = g_strdup(data->def->parent.name);
+        g_ptr_array_add(data->names, g_strdup(*name));
+        rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointCreatePlan);
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (data)
+        ferryCheckpointFree(data);
+    return rc;
+}
+
+
+static int
+ferryCheckpointList(void *payload,
+                    const char *key G_GNUC_UNUSED,
+                    void *opaque)
+{
+    virDomainMomentObj *chk = payload;
+    GPtrArray *names = opaque;
+
+    g_ptr_array_add(names, g_strdup(chk->def->name));
+    return 0;
+}
+
+
+/* Fills in what is to be deleted. */
+static int
+ferryCheckpointSelect(virDomainObj *vm,
+                      const char *name,
+                      unsigned int flags,
+                      ferryCheckpoint *data)
+{
+    virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
+
+    if (!data->metadataOnly && !virDomainObjIsActive(vm)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("cannot delete checkpoint for inactive domain"));
+        return -1;
+    }
+
+    if (!chk) {
+        virReportError(VIR_ERR_NO_DOMAIN_CHECKPOINT,
+                       _("no domain checkpoint with matching name '%1$s'"), name);
+        return -1;
+    }
+
+    if (!(flags & VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY))
+        g_ptr_array_add(data->names, g_strdup(name));
+
+    if (flags & (VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN | VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY))
+        virDomainMomentForEachDescendant(chk, ferryCheckpointList, data->names);
+
+    return 0;
+}
+
+
+/**
+ * ferryCheckpointDelete:
+ * @vm: domain, locked, without a job
+ * @flags: virDomainCheckpointDeleteFlags
+ *
+ * Deletes a checkpoint, or its descendants, or both. What is left of their
+ * bitmaps goes; bitmaps that are missing do no harm.
+ */
+int
+ferryCheckpointDelete(virDomainObj *vm,
+                      const char *name,
+                      unsigned int flags)
+{
+    ferryCheckpoint *data = ferryCheckpointNew();
+    ferryOp *op;
+    int rc = -1;
+
+    data->metadataOnly = flags & VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    /* one that could not save the definitions, say: go on with it first */
+    if ((op = ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) && !op->driven &&
+        ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+        ferryOpDrive(op);
+        ferryOpRef(op);
+        ferryCheckpointJobChanged(op);
+        ferryOpRelease(op);
+        ferryOpUnref(op);
+    }
+
+    if (ferryCheckpointSelect(vm, name, flags, data) == 0) {
+        if (data->names->len > 0)
+            rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointDeletePlan);
+        else
+            rc = 0; /* no children */
+    }
+
+    virDomainObjEndJob(vm);
+
+    if (data)
+        ferryCheckpointFree(data);
+    return rc;
+}

@@ -1,0 +1,15 @@
+/*
+ * checkpoint.h: checkpoints on their own: the operation, and how it begins
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+
+extern const ferryOpClass ferryCheckpointClass;
+
+int ferryCheckpointCreate(virDomainObj *vm, const char *xml, bool quiesce, char **name);
+int ferryCheckpointDelete(virDomainObj *vm, const char *name, unsigned int flags);

@@ -1,0 +1,241 @@
+/*
+ * delete.c: checkpoints: the steps that delete them
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * The transaction that removes the bitmaps is the point of no return. From there on
+ * the plan goes forward: definitions without bitmaps are of no use.
+ */
+
+#include <config.h>
+
+#include "block/node.h"
+#include "block/qmp.h"
+#include "ops/checkpoint/data.h"
+#include "ops/checkpoint/delete.h"
+#include "ops/checkpoint/metadata.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_blockjob.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virlog.h"
+
+VIR_LOG_INIT("ferry.checkpoint");
+
+/* Calls @func for every image that has a bitmap of @def. */
+typedef int (*ferryCheckpointBitmapFunc)(ferryOp *op,
+                                         virDomainDiskDef *disk,
+                                         virStorageSource *src,
+                                         const char *bitmap,
+                                         void *opaque);
+
+
+static int
+ferryCheckpointForEachImage(ferryOp *op,
+                            virDomainCheckpointDef *def,
+                            GHashTable *nodes,
+                            ferryCheckpointBitmapFunc func,
+                            void *opaque)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, chkdisk->name);
+        virStorageSource *n;
+
+        /* it may have been unplugged */
+        if (!disk || chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP || !chkdisk->bitmap)
+            continue;
+
+        for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
+            if (qemuBlockNamedNodeDataGetBitmapByName(nodes, n, chkdisk->bitmap) &&
+                func(op, disk, n, chkdisk->bitmap, opaque) < 0)
+                return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/* The same for all checkpoints that are to be deleted. */
+static int
+ferryCheckpointForEachBitmap(ferryOp *op,
+                             ferryCheckpointBitmapFunc func,
+                             void *opaque)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    size_t i;
+
+    if (!nodes)
+        return -1;
+
+    for (i = 0; i < data->names->len; i++) {
+        virDomainCheckpointDef *def = ferryCheckpointFind(op->vm,
+                                                          g_ptr_array_index(data->names, i));
+
+        if (def && ferryCheckpointForEachImage(op, def, nodes, func, opaque) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/* The stock driver writes to it as long as the commit runs. */
+static bool
+ferryCheckpointIsCommitBase(virDomainDiskDef *disk,
+                            virStorageSource *src)
+{
+    qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob;
+
+    return job && job->data.commit.base == src &&
+        (job->type == QEMU_BLOCKJOB_TYPE_COMMIT || job->type == QEMU_BLOCKJOB_TYPE_ACTIVE_COMMIT);
+}
+
+
+/* delete: open: images below the top one are not writable as a rule */
+static int
+ferryCheckpointOpenImage(ferryOp *op,
+                         virDomainDiskDef *disk,
+                         virStorageSource *src,
+                         const char *bitmap G_GNUC_UNUSED,
+                         void *opaque G_GNUC_UNUSED)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+
+    if (src == disk->src || g_hash_table_contains(data->writable, src) ||
+        ferryCheckpointIsCommitBase(disk, src))
+        return 0;
+
+    g_hash_table_add(data->writable, src);
+
+    if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, false, false, false) < 0)
+        return -1;
+
+    return qemuBlockReopenReadWrite(op->vm, src, VIR_ASYNC_JOB_NONE);
+}
+
+
+static int
+ferryCheckpointOpen(ferryOp *op)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+
+    if (data->metadataOnly)
+        return 0;
+
+    data->writable = g_hash_table_new(NULL, NULL);
+    return ferryCheckpointForEachBitmap(op, ferryCheckpointOpenImage, NULL);
+}
+
+
+static void
+ferryCheckpointClose(ferryOp *op)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+    size_t i;
+
+    for (i = 0; !data->metadataOnly && i < op->vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = op->vm->def->disks[i];
+        virStorageSource *n = disk->src->backingStore;
+
+        for (; virStorageSourceIsBacking(n); n = n->backingStore) {
+            if ((data->writable && !g_hash_table_contains(data->writable, n)) ||
+                ferryCheckpointIsCommitBase(disk, n))
+                continue;
+
+            /* a driver that was just started believes that it is */
+            n->readonly = false;
+            if (qemuBlockReopenReadOnly(op->vm, n, VIR_ASYNC_JOB_NONE) < 0 ||
+                qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, true, false, false) < 0)
+                VIR_WARN("image '%s' of domain '%s' stays writable: %s",
+                         NULLSTR(n->path), op->vm->def->name, virGetLastErrorMessage());
+        }
+    }
+
+    virResetLastError();
+}
+
+
+/* delete: bitmaps: the point of no return */
+static int
+ferryCheckpointRemoveBitmap(ferryOp *op G_GNUC_UNUSED,
+                            virDomainDiskDef *disk G_GNUC_UNUSED,
+                            virStorageSource *src,
+                            const char *bitmap,
+                            void *opaque)
+{
+    return qemuMonitorTransactionBitmapRemove(opaque, src->nodeformat, bitmap);
+}
+
+
+static int
+ferryCheckpointRemoveBitmaps(ferryOp *op)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+
+    /* one that is not there need not be removed */
+    if (data->metadataOnly)
+        return 0;
+
+    if (ferryCheckpointForEachBitmap(op, ferryCheckpointRemoveBitmap, actions) < 0)
+        return -1;
+
+    return ferryQMPTransaction(op->vm, &actions);
+}
+
+
+/* delete: close */
+static int
+ferryCheckpointRunClose(ferryOp *op)
+{
+    ferryCheckpointClose(op);
+    return 0;
+}
+
+
+/* metadata: operations that keep something of a checkpoint forget it first */
+static void
+ferryCheckpointTell(virDomainObj *vm,
+                    const char *name)
+{
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (op->klass->checkpointDeleted)
+            op->klass->checkpointDeleted(op, name);
+    }
+}
+
+
+static int
+ferryCheckpointForget(ferryOp *op)
+{
+    ferryCheckpoint *data = ferryCheckpointOf(op);
+    size_t i;
+
+    for (i = 0; i < data->names->len; i++)
+        ferryCheckpointTell(op->vm, g_ptr_array_index(data->names, i));
+
+    return ferryCheckpointRemoveAll(op->vm, data->names) < 0 ? FERRY_STEP_UNKNOWN : 0;
+}
+
+
+const ferryPlan ferryCheckpointDeletePlan = {
+    .name = "delete",
+    .steps = (const ferryStep[]) {
+        { .name = "open", .run = ferryCheckpointOpen, .undo = ferryCheckpointClose },
+        { .name = "bitmaps", .run = ferryCheckpointRemoveBitmaps, .durable = true },
+        { .name = "close", .run = ferryCheckpointRunClose },
+        { .name = "metadata", .run = ferryCheckpointForget },
+        { 0 },
+    },
+};

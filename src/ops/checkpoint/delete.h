@@ -1,0 +1,12 @@
+/*
+ * delete.h: checkpoints: the steps that delete them
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+
+extern const ferryPlan ferryCheckpointDeletePlan;

@@ -1,0 +1,311 @@
+/*
+ * metadata.c: what the driver knows of a domain's checkpoints: its list, and a file for each
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include <unistd.h>
+
+#include "ops/checkpoint/metadata.h"
+#include "qemu/qemu_checkpoint.h"
+#include "virdomaincheckpointobjlist.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.checkpoint");
+
+
+/**
+ * ferryCheckpointFind:
+ *
+ * Returns the definition of checkpoint @name of @vm, borrowed, or NULL.
+ */
+virDomainCheckpointDef *
+ferryCheckpointFind(virDomainObj *vm,
+                    const char *name)
+{
+    virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
+
+    return chk ? virDomainCheckpointObjGetDef(chk) : NULL;
+}
+
+
+static int
+ferryCheckpointCheckDisk(virDomainObj *vm,
+                         virDomainCheckpointDef *def,
+                         virDomainCheckpointDiskDef *chkdisk)
+{
+    virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, chkdisk->name);
+
+    if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
+        return 0;
+
+    if (STRNEQ(chkdisk->bitmap, def->parent.name)) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("bitmap for disk '%1$s' must match checkpoint name '%2$s'"),
+                       chkdisk->name, def->parent.name);
+        return -1;
+    }
+
+    if (disk->src->format != VIR_STORAGE_FILE_QCOW2) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("checkpoint for disk %1$s unsupported for storage type %2$s"),
+                       chkdisk->name, virStorageFileFormatTypeToString(disk->src->format));
+        return -1;
+    }
+
+    return qemuDomainDiskBlockJobIsSupported(disk) ? 0 : -1;
+}
+
+
+/* A checkpoint keeps the domain's definition of its moment. */
+static virDomainDef *
+ferryCheckpointCopyDomain(virDomainObj *vm)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    g_autofree char *xml = qemuDomainDefFormatLive(priv->driver, priv->qemuCaps, vm->def,
+                                                   priv->origCPU, true, true);
+
+    if (!xml)
+        return NULL;
+
+    return virDomainDefParseString(xml, priv->driver->xmlopt, priv->qemuCaps,
+                                   VIR_DOMAIN_DEF_PARSE_INACTIVE |
+                                   VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE);
+}
+
+
+/**
+ * ferryCheckpointPrepare:
+ * @xml: what the client asks for
+ *
+ * Returns the checkpoint that @xml describes, its disks filled in and checked
+ * against @vm, its parent the current one; or NULL with an error reported.
+ */
+virDomainCheckpointDef *
+ferryCheckpointPrepare(virDomainObj *vm,
+                       const char *xml)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    g_autoptr(virDomainCheckpointDef) def = NULL;
+    size_t i;
+
+    if (!(def = virDomainCheckpointDefParseString(xml, priv->driver->xmlopt, priv->qemuCaps, 0)) ||
+        !(def->parent.dom = ferryCheckpointCopyDomain(vm)) ||
+        virDomainCheckpointAlignDisks(def) < 0)
+        return NULL;
+
+    for (i = 0; i < def->ndisks; i++) {
+        if (ferryCheckpointCheckDisk(vm, def, &def->disks[i]) < 0)
+            return NULL;
+    }
+
+    if (virDomainCheckpointFindByName(vm->checkpoints, def->parent.name)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain moment %1$s already exists"), def->parent.name);
+        return NULL;
+    }
+
+    def->parent.parent_name = g_strdup(virDomainCheckpointGetCurrentName(vm->checkpoints));
+    return g_steal_pointer(&def);
+}
+
+
+/**
+ * ferryCheckpointSave:
+ *
+ * Writes the file of @def. The checkpoint is not in the domain's list yet, and
+ * so not seen by anyone.
+ */
+int
+ferryCheckpointSave(virDomainObj *vm,
+                    virDomainCheckpointDef *def)
+{
+    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    virDomainMomentObj moment = { .def = &def->parent };
+
+    return qemuCheckpointWriteMetadata(vm, &moment, driver->xmlopt, cfg->checkpointDir);
+}
+
+
+/**
+ * ferryCheckpointAdopt:
+ *
+ * Puts @def into the domain's list, as the current one. Nothing to do when it
+ * is there already.
+ */
+int
+ferryCheckpointAdopt(virDomainObj *vm,
+                     virDomainCheckpointDef *def)
+{
+    virDomainMomentObj *chk;
+
+    if (ferryCheckpointFind(vm, def->parent.name))
+        return 0;
+
+    if (!(chk = virDomainCheckpointAssignDef(vm->checkpoints, def)))
+        return -1;
+
+    virObjectRef(def); /* the list took ours over */
+    virDomainCheckpointSetCurrent(vm->checkpoints, chk);
+    virDomainCheckpointLinkParent(vm->checkpoints, chk);
+    return 0;
+}
+
+
+static bool
+ferryCheckpointIsListed(GPtrArray *names,
+                        const char *name)
+{
+    return name && g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL);
+}
+
+
+/* The nearest ancestor of @chk, or itself, that stays. */
+static virDomainMomentObj *
+ferryCheckpointSurvivor(virDomainObj *vm,
+                        GPtrArray *names,
+                        virDomainMomentObj *chk)
+{
+    while (chk && ferryCheckpointIsListed(names, chk->def->name))
+        chk = chk->def->parent_name ? virDomainCheckpointFindByName(vm->checkpoints,
+                                                                    chk->def->parent_name) : NULL;
+    return chk;
+}
+
+
+typedef struct {
+    virDomainObj *vm;
+    GPtrArray *names;
+    int rc;
+} ferryCheckpointReparentData;
+
+
+static int
+ferryCheckpointReparent(void *payload,
+                        const char *key G_GNUC_UNUSED,
+                        void *opaque)
+{
+    virDomainMomentObj *chk = payload;
+    ferryCheckpointReparentData *data = opaque;
+    virDomainMomentObj *parent;
+
+    if (ferryCheckpointIsListed(data->names, chk->def->name) ||
+        !ferryCheckpointIsListed(data->names, chk->def->parent_name))
+        return 0;
+
+    parent = ferryCheckpointSurvivor(data->vm, data->names,
+                                     virDomainCheckpointFindByName(data->vm->checkpoints,
+                                                                   chk->def->parent_name));
+    g_free(chk->def->parent_name);
+    chk->def->parent_name = parent ? g_strdup(parent->def->name) : NULL;
+
+    if (ferryCheckpointSave(data->vm, virDomainCheckpointObjGetDef(chk)) < 0)
+        data->rc = -1;
+
+    return 0;
+}
+
+
+/* Children that stay go to the nearest ancestor that does. */
+static int
+ferryCheckpointReparentAll(virDomainObj *vm,
+                           GPtrArray *names)
+{
+    ferryCheckpointReparentData data = { .vm = vm, .names = names };
+
+    virDomainCheckpointForEach(vm->checkpoints, ferryCheckpointReparent, &data);
+    return data.rc;
+}
+
+
+/* Removes the file of checkpoint @name, and what is left of one that was being
+ * written when the driver died. */
+static void
+ferryCheckpointUnsave(virDomainObj *vm,
+                      const char *name)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
+    g_autofree char *path = g_strdup_printf("%s/%s/%s.xml", cfg->checkpointDir, vm->def->name, name);
+    g_autofree char *unfinished = g_strdup_printf("%s.new", path);
+
+    if ((unlink(unfinished) < 0 && errno != ENOENT) ||
+        (unlink(path) < 0 && errno != ENOENT))
+        VIR_WARN("cannot remove '%s': %s", path, g_strerror(errno));
+}
+
+
+/* Takes checkpoints off the domain's list. */
+static void
+ferryCheckpointDrop(virDomainObj *vm,
+                    GPtrArray *names)
+{
+    virDomainMomentObj *current = virDomainCheckpointGetCurrent(vm->checkpoints);
+    size_t i;
+
+    virDomainCheckpointSetCurrent(vm->checkpoints, ferryCheckpointSurvivor(vm, names, current));
+
+    for (i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+        virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
+
+        ferryCheckpointUnsave(vm, name);
+
+        if (chk) {
+            virDomainMomentMoveChildren(chk, chk->parent);
+            virDomainMomentDropParent(chk);
+            virDomainCheckpointObjListRemove(vm->checkpoints, chk);
+        }
+    }
+}
+
+
+/**
+ * ferryCheckpointRemoveAll:
+ * @names: of checkpoints
+ *
+ * Removes what the driver knows of these checkpoints, in memory and in files.
+ * Does again what may have been done.
+ *
+ * Returns 0, or -1 with an error reported and the checkpoints still there.
+ */
+int
+ferryCheckpointRemoveAll(virDomainObj *vm,
+                         GPtrArray *names)
+{
+    if (ferryCheckpointReparentAll(vm, names) < 0)
+        return -1;
+
+    ferryCheckpointDrop(vm, names);
+    return 0;
+}
+
+
+/**
+ * ferryCheckpointRemove:
+ *
+ * Removes what the driver knows of checkpoint @name, if anything: it was not
+ * to be. Reports no error.
+ */
+void
+ferryCheckpointRemove(virDomainObj *vm,
+                      const char *name)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    g_ptr_array_add(names, (char *) name);
+
+    /* a child whose parent is not found is a root to the next driver */
+    if (ferryCheckpointReparentAll(vm, names) < 0)
+        VIR_WARN("children of checkpoint '%s' of domain '%s' name it still: %s",
+                 name, vm->def->name, virGetLastErrorMessage());
+    virResetLastError();
+
+    ferryCheckpointDrop(vm, names);
+}

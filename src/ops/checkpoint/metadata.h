@@ -1,0 +1,18 @@
+/*
+ * metadata.h: what the driver knows of a domain's checkpoints: its list, and a file for each
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+#include "checkpoint_conf.h"
+
+virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm, const char *name);
+virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm, const char *xml);
+int ferryCheckpointSave(virDomainObj *vm, virDomainCheckpointDef *def);
+int ferryCheckpointAdopt(virDomainObj *vm, virDomainCheckpointDef *def);
+int ferryCheckpointRemoveAll(virDomainObj *vm, GPtrArray *names);
+void ferryCheckpointRemove(virDomainObj *vm, const char *name);

@@ -1,0 +1,12 @@
+/*
+ * classes.h: all operations there are
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+
+extern const ferryOpClass *const ferryClasses[];

@@ -1,0 +1,420 @@
+/*
+ * control.c: block copy: what a client does with a running one
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/journal.h"
+#include "engine/plan.h"
+#include "engine/wait.h"
+#include "ops/copy/control.h"
+#include "ops/copy/data.h"
+#include "ops/copy/pivot.h"
+#include "ops/copy/start.h"
+#include "ops/event.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.copy");
+
+
+static bool
+ferryCopyStatusIsReady(qemuMonitorJobStatus status)
+{
+    return status == QEMU_MONITOR_JOB_STATUS_READY ||
+           status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+}
+
+
+/**
+ * ferryCopySettle:
+ *
+ * The mirror job of @op ended, or never began, and the guest is on the source:
+ * takes back what the copy did and ends the operation. What stays is the
+ * target of an abort in the mirror phase.
+ */
+void
+ferryCopySettle(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    virErrorPtr err = NULL;
+    int status = copy->goal == FERRY_COPY_GOAL_ABORT ? VIR_DOMAIN_BLOCK_JOB_CANCELED :
+                                                       VIR_DOMAIN_BLOCK_JOB_FAILED;
+
+    virErrorPreserveLast(&err);
+
+    if (ferryJobQuery(op, jobname, &info) < 0) {
+        virErrorRestore(&err);
+        return;
+    }
+
+    if (info.error)
+        copy->keep = false;
+
+    if (info.error && copy->goal != FERRY_COPY_GOAL_ABORT) {
+        VIR_WARN("copy of disk '%s' of domain '%s' ended: %s",
+                 copy->dst, op->vm->def->name, info.error);
+    }
+
+    if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
+        ferryOpEnd(op);
+        if (disk)
+            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
+    }
+
+    virErrorRestore(&err);
+}
+
+
+/* Cancels the mirror: gracefully when its target is worth keeping. */
+static int
+ferryCopyCancel(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, !copy->keep);
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
+/* Waits for the end of a cancelled mirror, and settles. */
+static int
+ferryCopyAwaitEnd(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+
+    while (true) {
+        if (ferryJobWait(op, jobname,
+                         FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+            return -1;
+
+        if (info.status != QEMU_MONITOR_JOB_STATUS_PENDING)
+            break;
+
+        qemuDomainObjEnterMonitor(op->vm);
+        ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
+        qemuDomainObjExitMonitor(op->vm);
+        virResetLastError();
+
+        if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+            return -1;
+    }
+
+    ferryCopySettle(op);
+    return 0;
+}
+
+
+/* A pivot waits for a target that does not catch up: end the job under it. The
+ * thread that pivots then takes everything back. */
+static int
+ferryCopyAbortPivot(ferryOp *op,
+                    bool async)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainObj *vm = op->vm;
+
+    copy->goal = FERRY_COPY_GOAL_ABORT;
+    copy->keep = false;
+
+    if (ferryJournalWrite(vm, false) < 0 || ferryCopyCancel(op) < 0)
+        return -1;
+
+    if (async)
+        return 0;
+
+    virDomainObjEndJob(vm);
+    while (!op->over && virDomainObjIsActive(vm)) {
+        if (virDomainObjWait(vm) < 0)
+            break;
+    }
+    while (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        VIR_WARN("still waiting for the job of domain '%s'", vm->def->name);
+
+    return op->over ? 0 : -1;
+}
+
+
+/**
+ * ferryCopyAbort:
+ * @async: return once the end is under way
+ *
+ * Ends the copy with the guest on the source. In the mirror phase the target
+ * stays, as a copy of this moment; while it still streams what we created is
+ * removed. Domain locked, modify job held; the caller has a reference to @op.
+ */
+int
+ferryCopyAbort(ferryOp *op,
+               bool async)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    int rc = 0;
+
+    if (copy->goal == FERRY_COPY_GOAL_ABORT ||
+        ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("block job on disk '%1$s' is still being ended"), copy->dst);
+        return -1;
+    }
+
+    if (op->driven && copy->goal == FERRY_COPY_GOAL_PIVOT)
+        return ferryCopyAbortPivot(op, async);
+
+    if (op->driven) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("block job on disk '%1$s' is still being started; try again"), copy->dst);
+        return -1;
+    }
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return -1;
+
+    copy->goal = FERRY_COPY_GOAL_ABORT;
+    copy->keep = ferryCopyStatusIsReady(info.status);
+
+    if (ferryJournalWrite(op->vm, false) < 0) {
+        copy->goal = FERRY_COPY_GOAL_MIRROR;
+        copy->keep = false;
+        return -1;
+    }
+
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_ABORT;
+    qemuDomainSaveStatus(op->vm);
+
+    ferryOpDrive(op);
+
+    /* it may have ended by itself just now; the wait tells */
+    if (ferryCopyCancel(op) < 0)
+        virResetLastError();
+    if (!async)
+        rc = ferryCopyAwaitEnd(op);
+
+    ferryOpRelease(op);
+    return rc;
+}
+
+
+static int
+ferryCopyPivotRun(ferryOp *op)
+{
+    int rc = ferryPlanResume(op, &ferryCopyPivotPlan);
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autofree char *jobname = NULL;
+    g_auto(ferryJobInfo) info = { 0 };
+    virErrorPtr err = NULL;
+
+    if (op->over)
+        return -1;
+
+    if (rc == 0) {
+        ferryOpEnd(op);
+        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                           VIR_DOMAIN_BLOCK_JOB_COMPLETED);
+        return 0;
+    }
+
+    /* the outcome is not known, or the guest has moved and the rest failed:
+     * the next attempt, or recovery, goes on from there */
+    if (ferryPlanPastReturn(op, &ferryCopyPivotPlan))
+        return -1;
+
+    virErrorPreserveLast(&err);
+
+    if (copy->goal == FERRY_COPY_GOAL_PIVOT)
+        copy->goal = FERRY_COPY_GOAL_MIRROR;
+    g_clear_pointer(&copy->old, virObjectUnref);
+
+    /* is there a mirror to go back to? */
+    jobname = ferryJobName(op, "mirror");
+    if (ferryJobQuery(op, jobname, &info) == 0) {
+        if (ferryCopyStatusIsReady(info.status)) {
+            disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_READY;
+            qemuDomainSaveStatus(op->vm);
+            ignore_value(ferryJournalWrite(op->vm, false));
+        } else {
+            ferryCopySettle(op);
+        }
+    }
+
+    virErrorRestore(&err);
+    return -1;
+}
+
+
+/**
+ * ferryCopyPivot:
+ * @async: return once the pivot is under way
+ *
+ * Moves the guest to the target. Refused before both are the same: whether
+ * they are, QEMU is asked. Domain locked, modify job held; the caller has a
+ * reference to @op.
+ */
+int
+ferryCopyPivot(ferryOp *op,
+               bool async)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    bool again = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
+    int rc = 0;
+
+    if (op->driven || (copy->goal != FERRY_COPY_GOAL_MIRROR && !again)) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("block job on disk '%1$s' is still being ended"), copy->dst);
+        return -1;
+    }
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return -1;
+
+    if (!ferryCopyStatusIsReady(info.status) && !again) {
+        virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
+                       _("block job '%1$s' not ready for pivot yet"), jobname);
+        return -1;
+    }
+
+    copy->goal = FERRY_COPY_GOAL_PIVOT;
+    ferryCopyDisk(op)->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_PIVOT;
+
+    if (async) {
+        /* from here on it happens, even if we do not live to see it */
+        if (ferryJournalWrite(op->vm, false) < 0) {
+            copy->goal = FERRY_COPY_GOAL_MIRROR;
+            return -1;
+        }
+        return ferryEngineSubmit(op);
+    }
+
+    ferryOpDrive(op);
+    rc = ferryCopyPivotRun(op);
+    ferryOpRelease(op);
+
+    return rc;
+}
+
+
+static void
+ferryCopyReady(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    /* QEMU leaves and enters READY at every reopen */
+    if (copy->ready)
+        return;
+
+    copy->ready = true;
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_READY;
+    qemuDomainSaveStatus(op->vm);
+    ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, VIR_DOMAIN_BLOCK_JOB_READY);
+}
+
+
+/**
+ * ferryCopyJobMatters:
+ *
+ * Returns true for the states that ferryCopyJobChanged(), or a thread that
+ * waits, has to do with. That a copy is ready matters once.
+ */
+bool
+ferryCopyJobMatters(ferryOp *op,
+                    int status)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryCopyStatusIsReady(status))
+        return !copy->ready || copy->goal != FERRY_COPY_GOAL_MIRROR;
+
+    return status == QEMU_MONITOR_JOB_STATUS_PENDING ||
+           status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+/**
+ * ferryCopyJobChanged:
+ *
+ * Does what the state of the job and the goal ask for: the one place that
+ * decides it, for events and for recovery alike.
+ */
+void
+ferryCopyJobChanged(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    bool ended;
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return;
+
+    ended = info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
+            info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN;
+
+    if (ferryCopyStatusIsReady(info.status))
+        ferryCopyReady(op);
+
+    switch (copy->goal) {
+    case FERRY_COPY_GOAL_PIVOT:
+        ignore_value(ferryCopyPivotRun(op));
+        break;
+
+    case FERRY_COPY_GOAL_ABORT:
+        /* whether QEMU was told before the driver died, nobody knows; telling
+         * it again does no harm */
+        if (!ended && info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
+            ferryCopyCancel(op) < 0)
+            virResetLastError();
+        ignore_value(ferryCopyAwaitEnd(op));
+        break;
+
+    case FERRY_COPY_GOAL_MIRROR:
+        /* PENDING: somebody completed our job behind our back, and the guest's
+         * requests wait for a decision that nobody wrote down */
+        if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
+            ignore_value(ferryJobKill(op, jobname));
+        if (ended || info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
+            ferryCopySettle(op);
+        break;
+
+    case FERRY_COPY_GOAL_LAST:
+    default:
+        break;
+    }
+}
+
+
+static char *
+ferryCopyJobName(ferryOp *op,
+                 const char *dst)
+{
+    return STREQ(ferryCopyOf(op)->dst, dst) ? ferryJobName(op, "mirror") : NULL;
+}
+
+
+const ferryBlockJobHandler ferryCopyBlockJob = {
+    .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+    .jobName = ferryCopyJobName,
+    .abort = ferryCopyAbort,
+    .pivot = ferryCopyPivot,
+};

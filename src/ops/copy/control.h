@@ -1,0 +1,19 @@
+/*
+ * control.h: block copy: what a client does with a running one
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+#include "ops/blockjob.h"
+
+extern const ferryBlockJobHandler ferryCopyBlockJob;
+
+int ferryCopyAbort(ferryOp *op, bool async);
+int ferryCopyPivot(ferryOp *op, bool async);
+void ferryCopySettle(ferryOp *op);
+bool ferryCopyJobMatters(ferryOp *op, int status);
+void ferryCopyJobChanged(ferryOp *op);

@@ -1,0 +1,66 @@
+/*
+ * copy.c: block copy: the operation, and how it begins
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/plan.h"
+#include "ops/copy/control.h"
+#include "ops/copy/copy.h"
+#include "ops/copy/data.h"
+#include "ops/copy/pivot.h"
+#include "ops/copy/recover.h"
+#include "ops/copy/request.h"
+#include "ops/copy/start.h"
+
+
+const ferryOpClass ferryCopyClass = {
+    .name = "copy",
+    .job = VIR_JOB_MODIFY,
+    .plans = (const ferryPlan *const[]) { &ferryCopyStartPlan, &ferryCopyPivotPlan, NULL },
+    .format = ferryCopyFormat,
+    .parse = ferryCopyParse,
+    .dataFree = ferryCopyFree,
+    .jobMatters = ferryCopyJobMatters,
+    .jobChanged = ferryCopyJobChanged,
+    .revive = ferryCopyRevive,
+    .recover = ferryCopyRecover,
+    .stopped = ferryCopyStopped,
+    .blockJob = &ferryCopyBlockJob,
+};
+
+
+/**
+ * ferryCopyStart:
+ * @vm: domain, locked, with a modify job
+ *
+ * Starts the copy that @req asks for. Returns 0 once the mirror runs, or -1
+ * with an error reported and everything as it was.
+ */
+int
+ferryCopyStart(virDomainObj *vm,
+               const ferryCopyRequest *req)
+{
+    g_autoptr(ferryOp) op = NULL;
+    g_autofree char *name = NULL;
+    ferryCopy *copy;
+    int rc;
+
+    if (!(copy = ferryCopyPrepare(vm, req)))
+        return -1;
+
+    name = g_strdup_printf("copy-%s", copy->dst);
+    op = ferryOpNew(vm, &ferryCopyClass, name, copy);
+
+    ferryOpDrive(op);
+    rc = ferryPlanRun(op, &ferryCopyStartPlan);
+    if (rc < 0 && !op->over && *ferryPlanProgress(op, &ferryCopyStartPlan) == 0)
+        ferryOpEnd(op);
+    ferryOpRelease(op);
+
+    return rc;
+}

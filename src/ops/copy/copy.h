@@ -1,0 +1,15 @@
+/*
+ * copy.h: block copy: the operation, and how it begins
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+#include "ops/copy/request.h"
+
+extern const ferryOpClass ferryCopyClass;
+
+int ferryCopyStart(virDomainObj *vm, const ferryCopyRequest *req);

@@ -1,0 +1,354 @@
+/*
+ * recover.c: block copy: after the driver or QEMU went away
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/qmp.h"
+#include "block/source.h"
+#include "engine/engine.h"
+#include "engine/plan.h"
+#include "engine/wait.h"
+#include "ops/copy/control.h"
+#include "ops/copy/data.h"
+#include "ops/copy/pivot.h"
+#include "ops/copy/recover.h"
+#include "ops/copy/start.h"
+#include "ops/event.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.copy");
+
+
+static int
+ferryCopyFormatSource(virBuffer *buf,
+                      const char *name,
+                      virStorageSource *src,
+                      virDomainXMLOption *xmlopt)
+{
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+
+    if (!src)
+        return 0;
+
+    if (ferrySourceFormat(&children, src, xmlopt, true) < 0)
+        return -1;
+
+    virXMLFormatElement(buf, name, NULL, &children);
+    return 0;
+}
+
+
+/* Was what is below @target found there, or asked for? Only the latter belongs
+ * into the configuration, and XML does not tell them apart. */
+static bool
+ferryCopyIsDetected(virStorageSource *target)
+{
+    return target->backingStore && target->backingStore->detected;
+}
+
+
+static void
+ferryCopySetDetected(virStorageSource *target)
+{
+    virStorageSource *n;
+
+    for (n = target->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)
+        n->detected = true;
+}
+
+
+/**
+ * ferryCopyFormat:
+ *
+ * What undo and recovery need, for the journal.
+ */
+int
+ferryCopyFormat(ferryOp *op,
+                virBuffer *buf)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+
+    virBufferEscapeString(&attrs, " disk='%s'", copy->dst);
+    virBufferAsprintf(&attrs, " goal='%s'", ferryCopyGoalTypeToString(copy->goal));
+    virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(copy->origin));
+    virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
+    virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
+    virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
+    virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
+    virXMLFormatElement(buf, "copy", &attrs, NULL);
+
+    if (ferryCopyFormatSource(buf, "target", copy->target, op->driver->xmlopt) < 0 ||
+        ferryCopyFormatSource(buf, "old", copy->old, op->driver->xmlopt) < 0)
+        return -1;
+
+    return 0;
+}
+
+
+static int
+ferryCopyParseBool(xmlNodePtr node,
+                   const char *name,
+                   bool *result)
+{
+    virTristateBool value;
+
+    if (virXMLPropTristateBool(node, name, VIR_XML_PROP_REQUIRED, &value) < 0)
+        return -1;
+
+    *result = value == VIR_TRISTATE_BOOL_YES;
+    return 0;
+}
+
+
+/**
+ * ferryCopyParse:
+ *
+ * Reads what ferryCopyFormat() wrote; @ctxt stands on the operation. Returns
+ * NULL with an error reported.
+ */
+void *
+ferryCopyParse(virQEMUDriver *driver,
+               xmlXPathContextPtr ctxt)
+{
+    ferryCopy *copy = g_new0(ferryCopy, 1);
+    xmlNodePtr node = virXPathNode("./copy", ctxt);
+    xmlNodePtr target = virXPathNode("./target/disk", ctxt);
+    xmlNodePtr old = virXPathNode("./old/disk", ctxt);
+    virTristateBool detected;
+
+    if (!node || !target) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("copy or target is missing"));
+        goto error;
+    }
+
+    if (!(copy->dst = virXMLPropStringRequired(node, "disk")) ||
+        virXMLPropEnum(node, "goal", ferryCopyGoalTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &copy->goal) < 0 ||
+        virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &copy->origin) < 0 ||
+        ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
+        ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
+        ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
+        virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
+        !(copy->target = ferrySourceParse(target, driver->xmlopt, true)) ||
+        (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, true))))
+        goto error;
+
+    if (detected == VIR_TRISTATE_BOOL_YES)
+        ferryCopySetDetected(copy->target);
+
+    return copy;
+
+ error:
+    ferryCopyFree(copy);
+    return NULL;
+}
+
+
+/* What a copy of @disk to its mirror must have been. What was at the target
+ * before is not known: it is not ours to remove. */
+static ferryCopy *
+ferryCopyGuess(virDomainObj *vm,
+               virDomainDiskDef *disk,
+               bool moved)
+{
+    ferryCopy *copy = g_new0(ferryCopy, 1);
+
+    copy->dst = g_strdup(disk->dst);
+    copy->target = virObjectRef(disk->mirror);
+    copy->origin = FERRY_IMAGE_FOREIGN;
+    copy->shallow = virStorageSourceHasBacking(disk->src) &&
+        !virStorageSourceHasBacking(copy->target) &&
+        ferryQMPHasBacking(vm, copy->target->nodeformat);
+
+    if (moved) {
+        copy->goal = FERRY_COPY_GOAL_PIVOT;
+        copy->old = virObjectRef(disk->src);
+    }
+
+    return copy;
+}
+
+
+/* Where the guest is decides: on the source the copy goes on, if it still does,
+ * and on the target it is a pivot that is to be finished. */
+static void
+ferryCopyReviveDisk(const ferryOpClass *klass,
+                    virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    const char *name)
+{
+    g_autofree char *node = ferryQMPDiskNode(vm, disk);
+    bool moved = STREQ_NULLABLE(node, disk->mirror->nodeformat);
+    g_autoptr(ferryOp) op = NULL;
+
+    /* which image is below a filter QEMU does not tell */
+    if (!node || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON) {
+        VIR_ERROR(_("domain '%1$s': copy of disk '%2$s' to '%3$s' is in no journal; look which image the "
+                    "guest uses before you shut it off"),
+                  vm->def->name, disk->dst, NULLSTR(disk->mirror->path));
+        return;
+    }
+
+    VIR_WARN("domain '%s': copy of disk '%s' to '%s' is in no journal; the guest uses '%s'",
+             vm->def->name, disk->dst, NULLSTR(disk->mirror->path),
+             NULLSTR(moved ? disk->mirror->path : disk->src->path));
+
+    op = ferryOpNew(vm, klass, name, ferryCopyGuess(vm, disk, moved));
+
+    ferryPlanAssume(op, &ferryCopyStartPlan, NULL);
+    if (moved)
+        ferryPlanAssume(op, &ferryCopyPivotPlan, "finalize");
+}
+
+
+/**
+ * ferryCopyRevive:
+ *
+ * The driver is back, QEMU still runs: every disk with a mirror that the stock
+ * driver does not know of was being copied.
+ */
+void
+ferryCopyRevive(const ferryOpClass *klass,
+                virDomainObj *vm)
+{
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = vm->def->disks[i];
+        g_autofree char *name = g_strdup_printf("copy-%s", disk->dst);
+
+        if (disk->mirror && disk->mirrorJob == VIR_DOMAIN_BLOCK_JOB_TYPE_COPY &&
+            !QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob && !ferryOpFind(vm, name))
+            ferryCopyReviveDisk(klass, vm, disk, name);
+    }
+}
+
+
+/* The driver read disk and mirror from its status file, and the journal has
+ * them, too: make them the same objects again. */
+static void
+ferryCopyRejoin(ferryOp *op,
+                virDomainDiskDef *disk)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virStorageSource *live = NULL;
+
+    if (STREQ_NULLABLE(disk->src->nodeformat, copy->target->nodeformat))
+        live = disk->src;
+    else if (disk->mirror)
+        live = disk->mirror;
+
+    if (live) {
+        if (ferryCopyIsDetected(copy->target))
+            ferryCopySetDetected(live);
+        virObjectUnref(copy->target);
+        copy->target = virObjectRef(live);
+    }
+
+    copy->target->cachemode = disk->cachemode;
+    copy->target->iomode = disk->iomode;
+    copy->target->discard = disk->discard;
+    copy->target->detect_zeroes = disk->detect_zeroes;
+
+    /* not when the status file already knows of the pivot */
+    if (copy->old && live != disk->src) {
+        virObjectUnref(copy->old);
+        copy->old = virObjectRef(disk->src);
+    }
+
+    copy->granted = ferryPlanReached(op, &ferryCopyStartPlan, "access");
+    copy->ready = disk->mirrorState != VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+}
+
+
+/**
+ * ferryCopyRecover:
+ *
+ * The driver is back, QEMU still runs. A copy that runs goes on. One that was
+ * being started is taken back: whoever asked for it was told that it failed.
+ * An abort or a pivot that was asked for is carried out; when QEMU's part of
+ * it is not done yet, by a worker, since the driver waits for us here.
+ */
+void
+ferryCopyRecover(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+
+    if (!disk) {
+        VIR_ERROR(_("domain '%1$s' has no disk '%2$s' any more; check '%3$s' for an unfinished copy"),
+                  op->vm->def->name, copy->dst, NULLSTR(copy->target->path));
+        ferryOpEnd(op);
+        return;
+    }
+
+    ferryCopyRejoin(op, disk);
+
+    if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
+        if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
+            ferryOpEnd(op);
+        return;
+    }
+
+    /* these steps are begun anew */
+    if (!ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
+        ferryPlanUndo(op, &ferryCopyPivotPlan) < 0)
+        return;
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return;
+
+    if (copy->goal == FERRY_COPY_GOAL_MIRROR ||
+        info.status == QEMU_MONITOR_JOB_STATUS_PENDING ||
+        info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
+        info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN)
+        ferryCopyJobChanged(op);
+    else
+        ignore_value(ferryEngineSubmit(op));
+}
+
+
+/**
+ * ferryCopyStopped:
+ *
+ * QEMU is gone, or the host was restarted. The configuration names the source,
+ * or, if the guest may have written to the target, the target.
+ */
+void
+ferryCopyStopped(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = op->vm ? ferryCopyDisk(op) : NULL;
+    bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
+
+    if (forward) {
+        if (op->vm && ferryCopyAdoptConfig(op) < 0)
+            VIR_ERROR(_("domain '%1$s': edit the configuration before the next start: disk '%2$s' "
+                        "must use '%3$s'; the image '%4$s' is out of date"),
+                      op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
+                      copy->old ? NULLSTR(copy->old->path) : "");
+    } else {
+        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+    }
+
+    if (disk && disk->mirror == copy->target)
+        g_clear_pointer(&disk->mirror, virObjectUnref);
+
+    ferryOpEnd(op);
+
+    if (disk)
+        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                           forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
+}

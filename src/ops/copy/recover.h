@@ -1,0 +1,16 @@
+/*
+ * recover.h: block copy: after the driver or QEMU went away
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+
+int ferryCopyFormat(ferryOp *op, virBuffer *buf);
+void *ferryCopyParse(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
+void ferryCopyRevive(const ferryOpClass *klass, virDomainObj *vm);
+void ferryCopyRecover(ferryOp *op);
+void ferryCopyStopped(ferryOp *op);

@@ -1,0 +1,352 @@
+/*
+ * request.c: is a block copy possible, and what will it touch?
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Everything that can be known to be wrong is found here, while nothing is changed
+ * yet. Error codes are those that clients of the stock driver know.
+ */
+
+#include <config.h>
+
+#include <sys/stat.h>
+
+#include "block/source.h"
+#include "domain_validate.h"
+#include "ops/copy/request.h"
+#include "qemu/qemu_block.h"
+#include "storage_file_probe.h"
+#include "storage_source.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* A request, resolved: what the checks look at and fill in. */
+typedef struct {
+    virDomainObj *vm;
+    qemuDomainObjPrivate *priv;
+    const ferryCopyRequest *req;
+    virDomainDiskDef *disk;
+    virStorageSource *target;
+    ferryCopy *copy;
+} ferryCopyCheck;
+
+
+static int
+ferryCopyCheckParams(ferryCopyCheck *c)
+{
+    if (virStorageSourceIsRelative(c->target)) {
+        virReportError(VIR_ERR_INVALID_ARG, "%s",
+                       _("absolute path must be used as block copy target"));
+        return -1;
+    }
+
+    if (c->req->bandwidth > LLONG_MAX) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("bandwidth must be less than '%1$llu' bytes/s (%2$llu MiB/s)"),
+                       LLONG_MAX, LLONG_MAX >> 20);
+        return -1;
+    }
+
+    if (c->req->bufSize > INT_MAX) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("buf-size must be at most %1$d bytes"), INT_MAX);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryCopyCheckDisk(ferryCopyCheck *c)
+{
+    if (virDomainObjCheckActive(c->vm) < 0 ||
+        qemuDomainSupportsCheckpointsBlockjobs(c->vm) < 0 ||
+        !(c->disk = qemuDomainDiskByName(c->vm->def, c->req->path)) ||
+        qemuDomainDiskBlockJobIsActive(c->disk) ||
+        !qemuDomainDiskBlockJobIsSupported(c->disk))
+        return -1;
+
+    if (virStorageSourceIsEmpty(c->disk->src)) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("disk '%1$s' of domain '%2$s' has no medium to copy"),
+                       c->disk->dst, c->vm->def->name);
+        return -1;
+    }
+
+    if (c->disk->device == VIR_DOMAIN_DISK_DEVICE_LUN &&
+        virDomainDiskDefSourceLUNValidate(c->target) < 0)
+        return -1;
+
+    return 0;
+}
+
+
+static int
+ferryCopyCheckQEMU(ferryCopyCheck *c)
+{
+    /* all in QEMU 6.1; 7.2 is the oldest this was tried with */
+    if (!virQEMUCapsGet(c->priv->qemuCaps, QEMU_CAPS_BLOCKDEV_REOPEN) ||
+        !virQEMUCapsGet(c->priv->qemuCaps, QEMU_CAPS_BLOCKDEV_SNAPSHOT_ALLOW_WRITE_ONLY)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("block copy of disk '%1$s' needs QEMU 6.1 or newer for domain '%2$s'"),
+                       c->disk->dst, c->vm->def->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryCopyCheckTarget(ferryCopyCheck *c)
+{
+    if (virStorageSourceIsFD(c->target)) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED, "%s",
+                       _("copy to a FD passed disk source is not yet supported"));
+        return -1;
+    }
+
+    /* QEMU's image locks would find most of these, but only after the target
+     * was formatted */
+    if (ferrySourceInUse(c->vm->def, c->target, NULL)) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("block copy target '%1$s' is already used by domain '%2$s'; name another one"),
+                       NULLSTR(c->target->path), c->vm->def->name);
+        return -1;
+    }
+
+    if (c->disk->src->shared && !c->disk->src->readonly &&
+        !qemuBlockStorageSourceSupportsConcurrentAccess(c->target)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("can't pivot a shared disk to a storage volume not supporting sharing"));
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryCopyCheckBacking(ferryCopyCheck *c)
+{
+    ferryCopy *copy = c->copy;
+
+    copy->reuse = c->req->flags & VIR_DOMAIN_BLOCK_COPY_REUSE_EXT;
+    /* a chain of one image has nothing to share */
+    copy->shallow = (c->req->flags & VIR_DOMAIN_BLOCK_COPY_SHALLOW) &&
+                    virStorageSourceHasBacking(c->disk->src);
+
+    if (virStorageSourceHasBacking(c->target)) {
+        if (!copy->shallow) {
+            virReportError(VIR_ERR_INVALID_ARG, "%s",
+                           _("backingStore of mirror without VIR_DOMAIN_BLOCK_COPY_SHALLOW "
+                             "doesn't make sense"));
+            return -1;
+        }
+        if (qemuDomainStorageSourceValidateDepth(c->target, 0, NULL) < 0)
+            return -1;
+    } else if (!c->target->backingStore && !copy->shallow) {
+        c->target->backingStore = virStorageSourceNew();
+    }
+
+    if (copy->shallow && !copy->reuse && c->target->format == VIR_STORAGE_FILE_RAW) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("shallow copy of disk '%1$s' into a raw file is not possible"),
+                       c->disk->dst);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryCopyCheckAbsent(ferryCopyCheck *c,
+                     int err)
+{
+    if (err != ENOENT) {
+        virReportSystemError(err, "%s",
+                             _("unable to verify existence of block copy target"));
+        return -1;
+    }
+
+    if (c->copy->reuse || virStorageSourceGetActualType(c->target) == VIR_STORAGE_TYPE_BLOCK) {
+        virReportSystemError(err, _("missing destination file for disk %1$s: %2$s"),
+                             c->disk->dst, c->target->path);
+        return -1;
+    }
+
+    c->copy->origin = FERRY_IMAGE_ABSENT;
+    return 0;
+}
+
+
+static int
+ferryCopyCheckPresent(ferryCopyCheck *c,
+                      const struct stat *st)
+{
+    if (S_ISBLK(st->st_mode))
+        return 0;
+
+    if (virStorageSourceGetActualType(c->target) == VIR_STORAGE_TYPE_BLOCK) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("blockdev flag requested for disk %1$s, but file '%2$s' is not a block device"),
+                       c->disk->dst, c->target->path);
+        return -1;
+    }
+
+    if (c->copy->reuse)
+        return 0;
+
+    if (st->st_size > 0 || !S_ISREG(st->st_mode)) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("external destination file for disk %1$s already exists and is not a "
+                         "block device: %2$s"),
+                       c->disk->dst, c->target->path);
+        return -1;
+    }
+
+    c->copy->origin = FERRY_IMAGE_EMPTY;
+    return 0;
+}
+
+
+/* Looks at what is where the target shall be. Decides what there is to remove
+ * should the copy come to nothing. */
+static int
+ferryCopyCheckExisting(ferryCopyCheck *c)
+{
+    struct stat st;
+    int ret = -1;
+
+    c->copy->origin = FERRY_IMAGE_FOREIGN;
+
+    if (!virStorageSourceIsLocalStorage(c->target) ||
+        virStorageSourceSupportsAccess(c->target) != 1)
+        return 0;
+
+    if (qemuDomainStorageFileInit(c->priv->driver, c->vm, c->target, NULL) < 0)
+        return -1;
+
+    if (virStorageSourceAccess(c->target, F_OK) < 0) {
+        ret = ferryCopyCheckAbsent(c, errno);
+    } else if (virStorageSourceStat(c->target, &st) < 0) {
+        virReportSystemError(errno, _("unable to stat block copy target '%1$s'"),
+                             c->target->path);
+    } else {
+        ret = ferryCopyCheckPresent(c, &st);
+    }
+
+    virStorageSourceDeinit(c->target);
+    return ret;
+}
+
+
+static int
+ferryCopyCheckFormat(ferryCopyCheck *c)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
+
+    if (c->target->format)
+        return 0;
+
+    if (!c->copy->reuse) {
+        c->target->format = c->disk->src->format;
+        return 0;
+    }
+
+    /* Probing is safe: nothing but this image gives us its content, and who
+     * knows better can say so. */
+    if (virStorageSourceIsLocalStorage(c->target) &&
+        virStorageSourceSupportsBackingChainTraversal(c->target) == 1 &&
+        (c->target->format = virStorageFileProbeFormat(c->target->path,
+                                                       cfg->user, cfg->group)) >= 0)
+        return 0;
+
+    c->target->format = VIR_STORAGE_FILE_NONE;
+    virReportError(VIR_ERR_CONFIG_UNSUPPORTED, "%s",
+                   _("reused mirror destination format must be specified"));
+    return -1;
+}
+
+
+/* Fills in what QEMU will know the target by: node names, secrets, and the
+ * chain below an image that exists. */
+static int
+ferryCopyCheckNodes(ferryCopyCheck *c)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
+    virStorageSource *n;
+
+    if (virStorageSourceInitChainElement(c->target, c->disk->src, c->req->keepLabel) < 0)
+        return -1;
+
+    /* it must be written to before it can be read-only */
+    c->target->readonly = false;
+
+    for (n = c->target; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (qemuDomainPrepareStorageSourceBlockdev(c->disk, n, c->priv, cfg) < 0)
+            return -1;
+    }
+
+    c->target->detect_zeroes = c->disk->detect_zeroes;
+
+    if (c->copy->reuse && !c->target->backingStore &&
+        c->target->format >= VIR_STORAGE_FILE_BACKING)
+        return qemuDomainDetermineDiskChain(c->priv->driver, c->vm, c->disk, c->target);
+
+    return 0;
+}
+
+
+static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
+    ferryCopyCheckParams,
+    ferryCopyCheckDisk,
+    ferryCopyCheckQEMU,
+    ferryCopyCheckTarget,
+    ferryCopyCheckBacking,
+    ferryCopyCheckExisting,
+    ferryCopyCheckFormat,
+    ferryCopyCheckNodes,
+};
+
+
+/**
+ * ferryCopyPrepare:
+ *
+ * Checks @req against @vm, which is locked and whose job is held. Changes
+ * nothing outside req->target.
+ *
+ * Returns the copy to be made, or NULL with an error reported.
+ */
+ferryCopy *
+ferryCopyPrepare(virDomainObj *vm,
+                 const ferryCopyRequest *req)
+{
+    g_autofree ferryCopy *copy = g_new0(ferryCopy, 1);
+    ferryCopyCheck check = {
+        .vm = vm,
+        .priv = vm->privateData,
+        .req = req,
+        .target = req->target,
+        .copy = copy,
+    };
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(ferryCopyChecks); i++) {
+        if (ferryCopyChecks[i](&check) < 0)
+            return NULL;
+    }
+
+    copy->dst = g_strdup(check.disk->dst);
+    copy->target = virObjectRef(req->target);
+    copy->synchronous = req->flags & VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES;
+    copy->bandwidth = req->bandwidth;
+    copy->granularity = req->granularity;
+    copy->bufSize = req->bufSize;
+
+    return g_steal_pointer(&copy);
+}

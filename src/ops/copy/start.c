@@ -1,0 +1,410 @@
+/*
+ * start.c: block copy: the steps from a request to a running mirror
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * A copy lives as an operation from its first step until it is pivoted, aborted or
+ * fails. To take a copy back is to undo the steps below; a pivot is a second plan
+ * (pivot.c) on top of them.
+ *
+ * While the mirror job copies, target and source bypass the host's page cache. That
+ * costs a fraction of the CPU time, does not push the guest's data out of the cache,
+ * and leaves nothing to flush while the guest waits for the pivot. The cache mode of
+ * the disk's definition holds again afterwards.
+ */
+
+#include <config.h>
+
+#include "block/access.h"
+#include "block/node.h"
+#include "block/qmp.h"
+#include "domain_audit.h"
+#include "engine/wait.h"
+#include "ops/copy/data.h"
+#include "ops/copy/start.h"
+#include "qemu/qemu_block.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.copy");
+
+/* Data in flight. QEMU's own 16 MiB starve a TCP connection; more than this
+ * gains nothing. A local disk is kept busy by less, and the guest waits at the
+ * pivot while QEMU gives the memory back: 6 ms for 64 MiB. */
+#define FERRY_COPY_BUF_NETWORK (64 * 1024 * 1024)
+#define FERRY_COPY_BUF_LOCAL (8 * 1024 * 1024)
+
+/* Creating an image is quick, but a remote one may hang. */
+#define FERRY_COPY_CREATE_MS (5 * 60 * 1000)
+
+
+/* publish: the target shows as <mirror>, which makes every other operation on
+ * the disk keep off */
+static int
+ferryCopyPublish(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    disk->mirror = virObjectRef(copy->target);
+    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY;
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+
+    qemuDomainSaveStatus(op->vm);
+    return 0;
+}
+
+
+static void
+ferryCopyUnpublish(ferryOp *op)
+{
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (!disk || !disk->mirror)
+        return;
+
+    g_clear_pointer(&disk->mirror, virObjectUnref);
+    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+
+    qemuDomainSaveStatus(op->vm);
+}
+
+
+/* file: something to put labels on */
+static int
+ferryCopyFile(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (copy->origin == FERRY_IMAGE_FOREIGN)
+        return 0;
+
+    return ferryImageTouch(op->vm, copy->target);
+}
+
+
+static void
+ferryCopyUnfile(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (!copy->keep)
+        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+}
+
+
+/* access: QEMU may open the target */
+static int
+ferryCopyGrant(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryAccessGrant(op->vm, copy->target) < 0)
+        return -1;
+
+    copy->granted = true;
+    return 0;
+}
+
+
+static void
+ferryCopyRevoke(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    /* what was there before us may have its own rights */
+    if (copy->granted)
+        ferryAccessRevoke(op->vm, copy->target);
+    copy->granted = false;
+}
+
+
+/* backing: the user's own chain below a shallow copy */
+static bool
+ferryCopyHasOwnBacking(ferryCopy *copy)
+{
+    return copy->shallow && !copy->reuse && virStorageSourceHasBacking(copy->target);
+}
+
+
+static int
+ferryCopyAddBacking(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (!ferryCopyHasOwnBacking(copy))
+        return 0;
+
+    return ferryNodeAddChain(op->vm, copy->target->backingStore);
+}
+
+
+static void
+ferryCopyRemoveBacking(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryCopyHasOwnBacking(copy))
+        ferryNodeRemove(op->vm, copy->target->backingStore);
+}
+
+
+/* create, format: the image itself, unless it is there already. Alone: QEMU up to
+ * 7.2 dies when it is asked for its nodes while one of them is half an image. */
+static int
+ferryCopyCreateLayer(ferryOp *op,
+                     bool storage)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "create");
+    g_autoptr(virStorageSource) backing = NULL;
+    g_auto(ferryJobInfo) info = { 0 };
+    int rc;
+
+    if (copy->reuse)
+        return 0;
+
+    backing = ferryCopyTargetBacking(op);
+
+    if ((rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname)) <= 0)
+        return rc;
+
+    if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_COPY_CREATE_MS, &info) < 0)
+        return -1;
+
+    ferryJobDismiss(op, jobname);
+
+    if (info.error) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("failed to format image '%1$s' for disk '%2$s' of domain '%3$s': %4$s"),
+                       NULLSTR(copy->target->path), copy->dst, op->vm->def->name, info.error);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryCopyCreate(ferryOp *op)
+{
+    g_autoptr(GHashTable) nodes = NULL;
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (copy->reuse)
+        return 0;
+
+    if (copy->target->sliceStorage) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                       _("creation of images with slice type='storage' is not supported"));
+        return -1;
+    }
+
+    if (!(nodes = ferryNodeData(op->vm)) ||
+        qemuBlockStorageSourceCreateDetectSize(nodes, copy->target,
+                                               ferryCopyDisk(op)->src) < 0)
+        return -1;
+
+    return ferryCopyCreateLayer(op, true);
+}
+
+
+static int
+ferryCopyFormatImage(ferryOp *op)
+{
+    return ferryCopyCreateLayer(op, false);
+}
+
+
+static void
+ferryCopyUncreate(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "create");
+
+    ignore_value(ferryJobKill(op, jobname));
+}
+
+
+/* storage, node: the target's nodes in QEMU; both of a plain file when it has
+ * its format */
+static int
+ferryCopyAddStorage(ferryOp *op)
+{
+    virStorageSource *target = ferryCopyOf(op)->target;
+
+    return ferryImageIsPlain(target) ? 0 : ferryNodeAddStorage(op->vm, target);
+}
+
+
+static int
+ferryCopyAddPlainStorage(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    int cachemode = copy->target->cachemode;
+    int rc;
+
+    if (ferryNodeMayBypassCache(copy->target)) {
+        copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+        rc = ferryNodeAddStorage(op->vm, copy->target);
+        copy->target->cachemode = cachemode;
+
+        /* not every file system can */
+        if (rc == 0)
+            return 0;
+        virResetLastError();
+    }
+
+    return ferryNodeAddStorage(op->vm, copy->target);
+}
+
+
+static int
+ferryCopyAddNode(ferryOp *op)
+{
+    virStorageSource *target = ferryCopyOf(op)->target;
+    g_autoptr(virStorageSource) backing = ferryCopyTargetBacking(op);
+    int discard = target->discard;
+    int rc;
+
+    if (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0)
+        return -1;
+
+    target->discard = ferryCopyDiscard(op);
+    rc = ferryNodeAddFormat(op->vm, target, backing);
+    target->discard = discard;
+
+    return rc;
+}
+
+
+static void
+ferryCopyRemoveNodes(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virStorageSource *backing = g_steal_pointer(&copy->target->backingStore);
+
+    /* the chain below is another step's, or not ours at all */
+    ferryNodeRemove(op->vm, copy->target);
+    copy->target->backingStore = backing;
+}
+
+
+/* size: QEMU would notice, but after the guest's disk has changed its size */
+static int
+ferryCopyCheckSize(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    unsigned long long sizes[2];
+
+    if (ferryNodeCapacities(op->vm, ferryCopyDisk(op)->src->nodeformat,
+                            copy->target->nodeformat, sizes) < 0)
+        return -1;
+
+    if (sizes[0] == sizes[1])
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("target '%1$s' has %2$llu bytes but disk '%3$s' of domain '%4$s' has %5$llu: %6$s"),
+                   NULLSTR(copy->target->path), sizes[1], copy->dst, op->vm->def->name, sizes[0],
+                   sizes[1] < sizes[0] ? _("use a larger target") :
+                                     _("give it a <slice> of the disk's size"));
+    return -1;
+}
+
+
+/* cache: source and target bypass the page cache, as far as they do not yet.
+ * After the target was formatted: that is many small writes, each of which would
+ * wait for the disk. */
+static int
+ferryCopyCacheOff(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    /* a plain one does since its node was added */
+    if (!ferryImageIsPlain(copy->target))
+        ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, true);
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, true);
+    return 0;
+}
+
+
+/* the target's nodes go away, or a pivot gave it its mode */
+static void
+ferryCopyCacheBack(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, false);
+}
+
+
+/* mirror: go */
+static unsigned long long
+ferryCopyBufSize(ferryCopy *copy)
+{
+    if (copy->bufSize > 0)
+        return copy->bufSize;
+
+    return virStorageSourceIsLocalStorage(copy->target) ? FERRY_COPY_BUF_LOCAL :
+                                                          FERRY_COPY_BUF_NETWORK;
+}
+
+
+static int
+ferryCopyMirror(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    const char *top = qemuDomainDiskGetTopNodename(disk);
+    const ferryMirrorParams params = {
+        .source = top,
+        /* a copy-on-read filter stays where it is */
+        .replaces = STREQ(top, disk->src->nodeformat) ? NULL : disk->src->nodeformat,
+        .target = copy->target->nodeformat,
+        .shallow = copy->shallow || ferryCopyIsOneLayer(op),
+        .synchronous = copy->synchronous,
+        .bandwidth = copy->bandwidth,
+        .granularity = copy->granularity,
+        .bufSize = ferryCopyBufSize(copy),
+        .decisive = true,
+    };
+    int rc = ferryQMPMirror(op->vm, jobname, &params);
+
+    virDomainAuditDisk(op->vm, NULL, copy->target, "mirror", rc == 0);
+    return rc;
+}
+
+
+static void
+ferryCopyUnmirror(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+
+    if (ferryJobKill(op, jobname) < 0)
+        VIR_WARN("mirror of disk '%s' of domain '%s' does not end: %s",
+                 ferryCopyOf(op)->dst, op->vm->def->name, virGetLastErrorMessage());
+}
+
+
+const ferryPlan ferryCopyStartPlan = {
+    .name = "start",
+    .steps = (const ferryStep[]) {
+        { .name = "publish", .run = ferryCopyPublish, .undo = ferryCopyUnpublish },
+        { .name = "file", .run = ferryCopyFile, .undo = ferryCopyUnfile, .durable = true },
+        { .name = "access", .run = ferryCopyGrant, .undo = ferryCopyRevoke },
+        { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking },
+        { .name = "create", .run = ferryCopyCreate, .undo = ferryCopyUncreate, .alone = true },
+        { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes },
+        { .name = "format", .run = ferryCopyFormatImage, .undo = ferryCopyUncreate, .alone = true },
+        { .name = "node", .run = ferryCopyAddNode },
+        { .name = "size", .run = ferryCopyCheckSize },
+        { .name = "cache", .run = ferryCopyCacheOff, .undo = ferryCopyCacheBack },
+        { .name = "mirror", .run = ferryCopyMirror, .undo = ferryCopyUnmirror },
+        { 0 },
+    },
+};

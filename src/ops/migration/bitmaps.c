@@ -1,0 +1,262 @@
+/*
+ * bitmaps.c: storage migration: checkpoints travel along
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * QEMU hands bitmaps over with the memory; which ones, both ends are told by
+ * the cookie's <blockDirtyBitmaps>, as with stock hosts. The definitions of the
+ * checkpoints, which say what the bitmaps are for, are our addition:
+ *
+ *   <ferry><checkpoint>DOCUMENT</checkpoint>...</ferry>
+ *
+ * parents first. The destination defines them when the guest has arrived, as
+ * a client would with checkpoint-create --redefine.
+ */
+
+#include <config.h>
+
+#include "block/node.h"
+#include "ops/migration/bitmaps.h"
+#include "qemu/qemu_block.h"
+#include "qemu/qemu_migration_cookie.h"
+#include "virdomaincheckpointobjlist.h"
+#include "virerror.h"
+#include "virlog.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
+
+/* A cookie may say that these must be understood: the stock driver does. */
+#define FERRY_COOKIE_FEATURES \
+    (QEMU_MIGRATION_COOKIE_LOCKSTATE | QEMU_MIGRATION_COOKIE_MEMORY_HOTPLUG | \
+     QEMU_MIGRATION_COOKIE_CPU_HOTPLUG | QEMU_MIGRATION_COOKIE_CPU | \
+     QEMU_MIGRATION_COOKIE_CAPS | QEMU_MIGRATION_COOKIE_BLOCK_DIRTY_BITMAPS)
+
+/* A cookie has room for 4 MiB; the rest of it is small. */
+#define FERRY_CHECKPOINTS_MAX (3 * 1024 * 1024)
+
+
+typedef struct {
+    xmlNodePtr node;
+    virDomainXMLOption *xmlopt;
+    size_t size;
+    int rc;
+} ferryMigrationOfferCheckpoints;
+
+
+static int
+ferryMigrationOfferCheckpoint(void *payload,
+                              const char *name G_GNUC_UNUSED,
+                              void *opaque)
+{
+    virDomainMomentObj *chk = payload;
+    ferryMigrationOfferCheckpoints *data = opaque;
+    g_autofree char *xml = virDomainCheckpointDefFormat(virDomainCheckpointObjGetDef(chk),
+                                                        data->xmlopt,
+                                                        VIR_DOMAIN_CHECKPOINT_FORMAT_SECURE);
+
+    if (!xml) {
+        data->rc = -1;
+    } else {
+        data->size += strlen(xml);
+        xmlNewTextChild(data->node, NULL, BAD_CAST "checkpoint", BAD_CAST xml);
+    }
+
+    return 0;
+}
+
+
+/* What all checkpoints descend from, and is none itself. */
+static int
+ferryMigrationFindRoot(void *payload,
+                       const char *name G_GNUC_UNUSED,
+                       void *opaque)
+{
+    virDomainMomentObj **root = opaque;
+
+    for (*root = payload; (*root)->parent; )
+        *root = (*root)->parent;
+
+    return 0;
+}
+
+
+/**
+ * ferryMigrationCheckpointsOffer:
+ * @root: of the source's cookie
+ *
+ * Adds the definitions of the checkpoints of @vm. Reports no error: a guest can
+ * do without.
+ */
+void
+ferryMigrationCheckpointsOffer(virDomainObj *vm,
+                               xmlNodePtr root)
+{
+    ferryMigrationOfferCheckpoints data = {
+        .node = xmlNewChild(root, NULL, BAD_CAST "ferry", NULL),
+        .xmlopt = QEMU_DOMAIN_PRIVATE(vm)->driver->xmlopt,
+    };
+    virDomainMomentObj *top = NULL;
+
+    virDomainCheckpointForEach(vm->checkpoints, ferryMigrationFindRoot, &top);
+    if (top)
+        virDomainMomentForEachDescendant(top, ferryMigrationOfferCheckpoint, &data);
+
+    if (data.rc == 0 && data.size > FERRY_CHECKPOINTS_MAX) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the checkpoints of domain '%1$s' are too many to go along"),
+                       vm->def->name);
+        data.rc = -1;
+    }
+
+    if (data.rc < 0) {
+        VIR_WARN("the checkpoints of domain '%s' stay behind: %s",
+                 vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    if (data.rc < 0 || data.size == 0) {
+        xmlUnlinkNode(data.node);
+        xmlFreeNode(data.node);
+    }
+}
+
+
+/**
+ * ferryMigrationCheckpointsRead:
+ *
+ * Returns the documents that ferryMigrationCheckpointsOffer() added, or NULL
+ * when there are none.
+ */
+char **
+ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
+{
+    g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./ferry/checkpoint", ctxt, &nodes);
+    int i;
+
+    for (i = 0; i < n; i++) {
+        char *xml = virXMLNodeContentString(nodes[i]);
+
+        if (xml)
+            g_ptr_array_add(found, xml);
+    }
+
+    if (found->len == 0)
+        return NULL;
+
+    g_ptr_array_add(found, NULL);
+    return (char **) g_ptr_array_free(g_steal_pointer(&found), false);
+}
+
+
+/* Images that can hold bitmaps, and have none of that name. */
+static void
+ferryMigrationBitmapsFilter(GSList *disks,
+                            GHashTable *nodes)
+{
+    GSList *d;
+    GSList *b;
+
+    for (d = disks; d; d = d->next) {
+        qemuMigrationBlockDirtyBitmapsDisk *disk = d->data;
+        qemuBlockNamedNodeData *data = virHashLookup(nodes, disk->nodename);
+
+        disk->skip = !data || data->qcow2v2 || disk->disk->src->format != VIR_STORAGE_FILE_QCOW2;
+
+        for (b = disk->bitmaps; b; b = b->next) {
+            qemuMigrationBlockDirtyBitmapsDiskBitmap *bitmap = b->data;
+
+            bitmap->skip = disk->skip ||
+                           qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->disk->src,
+                                                                 bitmap->bitmapname);
+        }
+    }
+}
+
+
+/* What is accepted, for the source. */
+static char *
+ferryMigrationBitmapsFormat(GSList *disks)
+{
+    g_auto(virBuffer) buf = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) all = VIR_BUFFER_INIT_CHILD(&buf);
+    GSList *d;
+    GSList *b;
+
+    for (d = disks; d; d = d->next) {
+        qemuMigrationBlockDirtyBitmapsDisk *disk = d->data;
+        g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+        g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(&all);
+
+        for (b = disk->bitmaps; b; b = b->next) {
+            qemuMigrationBlockDirtyBitmapsDiskBitmap *bitmap = b->data;
+
+            if (bitmap->skip)
+                continue;
+
+            virBufferEscapeString(&children, "<bitmap name='%s'", bitmap->bitmapname);
+            virBufferEscapeString(&children, " alias='%s'/>\n", bitmap->alias);
+        }
+
+        virBufferEscapeString(&attrs, " target='%s'", disk->target);
+        if (virBufferUse(&children) > 0)
+            virXMLFormatElement(&all, "disk", &attrs, &children);
+    }
+
+    virXMLFormatElement(&buf, "blockDirtyBitmaps", NULL, &all);
+    return virBufferContentAndReset(&buf);
+}
+
+
+/**
+ * ferryMigrationBitmapsAccept:
+ * @vm: the destination's domain, locked, with a job
+ * @cookie: the source's
+ * @params: of the incoming migration; what is accepted is added
+ * @answer: set to what the source must be told; NULL when there is nothing
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryMigrationBitmapsAccept(virDomainObj *vm,
+                            const char *cookie,
+                            qemuMigrationParams *params,
+                            char **answer)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    g_autoptr(qemuMigrationCookie) mig = NULL;
+    g_autoptr(GHashTable) nodes = NULL;
+    g_autoptr(virJSONValue) mapping = NULL;
+
+    if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_MIGRATION_PARAM_BLOCK_BITMAP_MAPPING))
+        return 0;
+
+    if (!(mig = qemuMigrationCookieParse(priv->driver, vm, vm->def, priv->origname, priv->qemuCaps,
+                                         cookie, strlen(cookie) + 1,
+                                         FERRY_COOKIE_FEATURES)))
+        return -1;
+
+    if (!mig->blockDirtyBitmaps)
+        return 0;
+
+    if (qemuMigrationCookieBlockDirtyBitmapsMatchDisks(vm->def, mig->blockDirtyBitmaps) < 0 ||
+        !(nodes = ferryNodeData(vm)))
+        return -1;
+
+    ferryMigrationBitmapsFilter(mig->blockDirtyBitmaps, nodes);
+
+    if (qemuMigrationCookieBlockDirtyBitmapsToParams(mig->blockDirtyBitmaps, &mapping) < 0)
+        return -1;
+
+    if (!mapping)
+        return 0;
+
+    qemuMigrationParamsSetBlockDirtyBitmapMapping(params, &mapping);
+    *answer = ferryMigrationBitmapsFormat(mig->blockDirtyBitmaps);
+    return 0;
+}

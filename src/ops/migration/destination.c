@@ -1,0 +1,540 @@
+/*
+ * destination.c: storage migration: the destination's steps
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Theory of operation
+ *
+ * The stock driver starts a QEMU that waits for the memory. It calls us before
+ * that (images that are missing are created) and after it (they are exported).
+ * The second plan ends in the finish phase: from its point of no return on the
+ * images are the guest's: whatever happens, nobody removes them unless it is
+ * certain that the guest did not start here. All that can be done before that is:
+ * the guest is paused meanwhile.
+ *
+ * Until then the images that we created go with the QEMU that was to use them,
+ * however it ends, and those that were here before are not touched.
+ *
+ * The steps are here, the calls of the prepare phase in prepare.c.
+ */
+
+#include <config.h>
+
+#include "block/node.h"
+#include "block/socket.h"
+#include "block/source.h"
+#include "engine/engine.h"
+#include "engine/plan.h"
+#include "ops/migration/destination.h"
+#include "ops/migration/incoming.h"
+#include "qemu/qemu_alias.h"
+#include "vircommand.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+#include "virportallocator.h"
+#include "virxml.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
+
+
+/* images: those that are missing */
+static int
+ferryIncomingCreateImage(ferryOp *op,
+                         ferryIncomingDisk *disk)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
+    const char *format = virStorageFileFormatTypeToString(disk->image->format);
+    g_autoptr(virCommand) cmd = NULL;
+    g_autofree char *tool = virFindFileInPath("qemu-img");
+
+    if (!tool) {
+        virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("unable to find qemu-img"));
+        return -1;
+    }
+
+    cmd = virCommandNewArgList(tool, "create", "-q", "-f", format, NULL);
+
+    if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
+        virCommandAddArg(cmd, "-o");
+        virCommandAddArgFormat(cmd, "cluster_size=%llu", offer->clusterSize);
+    }
+
+    if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
+        /* not opened: that is for QEMU, as its user */
+        virCommandAddArgList(cmd, "-u", "-b", offer->backing, "-F",
+                             virStorageFileFormatTypeToString(offer->backingFormat), NULL);
+    }
+
+    virCommandAddArg(cmd, disk->image->path);
+    virCommandAddArgFormat(cmd, "%llu", offer->capacity);
+    virCommandSetUmask(cmd, 0077);
+
+    return virCommandRun(cmd, NULL);
+}
+
+
+static int
+ferryIncomingRunImages(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        if (incoming->disks[i].origin != FERRY_IMAGE_FOREIGN &&
+            ferryIncomingCreateImage(op, &incoming->disks[i]) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryIncomingDiscard:
+ *
+ * Removes the images that were created for a guest which goes on at the source
+ * and did not run here for a moment. Its QEMU is gone here; @op may be over.
+ */
+void
+ferryIncomingDiscard(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
+
+    /* the domain's user may not be allowed to, and its QEMU is gone */
+    for (i = 0; i < incoming->ndisks; i++)
+        ferryImageRestore(op->driver, NULL, incoming->disks[i].image, incoming->disks[i].origin);
+}
+
+
+const ferryPlan ferryIncomingImagesPlan = {
+    .name = "images",
+    .steps = (const ferryStep[]) {
+        { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingDiscard, .durable = true },
+        { 0 },
+    },
+};
+
+
+/* cache, restore: to write past the page cache costs less of the CPU, leaves what is
+ * in it, and has nothing to be written out when the guest is paused. A QEMU whose
+ * exports fail is ended: there is nothing to undo. */
+static void
+ferryIncomingSetCache(ferryOp *op,
+                      bool direct)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
+
+        if (direct || incoming->disks[i].direct)
+            incoming->disks[i].direct = ferryNodeBypassCache(op->vm, disk, disk->src, direct);
+    }
+}
+
+
+static int
+ferryIncomingCacheOff(ferryOp *op)
+{
+    ferryIncomingSetCache(op, true);
+    return 0;
+}
+
+
+static int
+ferryIncomingRestoreCache(ferryOp *op)
+{
+    ferryIncomingSetCache(op, false);
+    return 0;
+}
+
+
+/* server: every image, before anybody gets in */
+static int
+ferryIncomingReservePort(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    unsigned short port = 0;
+
+    if (incoming->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP)
+        return 0;
+
+    if (incoming->address.port > 0)
+        return virPortAllocatorSetUsed(incoming->address.port);
+
+    if (virPortAllocatorAcquire(op->driver->migrationPorts, &port) < 0)
+        return -1;
+
+    incoming->address.port = port;
+    return 0;
+}
+
+
+static char **
+ferryIncomingFiles(ferryIncoming *incoming)
+{
+    g_autoptr(GPtrArray) paths = g_ptr_array_new();
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virStorageSource *image = incoming->disks[i].image;
+
+        if (!incoming->disks[i].direct && virStorageSourceIsLocalStorage(image) && image->path)
+            g_ptr_array_add(paths, g_strdup(image->path));
+    }
+
+    g_ptr_array_add(paths, NULL);
+    return (char **) g_ptr_array_free(g_steal_pointer(&paths), false);
+}
+
+
+static int
+ferryIncomingRunServer(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
+
+    if (ferryIncomingReservePort(op) < 0)
+        return -1;
+    incoming->reserved = true;
+
+    if (ferryExportServerStart(op->vm, &incoming->address, incoming->tlsAlias,
+                               &incoming->server) < 0)
+        return -1;
+    incoming->serving = true;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
+        g_autofree char *name = qemuAliasDiskDriveFromDisk(disk);
+
+        if (!name || ferryExportAdd(op->vm, disk->src, name, true, NULL) < 0)
+            return -1;
+    }
+
+    if (ferryExportServerPublish(&incoming->address, &incoming->server) < 0)
+        return -1;
+
+    incoming->sync = ferrySyncStart(ferryIncomingFiles(incoming));
+    return 0;
+}
+
+
+static void
+ferryIncomingRelease(ferryIncoming *incoming)
+{
+    g_clear_pointer(&incoming->sync, ferrySyncStop);
+    ferryExportServerForget(&incoming->server);
+    ferryExportSocketRemove(&incoming->address);
+
+    if (incoming->reserved && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
+        virPortAllocatorRelease(incoming->address.port);
+    incoming->reserved = false;
+}
+
+
+/* keep: who finds this step in the journal must not remove an image */
+static int
+ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
+{
+    return 0;
+}
+
+
+/* close: the source has written all there is. Who can still write to the images
+ * from outside must not find a guest on them. */
+static int
+ferryIncomingCloseServer(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+
+    if (incoming->serving && ferryExportServerStop(op->vm) < 0)
+        return -1;
+    incoming->serving = false;
+
+    ferryIncomingRelease(incoming);
+    return 0;
+}
+
+
+static void
+ferryIncomingUnserve(ferryOp *op)
+{
+    ignore_value(ferryIncomingCloseServer(op));
+}
+
+
+const ferryPlan ferryIncomingServePlan = {
+    .name = "serve",
+    .steps = (const ferryStep[]) {
+        { .name = "cache", .run = ferryIncomingCacheOff },
+        { .name = "server", .run = ferryIncomingRunServer, .undo = ferryIncomingUnserve },
+        { .name = "restore", .run = ferryIncomingRestoreCache, .unrecorded = true },
+        { .name = "keep", .run = ferryIncomingKeep, .durable = true },
+        { .name = "close", .run = ferryIncomingCloseServer },
+        { 0 },
+    },
+};
+
+
+static int
+ferryIncomingFormat(ferryOp *op,
+                    virBuffer *buf)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        ferryIncomingDisk *disk = &incoming->disks[i];
+        g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+        g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+
+        virBufferEscapeString(&attrs, " name='%s'", disk->dst);
+        virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
+
+        if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, false) < 0)
+            return -1;
+
+        virXMLFormatElement(buf, "image", &attrs, &children);
+    }
+
+    if (incoming->address.socket)
+        virBufferEscapeString(buf, "<socket path='%s'/>\n", incoming->address.socket);
+    return 0;
+}
+
+
+static int
+ferryIncomingParseDisk(xmlNodePtr node,
+                       xmlXPathContextPtr ctxt,
+                       virDomainXMLOption *xmlopt,
+                       ferryIncomingDisk *disk)
+{
+    VIR_XPATH_NODE_AUTORESTORE(ctxt)
+    xmlNodePtr image;
+
+    ctxt->node = node;
+
+    if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
+        virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
+                       VIR_XML_PROP_REQUIRED, &disk->origin) < 0)
+        return -1;
+
+    if (!(image = virXPathNode("./disk", ctxt))) {
+        virReportError(VIR_ERR_XML_DETAIL, _("image of disk '%1$s' is missing"), disk->dst);
+        return -1;
+    }
+
+    return (disk->image = ferrySourceParse(image, xmlopt, false)) ? 0 : -1;
+}
+
+
+static void *
+ferryIncomingParse(virQEMUDriver *driver,
+                   xmlXPathContextPtr ctxt)
+{
+    ferryIncoming *incoming = g_new0(ferryIncoming, 1);
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = virXPathNodeSet("./image", ctxt, &nodes);
+    int i;
+
+    incoming->server.fd = -1;
+    incoming->recovered = true;
+
+    if (n <= 0) {
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("images are missing"));
+        goto error;
+    }
+
+    incoming->disks = g_new0(ferryIncomingDisk, n);
+
+    for (i = 0; i < n; i++) {
+        incoming->ndisks++;
+        if (ferryIncomingParseDisk(nodes[i], ctxt, driver->xmlopt, &incoming->disks[i]) < 0)
+            goto error;
+    }
+
+    if ((incoming->address.socket = virXPathString("string(./socket/@path)", ctxt)))
+        incoming->address.transport = VIR_STORAGE_NET_HOST_TRANS_UNIX;
+
+    return incoming;
+
+ error:
+    ferryIncomingFree(incoming);
+    return NULL;
+}
+
+
+/* The memory has arrived, and the source is about to say that all has. */
+static void
+ferryIncomingMemoryArrived(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+
+    if (ferryPlanReached(op, &ferryIncomingServePlan, "server") &&
+        ferryPlanRunTo(op, &ferryIncomingServePlan, "restore") < 0 && !incoming->error)
+        incoming->error = virSaveLastError();
+}
+
+
+/* Ends the operation. @arrived: the guest is here, or may be: keep its images. */
+static void
+ferryIncomingSettle(ferryOp *op,
+                    bool arrived)
+{
+    if (!arrived)
+        ferryIncomingDiscard(op);
+
+    ferryIncomingRelease(ferryIncomingOf(op));
+    ferryOpEnd(op);
+}
+
+
+/* The stock driver ends a QEMU that waits for a migration nobody makes, and does
+ * not get here. The guest has arrived. */
+static void
+ferryIncomingRecover(ferryOp *op)
+{
+    if (ferryPlanPastReturn(op, &ferryIncomingServePlan))
+        ferryOpEnd(op);
+}
+
+
+/* Its QEMU is gone. */
+static void
+ferryIncomingStopped(ferryOp *op)
+{
+    ferryIncomingSettle(op, ferryPlanPastReturn(op, &ferryIncomingServePlan));
+}
+
+
+const ferryOpClass ferryIncomingClass = {
+    .name = "incoming",
+    .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
+    .plans = (const ferryPlan *const[]) { &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL },
+    .format = ferryIncomingFormat,
+    .parse = ferryIncomingParse,
+    .dataFree = ferryIncomingFree,
+    .jobChanged = ferryIncomingMemoryArrived,
+    .recover = ferryIncomingRecover,
+    .stopped = ferryIncomingStopped,
+};
+
+
+/**
+ * ferryIncomingClose:
+ *
+ * The source is done, and the guest is about to start here: ends the exports; the
+ * images are the guest's from now on. Domain locked, job held.
+ */
+int
+ferryIncomingClose(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    int rc;
+
+    if (incoming->error) {
+        virSetError(incoming->error);
+        return -1;
+    }
+
+    ferryOpDrive(op);
+    if ((rc = ferryPlanRunTo(op, &ferryIncomingServePlan, "close")) < 0)
+        incoming->error = virSaveLastError();
+    ferryOpRelease(op);
+
+    return rc;
+}
+
+
+/* Slices that the live definition was given are the configuration's, too. */
+static bool
+ferryIncomingCopySlices(virDomainDef *live,
+                        virDomainDef *config)
+{
+    bool changed = false;
+    size_t i;
+
+    for (i = 0; i < live->ndisks; i++) {
+        virStorageSource *src = live->disks[i]->src;
+        virDomainDiskDef *disk = virDomainDiskByTarget(config, live->disks[i]->dst);
+
+        if (!src->sliceStorage || !disk || disk->src->sliceStorage ||
+            !virStorageSourceIsSameLocation(disk->src, src))
+            continue;
+
+        disk->src->sliceStorage = g_new0(virStorageSourceSlice, 1);
+        disk->src->sliceStorage->offset = src->sliceStorage->offset;
+        disk->src->sliceStorage->size = src->sliceStorage->size;
+        changed = true;
+    }
+
+    return changed;
+}
+
+
+/**
+ * ferryIncomingReconnected:
+ * @vm: domain, locked, whose QEMU was just asked by a new driver what it does
+ *
+ * A guest that still waits for its migration was never started, whatever the
+ * last driver was about to do.
+ */
+void
+ferryIncomingReconnected(virDomainObj *vm)
+{
+    ferryOp *op = ferryIncomingFind(vm);
+    int reason;
+
+    if (op && ferryIncomingOf(op)->recovered &&
+        virDomainObjGetState(vm, &reason) == VIR_DOMAIN_PAUSED &&
+        reason == VIR_DOMAIN_PAUSED_MIGRATION)
+        ferryPlanAssume(op, &ferryIncomingServePlan, "restore");
+}
+
+
+/**
+ * ferryIncomingStatus:
+ * @vm: domain, locked, in the monitor's thread
+ * @status: of the migration to it (qemuMonitorMigrationStatus)
+ *
+ * Between the arrival of the memory and the finish phase there are a few
+ * milliseconds, of which a worker makes use. It matters to nobody if it does not.
+ */
+void
+ferryIncomingStatus(virDomainObj *vm,
+                    int status)
+{
+    ferryOp *op;
+
+    if (status == QEMU_MONITOR_MIGRATION_STATUS_COMPLETED && (op = ferryIncomingFind(vm)))
+        ignore_value(ferryEngineSubmit(op));
+}
+
+
+/**
+ * ferryIncomingArrived:
+ * @vm: domain, locked; its guest runs here now, or could
+ */
+void
+ferryIncomingArrived(ferryOp *op,
+                     virDomainObj *vm)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+
+    if (vm->persistent && vm->newDef && ferryIncomingCopySlices(vm->def, vm->newDef) &&
+        virDomainDefSave(vm->newDef, op->driver->xmlopt, cfg->configDir) < 0) {
+        VIR_WARN("configuration of domain '%s' lacks the slices of its disks: %s",
+                 vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    if (!op->over)
+        ferryIncomingSettle(op, true);
+}

@@ -1,0 +1,46 @@
+/*
+ * incoming.c: what the destination keeps of a storage migration
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "ops/migration/incoming.h"
+
+
+void
+ferryIncomingFree(void *opaque)
+{
+    ferryIncoming *incoming = opaque;
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        g_free(incoming->disks[i].dst);
+        virObjectUnref(incoming->disks[i].image);
+    }
+
+    ferrySyncStop(incoming->sync);
+    virFreeError(incoming->error);
+    g_free(incoming->disks);
+    g_free(incoming->tlsAlias);
+    g_free(incoming->bitmaps);
+    g_strfreev(incoming->checkpoints);
+    virStorageNetHostDefClear(&incoming->address);
+    g_free(incoming);
+}
+
+
+/**
+ * ferryIncomingFind:
+ *
+ * Returns the migration of storage to @vm, borrowed, or NULL. @vm is locked.
+ */
+ferryOp *
+ferryIncomingFind(virDomainObj *vm)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_INCOMING_NAME);
+
+    return op && op->klass->dataFree == ferryIncomingFree ? op : NULL;
+}

@@ -1,0 +1,81 @@
+/*
+ * outgoing.c: what the source keeps of a storage migration
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/qmp.h"
+#include "ops/migration/outgoing.h"
+
+
+void
+ferryMigrationFree(void *opaque)
+{
+    ferryMigration *migration = opaque;
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++) {
+        g_free(migration->disks[i].dst);
+        virObjectUnref(migration->disks[i].target);
+    }
+
+    g_free(migration->disks);
+    virStorageNetHostDefClear(&migration->server);
+    virFreeError(migration->error);
+    g_free(migration);
+}
+
+
+/**
+ * ferryMigrationFind:
+ *
+ * Returns the migration of storage from @vm, borrowed, or NULL. @vm is locked.
+ */
+ferryOp *
+ferryMigrationFind(virDomainObj *vm)
+{
+    ferryOp *op = ferryOpFind(vm, FERRY_MIGRATION_NAME);
+
+    return op && op->klass->dataFree == ferryMigrationFree ? op : NULL;
+}
+
+
+/**
+ * ferryMigrationTargetNew:
+ *
+ * Returns the nodes by which this QEMU knows what the destination exports of disk
+ * @dst, without where that is.
+ */
+virStorageSource *
+ferryMigrationTargetNew(const char *dst)
+{
+    virStorageSource *target = virStorageSourceNew();
+
+    target->type = VIR_STORAGE_TYPE_NETWORK;
+    target->protocol = VIR_STORAGE_NET_PROTOCOL_NBD;
+    target->format = VIR_STORAGE_FILE_RAW;
+    target->nodestorage = g_strdup_printf("ferry-%s-nbd", dst);
+    target->nodeformat = g_strdup_printf("ferry-%s-nbd-raw", dst);
+
+    return target;
+}
+
+
+/**
+ * ferryMigrationYank:
+ *
+ * Cuts the connections of all mirrors. What is in flight would wait as long as TCP
+ * does, and with it QEMU's main loop when it drains or closes a node.
+ */
+void
+ferryMigrationYank(ferryOp *op)
+{
+    ferryMigration *migration = ferryMigrationOf(op);
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++)
+        ferryQMPYank(op->vm, migration->disks[i].target->nodestorage);
+}

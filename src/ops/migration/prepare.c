@@ -1,0 +1,289 @@
+/*
+ * prepare.c: storage migration: within the prepare phase
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * What the stock driver's prepare phase calls us for, in its own thread: see
+ * destination.c.
+ */
+
+#include <config.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "block/socket.h"
+#include "block/source.h"
+#include "engine/engine.h"
+#include "engine/plan.h"
+#include "engine/wait.h"
+#include "ops/migration/bitmaps.h"
+#include "ops/migration/cookie.h"
+#include "ops/migration/destination.h"
+#include "ops/migration/incoming.h"
+#include "ops/migration/prepare.h"
+#include "qemu/qemu_alias.h"
+#include "virerror.h"
+#include "virfile.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* The prepare phase that this thread is in, if any. */
+typedef struct {
+    const ferryMigrationRequest *req;
+    ferryOp *op; /* once there is one: reference */
+} ferryIncomingCall;
+
+static __thread ferryIncomingCall call;
+
+
+/* A block device may be larger than the disk: the guest is to see its own size. */
+static void
+ferryIncomingCutToSize(virStorageSource *src,
+                       const ferryMigrationOffer *offer)
+{
+    VIR_AUTOCLOSE fd = -1;
+    off_t size;
+
+    if (virStorageSourceGetActualType(src) != VIR_STORAGE_TYPE_BLOCK ||
+        src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage || !offer)
+        return;
+
+    /* what is wrong with it QEMU will find out, too */
+    if ((fd = open(src->path, O_RDONLY | O_CLOEXEC)) < 0 ||
+        (size = lseek(fd, 0, SEEK_END)) < 0 ||
+        (unsigned long long) size <= offer->capacity)
+        return;
+
+    src->sliceStorage = g_new0(virStorageSourceSlice, 1);
+    src->sliceStorage->size = offer->capacity;
+}
+
+
+/* Where the guest's own images are, and what is there now. */
+static int
+ferryIncomingInspect(virDomainObj *vm,
+                     const ferryMigrationRequest *req,
+                     ferryIncomingDisk *disk,
+                     virDomainDiskDef *def)
+{
+    ferryMigrationOffer *offer = g_hash_table_lookup(req->disks, def->dst);
+
+    disk->dst = g_strdup(def->dst);
+    disk->image = virObjectRef(def->src);
+
+    if (def->src->readonly || virStorageSourceIsEmpty(def->src)) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("Cannot migrate empty or read-only disk %1$s"), def->dst);
+        return -1;
+    }
+
+    ferryIncomingCutToSize(def->src, offer);
+
+    if (!ferrySourceIsFile(def->src) || virFileExists(def->src->path))
+        return 0;
+
+    if (!offer) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is missing, and the source does "
+                         "not say how large it is to be: create it"),
+                       def->src->path, def->dst, vm->def->name);
+        return -1;
+    }
+
+    if (def->src->encryption) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is encrypted: create it"),
+                       def->src->path, def->dst, vm->def->name);
+        return -1;
+    }
+
+    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && !offer->backing) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is missing, and its backing "
+                         "image is not known: create it"),
+                       def->src->path, def->dst, vm->def->name);
+        return -1;
+    }
+
+    disk->origin = FERRY_IMAGE_ABSENT;
+    return 0;
+}
+
+
+static ferryIncoming *
+ferryIncomingNew(virDomainObj *vm,
+                 const ferryMigrationRequest *req)
+{
+    ferryIncoming *incoming = g_new0(ferryIncoming, 1);
+    size_t i;
+
+    incoming->req = req;
+    incoming->server.fd = -1;
+    incoming->address.transport = req->address.transport;
+    incoming->address.name = g_strdup(req->address.name);
+    incoming->address.port = req->address.port;
+    incoming->address.socket = g_strdup(req->address.socket);
+    incoming->checkpoints = g_strdupv(req->checkpoints);
+    incoming->disks = g_new0(ferryIncomingDisk, vm->def->ndisks);
+
+    if (req->flags & VIR_MIGRATE_TLS)
+        incoming->tlsAlias = qemuAliasTLSObjFromSrcAlias(FERRY_MIGRATION_TLS_BASE);
+
+    if (ferryExportAddressCheck(vm, &incoming->address) < 0)
+        goto error;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        if (!ferryMigrationWants(req, vm->def->disks[i]))
+            continue;
+
+        incoming->ndisks++;
+        if (ferryIncomingInspect(vm, req, &incoming->disks[incoming->ndisks - 1],
+                                 vm->def->disks[i]) < 0)
+            goto error;
+    }
+
+    return incoming;
+
+ error:
+    ferryIncomingFree(incoming);
+    return NULL;
+}
+
+
+/**
+ * ferryIncomingPrepareBegin:
+ *
+ * This thread is about to call the stock driver's prepare phase, without what
+ * asks for storage. Until ferryIncomingPrepareEnd().
+ */
+void
+ferryIncomingPrepareBegin(const ferryMigrationRequest *req)
+{
+    call = (ferryIncomingCall) { .req = req };
+}
+
+
+/**
+ * ferryIncomingCreateImages:
+ * @vm: domain, locked, whose QEMU is about to be started, with an asynchronous
+ *      job that this thread owns
+ *
+ * Returns 0, or -1 with an error reported and nothing created.
+ */
+int
+ferryIncomingCreateImages(virDomainObj *vm)
+{
+    ferryIncoming *incoming;
+    int rc;
+
+    if (!call.req || call.op)
+        return 0;
+
+    if (!(incoming = ferryIncomingNew(vm, call.req)))
+        return -1;
+
+    /* the destination's own definition may have none of these disks */
+    if (incoming->ndisks == 0) {
+        ferryIncomingFree(incoming);
+        return 0;
+    }
+
+    call.op = ferryOpNew(vm, &ferryIncomingClass, FERRY_INCOMING_NAME, incoming);
+
+    ferryOpDrive(call.op);
+    if ((rc = ferryPlanRun(call.op, &ferryIncomingImagesPlan)) < 0 && !call.op->over)
+        ferryOpEnd(call.op);
+    ferryOpRelease(call.op);
+
+    return rc;
+}
+
+
+static bool
+ferryIncomingIsOn(virDomainObj *vm)
+{
+    return call.op && !call.op->over && call.op->vm == vm;
+}
+
+
+/**
+ * ferryIncomingAcceptBitmaps:
+ * @vm: domain, locked, whose QEMU is about to be given @params
+ *
+ * Adds to @params which bitmaps will come with the memory.
+ */
+int
+ferryIncomingAcceptBitmaps(virDomainObj *vm,
+                           qemuMigrationParams *params)
+{
+    int rc;
+
+    if (!ferryIncomingIsOn(vm))
+        return 0;
+
+    if (ferryAsyncEnter(vm, ferryIncomingClass.job) < 0)
+        return -1;
+
+    rc = ferryMigrationBitmapsAccept(vm, call.req->cookie, params,
+                                     &ferryIncomingOf(call.op)->bitmaps);
+    ferryAsyncLeave(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryIncomingServe:
+ * @vm: domain, locked, whose QEMU waits for the memory
+ *
+ * Exports the images. Returns 0, or -1 with an error reported; the images go
+ * when the stock driver ends QEMU.
+ */
+int
+ferryIncomingServe(virDomainObj *vm)
+{
+    int rc;
+
+    if (!ferryIncomingIsOn(vm))
+        return 0;
+
+    if (ferryAsyncEnter(vm, ferryIncomingClass.job) < 0)
+        return -1;
+
+    ferryOpDrive(call.op);
+    rc = ferryPlanRunTo(call.op, &ferryIncomingServePlan, "server");
+    ferryOpRelease(call.op);
+
+    ferryAsyncLeave(vm);
+    return rc;
+}
+
+
+/**
+ * ferryIncomingPrepareEnd:
+ * @rc: what the stock driver's prepare phase returned
+ * @cookie: its answer to the source, to which ours is added
+ */
+int
+ferryIncomingPrepareEnd(int rc,
+                        char **cookie,
+                        int *len)
+{
+    ferryIncoming *incoming = call.op ? ferryIncomingOf(call.op) : NULL;
+
+    if (incoming && rc == 0) {
+        bool tcp = incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP;
+
+        rc = ferryMigrationCookieAnswer(cookie, len, tcp ? incoming->address.port : 0,
+                                        incoming->bitmaps);
+    }
+
+    if (incoming)
+        incoming->req = NULL;
+    g_clear_pointer(&call.op, ferryOpUnref);
+    call = (ferryIncomingCall) { 0 };
+
+    return rc;
+}

@@ -1,0 +1,17 @@
+/*
+ * prepare.h: storage migration: within the prepare phase
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "ops/migration/request.h"
+#include "qemu/qemu_migration_params.h"
+
+void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);
+int ferryIncomingCreateImages(virDomainObj *vm);
+int ferryIncomingAcceptBitmaps(virDomainObj *vm, qemuMigrationParams *params);
+int ferryIncomingServe(virDomainObj *vm);
+int ferryIncomingPrepareEnd(int rc, char **cookie, int *len);

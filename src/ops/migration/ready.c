@@ -1,0 +1,432 @@
+/*
+ * ready.c: storage migration: until all mirrors are READY
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/export_peer.h"
+#include "block/qmp.h"
+#include "engine/wait.h"
+#include "ops/config.h"
+#include "ops/migration/outgoing.h"
+#include "ops/migration/ready.h"
+#include "qemu/qemu_domainjob.h"
+#include "qemu/qemu_monitor.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virtime.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* What the mirrors may be behind when the memory is moved: what QEMU has in flight,
+ * a few milliseconds' worth. */
+#define FERRY_MIGRATION_LEVEL (16ULL * 1024 * 1024)
+#define FERRY_MIGRATION_LEVEL_MS 500
+
+
+static bool
+ferryMigrationJobIsReady(qemuMonitorJobInfo *job)
+{
+    return job->status == QEMU_MONITOR_JOB_STATUS_READY ||
+           job->status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+}
+
+
+static bool
+ferryMigrationJobEnded(qemuMonitorJobInfo *job)
+{
+    return job->status == QEMU_MONITOR_JOB_STATUS_ABORTING ||
+           job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+/**
+ * ferryMigrationCount:
+ * @jobs: all mirrors
+ *
+ * Fills in how far they are.
+ */
+void
+ferryMigrationCount(GPtrArray *jobs,
+                    virDomainJobData *data)
+{
+    qemuDomainMirrorStats *stats = &((qemuDomainJobDataPrivate *) data->privateData)->mirrorStats;
+    size_t i;
+
+    memset(stats, 0, sizeof(*stats));
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        stats->transferred += job->progressCurrent;
+        stats->total += job->progressTotal;
+    }
+}
+
+
+/* How many mirrors are READY, and were when anybody last acted upon that. */
+typedef struct {
+    ferryOp *op;
+    size_t ready;
+    size_t known;
+    unsigned long long copied; /* bytes, when last looked at */
+    int probe;                 /* for ferryExportServerProbe() */
+    unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
+    bool gone;                 /* the destination */
+    bool stopped;              /* a mirror, since it could not write */
+
+    bool level;                /* all were READY: wait for what was written since */
+    unsigned long long behind; /* bytes, at... */
+    unsigned long long when;   /* ...ms */
+} ferryMigrationReadiness;
+
+
+/* QEMU stops a mirror that cannot write, and drops out of these states for a moment
+ * for many other reasons. */
+static bool
+ferryMigrationMayBeStopped(GPtrArray *jobs)
+{
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->status == QEMU_MONITOR_JOB_STATUS_PAUSED ||
+            job->status == QEMU_MONITOR_JOB_STATUS_STANDBY)
+            return true;
+    }
+
+    return false;
+}
+
+
+/**
+ * ferryMigrationFindStopped:
+ * @jobs: all mirrors
+ * @resume: let those try again, whereupon QEMU connects anew
+ *
+ * Looks for mirrors that QEMU has stopped since they could not write. Returns the
+ * disk of one, or NULL; reports no error.
+ */
+char *
+ferryMigrationFindStopped(ferryOp *op,
+                          GPtrArray *jobs,
+                          bool resume)
+{
+    g_autofree char *prefix = ferryJobName(op, "");
+    g_autofree char *found = NULL;
+    g_autoptr(virJSONValue) all = NULL;
+    size_t i;
+
+    if (!ferryMigrationMayBeStopped(jobs))
+        return NULL;
+
+    if (ferryQMP(op->vm, "query-block-jobs", NULL, &all) < 0) {
+        virResetLastError();
+        return NULL;
+    }
+
+    for (i = 0; virJSONValueIsArray(all) && i < virJSONValueArraySize(all); i++) {
+        virJSONValue *job = virJSONValueArrayGet(all, i);
+        const char *name = virJSONValueObjectGetString(job, "device");
+        const char *status = virJSONValueObjectGetString(job, "io-status");
+        g_autoptr(virJSONValue) args = NULL;
+
+        if (!name || !g_str_has_prefix(name, prefix) || STREQ_NULLABLE(status, "ok"))
+            continue;
+
+        if (resume &&
+            (virJSONValueObjectAdd(&args, "s:device", name, NULL) < 0 ||
+             ferryQMP(op->vm, "block-job-resume", &args, NULL) < 0))
+            virResetLastError();
+
+        g_free(found);
+        found = g_strdup(name + strlen(prefix));
+    }
+
+    return g_steal_pointer(&found);
+}
+
+
+/* Nothing was copied since the last look: is the destination there? QEMU would
+ * wait for as long as TCP does, and then for as long as it is told to. */
+static bool
+ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
+                                GPtrArray *jobs)
+{
+    ferryMigration *migration = ferryMigrationOf(readiness->op);
+    unsigned long long before = readiness->copied;
+    ferryExportState state = FERRY_EXPORT_ALIVE;
+    unsigned long long now;
+    size_t i;
+
+    readiness->copied = 0;
+    for (i = 0; i < jobs->len; i++)
+        readiness->copied += ((qemuMonitorJobInfo *) g_ptr_array_index(jobs, i))->progressCurrent;
+
+    if (readiness->copied == before && (migration->server.name || migration->server.socket))
+        state = ferryExportServerProbe(&migration->server, &readiness->probe);
+
+    /* it answers, and yet takes nothing */
+    if (readiness->stopped && state == FERRY_EXPORT_ALIVE)
+        state = FERRY_EXPORT_SILENT;
+
+    if (state != FERRY_EXPORT_SILENT || virTimeMillisNow(&now) < 0) {
+        readiness->silent = 0;
+        return state == FERRY_EXPORT_GONE;
+    }
+
+    if (readiness->silent == 0)
+        readiness->silent = now;
+
+    return now - readiness->silent > ferryConfigGet()->migrateReconnect * 1000ULL;
+}
+
+
+/* Are the mirrors level, or do they not come any nearer, since the guest writes as
+ * fast as they copy? */
+static bool
+ferryMigrationIsLevel(ferryMigrationReadiness *readiness,
+                      GPtrArray *jobs)
+{
+    unsigned long long behind = 0;
+    unsigned long long now;
+    bool nearer;
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->progressTotal > job->progressCurrent)
+            behind += job->progressTotal - job->progressCurrent;
+    }
+
+    if (behind <= FERRY_MIGRATION_LEVEL || virTimeMillisNow(&now) < 0)
+        return true;
+
+    if (now - readiness->when < FERRY_MIGRATION_LEVEL_MS)
+        return false;
+
+    nearer = readiness->when == 0 || behind < readiness->behind;
+    readiness->behind = behind;
+    readiness->when = now;
+    return !nearer;
+}
+
+
+/* Is there anything to act upon? One that failed ends the wait for the others. */
+static bool
+ferryMigrationMoved(GPtrArray *jobs,
+                    void *opaque)
+{
+    ferryMigrationReadiness *readiness = opaque;
+    virDomainObj *vm = readiness->op->vm;
+    bool ended = jobs->len < ferryMigrationOf(readiness->op)->ndisks;
+    g_autofree char *stopped = ferryMigrationFindStopped(readiness->op, jobs, true);
+    size_t i;
+
+    if (vm->job->current)
+        ferryMigrationCount(jobs, vm->job->current);
+
+    readiness->ready = 0;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryMigrationJobIsReady(job))
+            readiness->ready++;
+        else if (ferryMigrationJobEnded(job))
+            ended = true;
+    }
+
+    readiness->stopped = stopped;
+    readiness->gone = ferryMigrationDestinationIsGone(readiness, jobs);
+
+    if (ended || readiness->gone)
+        return true;
+
+    if (readiness->stopped)
+        return false;
+
+    return readiness->level ? ferryMigrationIsLevel(readiness, jobs) :
+                              readiness->ready > readiness->known;
+}
+
+
+void
+ferryMigrationReportFailure(ferryOp *op,
+                            const char *dst,
+                            const char *error)
+{
+    /* what ended it may be that nobody wants it any more */
+    if (op->klass->mayWait(op) < 0)
+        return;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("migration of disk '%1$s' of domain '%2$s' failed: %3$s"), dst, op->vm->def->name,
+                   error ? error : _("its mirror ended; see the destination's log"));
+}
+
+
+/**
+ * ferryMigrationCheckJobs:
+ * @jobs: all mirrors there are
+ *
+ * Returns 0, or -1 with an error reported when one is lost.
+ */
+int
+ferryMigrationCheckJobs(ferryOp *op,
+                        GPtrArray *jobs)
+{
+    g_autofree char *prefix = ferryJobName(op, "");
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryMigrationJobEnded(job)) {
+            ferryMigrationReportFailure(op, job->id + strlen(prefix), job->error);
+            return -1;
+        }
+    }
+
+    if (jobs->len < ferryMigrationOf(op)->ndisks) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("a mirror of a disk of domain '%1$s' is gone"), op->vm->def->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryMigrationCheckRunning:
+ * @jobs: all mirrors
+ *
+ * Returns 0, or -1 with an error reported when one could not write. It may try again
+ * while nobody waits for it, but not when the memory is on its way.
+ */
+int
+ferryMigrationCheckRunning(ferryOp *op,
+                           GPtrArray *jobs)
+{
+    g_autofree char *stopped = ferryMigrationFindStopped(op, jobs, false);
+
+    if (!stopped)
+        return 0;
+
+    ferryMigrationReportFailure(op, stopped, _("its connection was lost"));
+    return -1;
+}
+
+
+/**
+ * ferryMigrationBalance:
+ * @jobs: all mirrors
+ *
+ * Shares the bandwidth out. A disk that is READY has only what the guest writes
+ * left to copy: those that are not have it all, until all are.
+ */
+int
+ferryMigrationBalance(ferryOp *op,
+                      GPtrArray *jobs)
+{
+    ferryMigration *migration = ferryMigrationOf(op);
+    unsigned long long share = 0;
+    size_t ready = 0;
+    bool all;
+    size_t i;
+    int rc = 0;
+
+    for (i = 0; i < jobs->len; i++)
+        ready += ferryMigrationJobIsReady(g_ptr_array_index(jobs, i));
+
+    all = ready >= migration->ndisks;
+
+    if (migration->bandwidth > 0)
+        share = MAX(migration->bandwidth / (all ? migration->ndisks : migration->ndisks - ready), 1);
+
+    qemuDomainObjEnterMonitor(op->vm);
+    for (i = 0; i < jobs->len && rc == 0; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (all || !ferryMigrationJobIsReady(job))
+            rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(op->vm), job->id, share);
+    }
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
+static int
+ferryMigrationReportGone(ferryOp *op,
+                         const ferryMigrationReadiness *readiness)
+{
+    if (readiness->silent > 0)
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination of domain '%1$s' did not answer for %2$u seconds: look at the "
+                         "network, or at migrate_reconnect in ferry.conf"),
+                       op->vm->def->name, ferryConfigGet()->migrateReconnect);
+    else
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the destination does not take disks of domain '%1$s' any more: its QEMU has "
+                         "ended; see the log there"), op->vm->def->name);
+
+    return -1;
+}
+
+
+/**
+ * ferryMigrationAwaitReady:
+ *
+ * The step that waits until source and destination are the same, and stay so.
+ */
+int
+ferryMigrationAwaitReady(ferryOp *op)
+{
+    ferryMigration *migration = ferryMigrationOf(op);
+    ferryMigrationReadiness readiness = { .op = op, .probe = -1 };
+    int rc = 0;
+
+    while (rc == 0 && readiness.known < migration->ndisks) {
+        g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+
+        if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
+            rc = -1;
+        else if (readiness.gone)
+            rc = ferryMigrationReportGone(op, &readiness);
+        else if (migration->bandwidth > 0)
+            rc = ferryMigrationBalance(op, jobs);
+
+        readiness.known = readiness.ready;
+    }
+
+    VIR_FORCE_CLOSE(readiness.probe);
+    return rc;
+}
+
+
+/**
+ * ferryMigrationAwaitLevel:
+ *
+ * The step that waits for what the guest has written since all mirrors were READY:
+ * what is not copied now is copied while the guest is paused.
+ */
+int
+ferryMigrationAwaitLevel(ferryOp *op)
+{
+    ferryMigrationReadiness readiness = { .op = op, .probe = -1, .level = true };
+    g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+
+    VIR_FORCE_CLOSE(readiness.probe);
+
+    if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
+        return -1;
+
+    return readiness.gone ? ferryMigrationReportGone(op, &readiness) : 0;
+}

@@ -1,0 +1,264 @@
+/*
+ * request.c: storage migration: what a client asks for
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include <netdb.h>
+#include <sys/socket.h>
+
+#include "ops/migration/request.h"
+#include "virerror.h"
+#include "virtypedparam.h"
+#include "viruri.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+
+/**
+ * ferryMigrationIsOurs:
+ *
+ * Returns true for a migration with storage that runs on our phases. The
+ * others the stock driver does, or refuses: they have no NBD storage.
+ */
+bool
+ferryMigrationIsOurs(unsigned int flags)
+{
+    return (flags & FERRY_MIGRATION_STORAGE) &&
+           !(flags & (VIR_MIGRATE_TUNNELLED | VIR_MIGRATE_OFFLINE |
+                      VIR_MIGRATE_POSTCOPY_RESUME));
+}
+
+
+/* disks_uri: tcp://HOST[:PORT] or unix:///PATH */
+static int
+ferryMigrationParseURI(ferryMigrationRequest *req,
+                       const char *text)
+{
+    g_autoptr(virURI) uri = virURIParse(text);
+
+    if (!uri)
+        return -1;
+
+    if (STREQ_NULLABLE(uri->scheme, "unix") && uri->path) {
+        req->address.transport = VIR_STORAGE_NET_HOST_TRANS_UNIX;
+        req->address.socket = g_steal_pointer(&uri->path);
+
+        if (req->flags & VIR_MIGRATE_TLS) {
+            virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
+                           _("NBD migration with TLS is not supported over UNIX socket"));
+            return -1;
+        }
+        return 0;
+    }
+
+    if (STREQ_NULLABLE(uri->scheme, "tcp") && uri->server && *uri->server) {
+        req->address.name = g_steal_pointer(&uri->server);
+        req->address.port = uri->port;
+        return 0;
+    }
+
+    virReportError(VIR_ERR_INVALID_ARG,
+                   _("disks URI '%1$s' is neither tcp://HOST[:PORT] nor unix:///PATH"), text);
+    return -1;
+}
+
+
+/* The host that the memory goes to: tcp:HOST:PORT, or any URI. */
+static int
+ferryMigrationParseHost(ferryMigrationRequest *req,
+                        const char *text)
+{
+    const char *rest;
+    g_autofree char *proper = NULL;
+    g_autoptr(virURI) uri = NULL;
+
+    /* the form that older drivers hand out */
+    if ((rest = STRSKIP(text, "tcp:")) && !STRPREFIX(rest, "//"))
+        proper = g_strdup_printf("tcp://%s", rest);
+
+    if (!(uri = virURIParse(proper ? proper : text)))
+        return -1;
+
+    req->address.name = g_steal_pointer(&uri->server);
+    return 0;
+}
+
+
+/**
+ * ferryMigrationRequestParse:
+ * @params: of any phase; outlive @req
+ *
+ * Returns 0 with @req filled in, or -1 with an error reported.
+ */
+int
+ferryMigrationRequestParse(ferryMigrationRequest *req,
+                           virTypedParameterPtr params,
+                           int nparams,
+                           unsigned int flags)
+{
+    const char *disksURI = NULL;
+    int port = 0;
+    int n;
+
+    req->flags = flags;
+    req->address.transport = VIR_STORAGE_NET_HOST_TRANS_TCP;
+
+    if (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_DISKS_URI, &disksURI) < 0 ||
+        virTypedParamsGetInt(params, nparams, VIR_MIGRATE_PARAM_DISKS_PORT, &port) < 0 ||
+        (n = virTypedParamsGetStringList(params, nparams, VIR_MIGRATE_PARAM_MIGRATE_DISKS,
+                                         &req->names)) < 0)
+        return -1;
+
+    req->nnames = n;
+
+    if (disksURI && port) {
+        virReportError(VIR_ERR_INVALID_ARG, "%s",
+                       _("Both port and URI requested for disk migration "
+                         "while being mutually exclusive"));
+        return -1;
+    }
+
+    if (port < 0 || port > USHRT_MAX) {
+        virReportError(VIR_ERR_INVALID_ARG, "%s", _("nbd port must be in range 0-65535"));
+        return -1;
+    }
+
+    if (disksURI)
+        return ferryMigrationParseURI(req, disksURI);
+
+    req->address.port = port;
+    return 0;
+}
+
+
+/* Looks the host's name up while it does not matter how long that takes. */
+static void
+ferryMigrationResolve(ferryMigrationRequest *req)
+{
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
+    struct addrinfo *found = NULL;
+    char numeric[NI_MAXHOST];
+
+    if (!req->address.name || getaddrinfo(req->address.name, NULL, &hints, &found) != 0)
+        return;
+
+    if (getnameinfo(found->ai_addr, found->ai_addrlen, numeric, sizeof(numeric), NULL, 0,
+                    NI_NUMERICHOST) == 0)
+        req->numeric = g_strdup(numeric);
+
+    freeaddrinfo(found);
+}
+
+
+/**
+ * ferryMigrationRequestTo:
+ *
+ * At the source: unless the client says where the disks go, they go where the
+ * memory does.
+ */
+int
+ferryMigrationRequestTo(ferryMigrationRequest *req,
+                        virTypedParameterPtr params,
+                        int nparams)
+{
+    const char *uri = NULL;
+
+    if (req->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP)
+        return 0;
+
+    if (!req->address.name &&
+        (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_URI, &uri) < 0 ||
+         (uri && ferryMigrationParseHost(req, uri) < 0)))
+        return -1;
+
+    ferryMigrationResolve(req);
+    return 0;
+}
+
+
+/**
+ * ferryMigrationRequestListen:
+ *
+ * At the destination: unless the client says where to listen, all addresses
+ * are, as for the memory.
+ */
+int
+ferryMigrationRequestListen(ferryMigrationRequest *req,
+                            virTypedParameterPtr params,
+                            int nparams)
+{
+    const struct addrinfo hints = { .ai_flags = AI_ADDRCONFIG, .ai_socktype = SOCK_STREAM };
+    struct addrinfo *any = NULL;
+    const char *address = NULL;
+
+    if (req->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP || req->address.name)
+        return 0;
+
+    if (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_LISTEN_ADDRESS, &address) < 0)
+        return -1;
+
+    if (!address) {
+        address = getaddrinfo("::", NULL, &hints, &any) == 0 ? "::" : "0.0.0.0";
+        if (any)
+            freeaddrinfo(any);
+    }
+
+    req->address.name = g_strdup(address);
+    return 0;
+}
+
+
+void
+ferryMigrationRequestClear(ferryMigrationRequest *req)
+{
+    g_clear_pointer(&req->names, g_free);
+    g_clear_pointer(&req->cookie, g_free);
+    g_clear_pointer(&req->disks, g_hash_table_unref);
+    g_clear_pointer(&req->checkpoints, g_strfreev);
+    virStorageNetHostDefClear(&req->address);
+    g_clear_pointer(&req->numeric, g_free);
+}
+
+
+/**
+ * ferryMigrationWants:
+ *
+ * Is the image of @disk to be migrated? Without a list of disks all that both
+ * hosts do not see anyhow, as libvirt documents it.
+ */
+bool
+ferryMigrationWants(const ferryMigrationRequest *req,
+                    virDomainDiskDef *disk)
+{
+    size_t i;
+
+    for (i = 0; i < req->nnames; i++) {
+        if (STREQ(disk->dst, req->names[i]))
+            return true;
+    }
+
+    return req->nnames == 0 && !disk->src->shared && !disk->src->readonly &&
+           !virStorageSourceIsEmpty(disk->src);
+}
+
+
+/**
+ * ferryMigrationWantsAny:
+ */
+bool
+ferryMigrationWantsAny(const ferryMigrationRequest *req,
+                       virDomainDef *def)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        if (ferryMigrationWants(req, def->disks[i]))
+            return true;
+    }
+
+    return false;
+}
