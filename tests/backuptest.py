@@ -20,7 +20,7 @@ from ferrytest import (CHUNK, Failed, Guest, LibvirtError, Session, adopt_qemus,
 MIB = 1 << 20
 SIZE = 8 * MIB
 LAST = SIZE // CHUNK - 1
-SLOW = MIB // 4  # bytes/s: half of SIZE takes 16 s, until it is told to hurry
+SLOW = MIB // 4  # bytes/s: at this speed half of SIZE takes 16 s
 SECRET = '6f3c1f6e-9a4b-4b52-9a54-0f1c2b3a4d5e'
 KEY = ['--object', 'secret,id=key,data=swordfish']
 
@@ -39,8 +39,8 @@ NO_CHECKPOINT, NO_BACKUP, CHECKPOINT_INCONSISTENT = 103, 104, 109
 # Documents
 
 def store(name, what, at, fmt='qcow2', kind='file', attrs='', extra=''):
-    """A <disk> of a <domainbackup>. what: target or scratch; at: the path, or
-    what stands in a network source's element."""
+    """A <disk> of a <domainbackup>. what: target or scratch; at: the path, or the children
+    of a network source's element."""
     driver = f"<driver type='{fmt}'/>" if fmt else ''
     if kind == 'network':
         source = f"<{what} protocol='nbd' name='disk'>{at}{extra}</{what}>"
@@ -131,7 +131,7 @@ while True:
 
 
 def reader(url):
-    """A client that stays, and reads all the time."""
+    """A client that stays connected and reads all the time."""
     return child('/usr/bin/python3', '-c', CLIENT, url)
 
 
@@ -149,8 +149,8 @@ def small_filesystem(folder, size):
 # The guest
 
 class BackupGuest(Guest):
-    """Its state has checkpoints and bitmaps, too. change: what to do to its XML
-    before it is started."""
+    """A Guest whose state includes checkpoints and bitmaps. change: edits the domain's XML
+    before the domain is started."""
 
     def __init__(self, *args, change=None, **kwargs):
         self.change = change
@@ -184,8 +184,8 @@ class BackupGuest(Guest):
                     bitmaps=self.all_bitmaps(), backup=self.backup_running(), job=self.job())
 
     def job(self):
-        """What the domain is doing, as its status file says: what the next driver
-        would go on with."""
+        """What the domain is doing according to its status file, from which the next driver
+        would go on."""
         with open(os.path.join(self.host.root, 'run', 'qemu', f'{self.name}.xml')) as f:
             return re.findall(r"<job type='\w+' async='(\w+)'", f.read())
 
@@ -211,7 +211,7 @@ class BackupGuest(Guest):
         self.session.call(self.name, 'backupBegin', xml, checkpoint, flags)
 
     def hurry(self):
-        """Lets a push go as fast as it can."""
+        """Removes the speed limit of a push."""
         for id_, _ in self.jobs():
             with contextlib.suppress(LibvirtError):  # over already
                 self.session.call(self.name, 'blockJobSetSpeed', id_.rsplit('-', 1)[1], 0, 0)
@@ -229,12 +229,12 @@ class BackupGuest(Guest):
         return self.session.call(self.name, 'jobStats', flags)
 
     def completed(self):
-        """Events of the domain's jobs that ended."""
+        """The job-completed events of the domain so far."""
         return [e[1] for e in self.session.other_events() if e[0] == 'job-completed']
 
     def job_events(self):
-        """(event, disk, status) of the disks' backup jobs; the path is given as
-        the disk that it belongs to."""
+        """(event, disk, status) of the disks' backup jobs. An event that names a path is
+        listed under the disk of that path."""
         out = []
         for event, disk, kind, status in self.session.events(wait=0.1):
             check(kind == BACKUP, f'an event of type {kind}')
@@ -244,8 +244,8 @@ class BackupGuest(Guest):
 
 @contextlib.contextmanager
 def a_guest(host, formats=('qcow2', 'qcow2'), secrets=False, driver='', **kwargs):
-    """vda, vdb and so on, each with data, outside the folder for targets; and a
-    driver that stays."""
+    """A guest with disks vda, vdb and so on, each with data and outside the folder for
+    targets, and a driver that stays."""
     disks = {}
     for i, fmt in enumerate(formats):
         name = f'vd{chr(ord("a") + i)}'
@@ -259,7 +259,7 @@ def a_guest(host, formats=('qcow2', 'qcow2'), secrets=False, driver='', **kwargs
 
 @contextlib.contextmanager
 def a_driver(guest, secrets=False):
-    """One driver that stays for a while. Killed inside, it is none any more."""
+    """One driver that stays for a while. The test may kill the driver inside."""
     with Session(guest.host, secrets=secrets) as session:
         guest.session = session
         if secrets:
@@ -276,7 +276,7 @@ def a_driver(guest, secrets=False):
 
 @contextlib.contextmanager
 def another_driver(guest):
-    """Instead of the one of a_guest(), which is over."""
+    """A driver to use after that of a_guest() has ended."""
     old = guest.session
     old.close()
     with a_driver(guest) as session:
@@ -311,8 +311,8 @@ class Writing:
         self.host.virsh('blockjob linux vda; destroy linux; undefine linux --checkpoints-metadata', check_exit=False)
 
     def wait_full(self):
-        """Until there is a record in every place: whatever the guest writes then
-        takes the place of something."""
+        """Waits until every place holds a record: whatever the guest writes then replaces
+        something."""
         while self.log.next_report().ack < self.region.slots:
             pass
 
@@ -321,7 +321,7 @@ class Writing:
 
 
 def overwrite(guest, *disks):
-    """The guest changes much of what a backup is to show."""
+    """The guest overwrites much of what a backup has to show."""
     for disk in disks or ('vda', 'vdb'):
         guest.write(disk, 211, 0)
         guest.write(disk, 212, LAST * CHUNK)
@@ -340,8 +340,8 @@ def check_disks(what, contents, specs):
 
 
 def check_parts(what, content, chunks, *spec):
-    """An image of an incremental backup that stands alone: these chunks, and
-    zeroes."""
+    """Checks an image of an incremental backup without its backing image: these chunks, and
+    zeroes elsewhere."""
     expect = bytearray(len(content))
     for i in chunks:
         expect[i * CHUNK:(i + 1) * CHUNK] = content[i * CHUNK:(i + 1) * CHUNK]
@@ -363,7 +363,7 @@ def exports(url):
 
 
 def dirty(url, bitmap):
-    """Chunks that an export's bitmap says are to be read."""
+    """The chunks that an export's bitmap marks as changed."""
     extents = json.loads(run('nbdinfo', '--json', f'--map=qemu:dirty-bitmap:{bitmap}', url))
     return {at // CHUNK for e in extents if e['type'] & 1
             for at in range(e['offset'], e['offset'] + e['length'], CHUNK)}

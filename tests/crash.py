@@ -24,18 +24,19 @@ import sys
 import plans
 from ferrytest import DRIVER_DIR, check, where
 
-# A step, or one command of those that it sends: their number is known when it was
-# seen without a fault.
+# A step, or one of the commands that it sends. How many commands a step sends is known from
+# a run without a fault.
 DURING = ('during-first', 'during-middle', 'during-last')
 
 # What can happen at any point of a step.
 ANYWHERE = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'power-loss')
-# After a power loss the disk has what was synced, or what was written as well.
+# After a power loss the disk has only what was synced (power-loss), or all that was written
+# (LATE).
 LATE = 'power-loss-late'
-# The journal cannot be written: no space; an error of the disk, in the file or in
-# its folder.
+# The journal cannot be written: no space (enospc); a disk error in the file (eio) or in its
+# folder (eio-folder).
 JOURNAL = ('enospc', 'eio', 'eio-folder')
-# An operation that was over stays so.
+# These happen when the operation has ended: it must stay ended.
 ENDED = ('kill-driver', 'power-loss', LATE)
 # The driver is killed, and then something happens to its journal.
 DAMAGED = ('half', 'empty', 'newer')
@@ -48,11 +49,11 @@ WORKERS = 2
 ATTEMPTS = 3
 # seconds that a case may take
 PATIENCE = 60
-# a sample of which so many failed need not go on
+# a sample stops after so many failures
 HOPELESS = 10
 
-# make: the class that tries it; trigger: what the scene's table says; past: the plan cannot go back from here;
-# number: counts from 1
+# make: the class that tries the case; trigger: what the scene's table says; past: the plan
+# cannot go back from this step on; number: counts from 1
 Case = collections.namedtuple('Case', 'number make cls row trigger undone plan step when fault past')
 
 
@@ -61,14 +62,15 @@ def title(case):
 
 
 def points(cls, undone, last, final):
-    """(when, fault) of a step that is run, or undone. last: of its plan; final: of all
-    that is done."""
+    """Yields (when, fault) for a step that is run or undone. last: it is the last step of
+    its plan; final: it is the last step of the operation."""
     if not undone:
-        # or the driver is killed when half of it is written
+        # kill-driver in the journal: the driver is killed when half of it is written
         moments = {'journal': JOURNAL + ('kill-driver',), 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
                    'after': ANYWHERE + (LATE,) + DAMAGED}
     else:
-        # an undo cannot fail; they are undone right after one another, last one first
+        # An undo cannot fail. Undos follow each other directly, last step first, so after
+        # one is before the next.
         moments = {'any-journal': JOURNAL[:2], 'undo-before': ANYWHERE[1:]} if last else {}
         moments.update({f'undo-{when}': ANYWHERE for when in DURING})
         moments['undo-after'] = ANYWHERE[1:] + (LATE,) + DAMAGED
@@ -80,8 +82,8 @@ def points(cls, undone, last, final):
 
 
 def cases(walks):
-    """All of them, in an order that does not change. walks: a class that tries cases,
-    and the scenes that it knows."""
+    """All cases, in an order that does not change. walks: {class that tries cases: the
+    scenes that it knows}."""
     known = list(plans.plans(DRIVER_DIR))
     number = 0
     for make, cls in ((make, cls) for make, classes in walks.items() for cls in classes):
@@ -99,17 +101,19 @@ def cases(walks):
                                        plan, step, when, fault, past)
 
 
-# What faults.c is told, and tells
+# What faults.c is told, and what it logs
 
 def line(case, commands, synced):
-    """For the file of faults; None when there is no such point. commands: how many
-    each step sends to QEMU; synced: the steps whose journal is."""
+    """Returns the line for the file of faults, or None when the step has no such point.
+    commands: how many commands each step sends to QEMU; synced: the steps whose journal is
+    synced."""
     what = 'kill-driver' if case.fault in DAMAGED else 'power-loss' if case.fault == LATE else case.fault
     when = case.when
     if when == 'ended':
         return when
     if what == 'error' and case.past and when in ('before', 'after'):
-        # once a plan cannot go back a step cannot say that nothing happened
+        # Once a plan cannot go back, a step that fails cannot claim that nothing happened:
+        # it is unknown.
         what = 'unknown'
     if when == 'any-journal':
         return f'any/journal/{what}'
@@ -130,9 +134,9 @@ def asks(case):
 
 
 def attempt(case, commands, synced, once):
-    """Tries a case: once(line) returns None when the fault happened, or how many
-    commands were sent instead. A step that waits sends now more, now fewer.
-    Returns True, or None when there is nothing to try."""
+    """Tries a case. once(line) returns None when the fault happened, or else how many
+    commands were sent: the number of commands that a waiting step sends varies. Returns
+    True, or None when there is nothing to try."""
     for _ in range(ATTEMPTS):
         fault = line(case, commands, synced)
         if not fault:
@@ -156,7 +160,7 @@ def happened(log):
 
 
 def sent(log):
-    """(how many commands each step sent, the steps whose journal was synced)"""
+    """Returns (how many commands each step sent, the steps whose journal was synced)."""
     commands, synced, now = {}, set(), False
     for text in log:
         if text == 'synced':
@@ -171,22 +175,22 @@ def sent(log):
 
 
 def forget(fault_file):
-    """What faults left behind, for the next case."""
+    """Removes what faults left behind, for the next case."""
     shutil.rmtree(f'{fault_file}.durable', ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f'{fault_file}.log')
 
 
-# What happens while there is no driver
+# What happens while no driver runs
 
 def paths(folder):
-    """Of the journals in it."""
+    """Paths of the journals in the folder."""
     return [os.path.join(folder, n) for n in os.listdir(folder) if n.endswith('.xml')] if os.path.isdir(folder) else []
 
 
 def boot(fault_file, run, journals, late):
-    """A host lost its power: what it has when it comes up again. late: the disk got
-    all that was written, not only what was synced."""
+    """Puts into place what a host has when it comes up again after a power loss. late: the
+    disk got all that was written, not only what was synced."""
     for name in os.listdir(run):
         path = os.path.join(run, name)
         if os.path.isdir(path):
@@ -202,7 +206,7 @@ def boot(fault_file, run, journals, late):
 
 
 def damage(journals, how):
-    """Makes them unreadable; returns what they are now, by path."""
+    """Makes the journals unreadable. Returns their new contents by path."""
     damaged = {}
     for path in paths(journals):
         with open(path) as f:
@@ -223,8 +227,8 @@ def still(path, text):
 
 
 def check_set_aside(damaged, log, name=lambda path: path):
-    """The journals are there to be looked at, and the log says so, by the name that
-    they have for the driver. What was made up again of an operation may have a new one."""
+    """Fails unless the journals were set aside and the log says so. name: maps a path to
+    the name that the driver has for it. A recovered operation may have a new journal."""
     for path, text in damaged.items():
         check(not still(path, text), f'{path} is still there')
         with open(f'{path}.bad') as f:
@@ -236,12 +240,13 @@ def check_set_aside(damaged, log, name=lambda path: path):
 
 
 def scene(case):
-    """What a worker looks at first as it is without a fault, which takes a while."""
+    """What a worker runs once without a fault before its first such case, which takes a
+    while."""
     return case.make, case.cls, case.trigger
 
 
 class Worker:
-    """A child process that takes numbers of cases, and answers each."""
+    """A child process that reads numbers of cases and answers each."""
 
     def __init__(self, path):
         self.child = subprocess.Popen([path, '--worker'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -283,25 +288,25 @@ def work(walks):
             case = known[int(line)]
             print(json.dumps({'answer': one(case, made)}), flush=True)
     except BrokenPipeError:
-        pass  # whoever asked is gone
+        pass  # the parent process is gone
     finally:
         for walk in made.values():
             walk.close()
 
 
 def keep(walk, case):
-    """What a case that failed left behind, its logs above all, is there to be looked at."""
+    """Keeps what a failed case left behind, above all its logs."""
     if not walk.folder():
         return ''
     kept = os.path.join(os.environ.get('FERRY_TMP', '/var/tmp'), f'ferry-crash-{case.number}')
     shutil.rmtree(kept, ignore_errors=True)
-    # what ends just now need not be copied
+    # a process that is just ending may remove files meanwhile: they need not be copied
     subprocess.run(['cp', '-a', walk.folder(), kept], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return f'; files kept in {kept}'
 
 
 def one(case, made):
-    """Tries it, for the line that answers. made: what tries cases, by its class"""
+    """Tries a case for the line that answers. made: {class that tries cases: its instance}."""
     signal.alarm(PATIENCE)
     walk = None
     try:
@@ -319,7 +324,8 @@ def one(case, made):
 
 
 def take(todo, worker, workers):
-    """The next case for a worker: of a scene that it knows, or else nobody does."""
+    """The next case for a worker: one of a scene that the worker knows, else one of a scene
+    that no worker knows, else any."""
     taken = set().union(*(w.known for w in workers))
     for wanted in worker.known.__contains__, lambda s: s not in taken, lambda s: True:
         for i, case in enumerate(todo):
@@ -353,7 +359,7 @@ def walk(path, todo):
 
 
 class Table:
-    """Operation times fault, with passed/total."""
+    """A table of operation by fault, with passed/total."""
 
     def __init__(self):
         self.passed = collections.Counter()
@@ -396,7 +402,7 @@ def arguments():
 
 
 def chosen(args, known):
-    """What to try. What is slowest to begin with comes first."""
+    """The cases to try. The scenes that take longest to begin come first."""
     todo = [c for c in known if args.only in title(c) and (not args.case or c.number in args.case)]
     if not (args.all or args.case or args.only):
         todo = random.Random(args.seed).sample(todo, min(args.sample, len(todo)))

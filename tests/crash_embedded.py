@@ -25,7 +25,7 @@ ENDED = 'once of the whole'
 
 
 class Bench(faultmatrix.Bench):
-    """Knows how often the driver died, and what faults happened."""
+    """Counts how often the driver died, and reads which faults happened."""
 
     def __init__(self, host):
         super().__init__(host)
@@ -40,15 +40,15 @@ class Bench(faultmatrix.Bench):
         return crash.read_log(self.fault_file)
 
     def forget(self):
-        """For the next case: what the faults left behind."""
+        """Removes what the faults left behind, for the next case."""
         self.fault(None)
         self.meanwhile = lambda: None
         self.damaged = {}
         crash.forget(self.fault_file)
 
     def lose_power(self, late):
-        """Driver and QEMU are dead: what a host has when it comes up again. late:
-        the disk got all that was written, not only what was synced."""
+        """Driver and QEMU are dead: puts into place what a host has when it comes up again.
+        late: the disk got all that was written, not only what was synced."""
         for pid in self.host.qemu_pids():
             wait_for(lambda: not os.path.exists(f'/proc/{pid}'), 10, 0.01, f'the end of QEMU {pid}')
         crash.boot(self.fault_file, os.path.join(self.host.root, 'run'), self.journals, late)
@@ -73,11 +73,12 @@ class Bench(faultmatrix.Bench):
 # What there is
 
 def plain(scene, text):
-    """XML without what is different from domain to domain, and of no matter."""
+    """XML without what differs from domain to domain and does not matter."""
     text = re.sub(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 'UUID', text)
     text = re.sub(rf'(domain-\d+-|\b){scene.name}\b', 'NAME', text)
     text = re.sub(r" (id|index)='\d+'", '', text).replace(" ready='yes'", '').replace('libvirt-0', 'libvirt-')
-    # the stock driver forgets the alias of a controller that is none when it starts again
+    # the stock driver forgets the alias of a controller with model='none' when it starts
+    # again
     return re.sub(r"(<controller type='usb'[^>]* model='none')>.*?</controller>", r'\1/>',
                   re.sub(r'libvirt-\d+', 'libvirt-N', text), flags=re.S)
 
@@ -90,7 +91,7 @@ def scene_files(scene):
 
 
 def owners(scene):
-    """Whose the files are, with what rights and labels."""
+    """Owner, mode and labels of each file."""
     found = {}
     for name, path in scene_files(scene):
         if name in scene.BELOW:
@@ -102,7 +103,7 @@ def owners(scene):
 
 
 def locks(scene):
-    """What QEMU has locked of the images."""
+    """The image locks that QEMU holds."""
     inodes = {str(os.stat(path).st_ino): name for name, path in scene_files(scene)}
     with open('/proc/locks') as f:
         rows = [line.split() for line in f]
@@ -117,12 +118,12 @@ def listening(scene):
                   if len(r) > 7 and int(r[3], 16) & 0x10000 and f'{scene.name}-' in r[7] and scene.host.dir in r[7])
 
 
-# what is not in Scene.state(), with which again() compares
+# Not in Scene.state(), with which again() compares
 MORE = ('definition', 'owners', 'saved job', 'live XML', 'locks', 'stats', 'listening')
 
 
 def look(scene):
-    """The state of the matrix, and more of it."""
+    """The state of the fault matrix (Scene.state()), and more (MORE)."""
     state = scene.state()
     state['definition'] = plain(scene, scene.call('XMLDesc', faultmatrix.INACTIVE))
     state['owners'] = owners(scene)
@@ -135,17 +136,19 @@ def look(scene):
 
 
 def roughly(state):
-    """Where QEMU did not take a command, copies may be made without O_DIRECT."""
+    """The state without O_DIRECT: when QEMU refused a command, a copy may go on without it."""
     return {k: re.sub("'direct': (True|False), ", '', v) if k == 'nodes' else v for k, v in state.items()}
 
 
 def unowned(state):
-    """When a host loses its power the stock driver gives no image back to its owner."""
+    """The state without owners: after a power loss the stock driver gives no image back to
+    its owner."""
     return {k: v for k, v in state.items() if k != 'owners'}
 
 
 def content(path):
-    """Of an image that nobody has open: a lock would show."""
+    """Format, bitmaps and checksum of an image that nobody has open: qemu-img fails on a
+    locked image."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return 'no file'
     info = json.loads(run('qemu-img', 'info', '--output', 'json', path))
@@ -161,7 +164,7 @@ def content(path):
 
 
 def look_off(scene):
-    """Of a domain that does not run: what a disk has."""
+    """The state of a domain that does not run: what is on the disk."""
     state = {'config': scene.config_source(), 'files': scene.files(), 'journal': scene.journal(),
              'definition': scene.call('XMLDesc', faultmatrix.INACTIVE), 'owners': owners(scene),
              'QEMUs': len(scene.host.qemu_pids()), 'listening': listening(scene)}
@@ -173,12 +176,12 @@ def look_off(scene):
 
 
 class Reference:
-    """What it is like when nothing goes wrong.
+    """What a scene looks like when nothing goes wrong.
 
-    states: without the operation, before it, after it; base: the same as Scene.state()
-    has it; off: QEMU died after it (the first) or before it; told: what clients were
-    told of its end; jobs: is there a job before it; commands: how many a step sends to
-    QEMU; synced: steps whose journal is"""
+    states: without the operation, before it, after it; base: the same as Scene.state() has
+    it; off: QEMU died after the operation (the first) or before it; told: what clients were
+    told of its end; jobs: is there a job before it; commands: how many commands each step
+    sends to QEMU; synced: the steps whose journal is synced"""
 
     def __init__(self, bench, cls, trigger):
         prepare, act = trigger
@@ -216,8 +219,8 @@ class Reference:
 
 
 def make_host(root=None):
-    """One whose QEMU has a group of its own: the files it uses change hands, and have to
-    come back."""
+    """A host whose QEMU has a group of its own, so that it shows when a file changes hands
+    and is not given back."""
     host = Host(root=root)
     if os.geteuid() == 0:
         path = os.path.join(host.root, 'etc', 'qemu.conf')
@@ -244,7 +247,7 @@ class Walk:
         return self.host.dir
 
     def clear(self):
-        """A case that went wrong must not disturb the next one."""
+        """Cleans up, so that a failed case cannot disturb the next one."""
         self.bench.session.kill()
         self.host.close()
         os.mkdir(self.host.dir)
@@ -298,7 +301,7 @@ class Walk:
         return None if happened else crash.sent(log)[0]
 
     def strike(self, case):
-        """The operation is over, and then it happens."""
+        """Lets the operation end, and then injects the fault."""
         if 'power-loss' in case.fault:
             for pid in self.host.qemu_pids():
                 os.kill(pid, signal.SIGKILL)
@@ -323,10 +326,11 @@ class Walk:
     # Events
 
     def check_told(self, scene, right=None):
-        """right: exactly that; ENDED: what stands for the whole was told of once, be it a
-        disk's job or the domain's; None: an operation may or may not have begun for
-        those who listen. Those of a restarted driver have not heard what the last one
-        said."""
+        """Fails unless clients were told the right number of ends. right: exactly these;
+        ENDED: the job that stands for the whole (a disk's, or the domain's when there are
+        several disks) ended once; None: the same, or nothing, since the operation may not
+        have begun for clients. After a restart of the driver only its new clients count, so
+        fewer events are right, too."""
         restarted = self.bench.deaths != self.deaths
         whole = 'domain' if len(scene.JOBS) > 1 else ''.join(scene.JOBS)
 
@@ -352,7 +356,7 @@ class Walk:
             return about(look(scene))
         try:
             if case.past and said:
-                # a step does not know what it did, and the next call finds out
+                # the step does not know what it did: the next call finds out
                 try:
                     wait_for(lambda: now() in states, 1, 0.2)
                 except AssertionError:
@@ -379,7 +383,7 @@ class Walk:
         for image in scene.images():
             run('qemu-img', 'check', '-q', image)
 
-    # It does not
+    # QEMU is gone
 
     def check_stopped(self, case, ref, scene, said):
         about = unowned if 'power-loss' in case.fault else dict
@@ -402,11 +406,11 @@ class Walk:
         scene.call('destroy')
         self.check_images(scene)
 
-    # Nobody knows what was under way
+    # The journal is damaged
 
     def check_damaged(self, scene, case):
-        """The guest runs, with its data; the journal is there to be looked at, and
-        the log says so; others are not concerned."""
+        """Fails unless the guest runs with its data, the journal is kept as .bad and named
+        in the log, and other domains are not concerned."""
         crash.check_set_aside(self.bench.damaged, self.host.path('libvirt.log'))
         check(scene.running(), 'the domain stopped')
         for i, _ in enumerate(scene.DISKS):

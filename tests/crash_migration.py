@@ -45,7 +45,7 @@ class Walk:
         return self.bench and self.bench.pair.dir
 
     def clear(self):
-        """A guest may be anywhere."""
+        """Gives both hosts up: the guest may be on either of them."""
         if self.bench:
             self.bench.pair.close()
         self.bench = None
@@ -53,7 +53,7 @@ class Walk:
     close = clear
 
     def begin(self, *lines, where='a', undone=None):
-        """For a case, or to see how it is without one."""
+        """Begins a migration, with a fault for a case or without one for the reference."""
         if not self.bench:
             self.bench = scenes_migration.Bench()
         self.damaged = {}
@@ -67,8 +67,8 @@ class Walk:
         return machine
 
     def reference(self, trigger):
-        """What the steps send to QEMU when nothing goes wrong, or but the one thing
-        does that makes them be undone."""
+        """Returns what the steps send to QEMU when nothing goes wrong; for undos, when
+        nothing goes wrong but the failure that makes the engine undo them."""
         if trigger not in self.references:
             where, undone = trigger
             machine = self.begin('record', where=where, undone=undone)
@@ -92,7 +92,7 @@ class Walk:
         said = self.bench.migrate(p2p)
         machine.fault()
         log = crash.read_log(machine.fault_file())
-        # what makes the steps be undone is no fault
+        # the failure that makes the engine undo the steps does not count as the fault
         if not crash.happened([entry for entry in log if not undone or entry != 'fault error']):
             self.clear()
             return crash.sent(log)[0]
@@ -109,7 +109,7 @@ class Walk:
             return
         source = machine is self.bench.a
         if 'power-loss' in case.fault and case.past and not source:
-            # it may have run there, for all that host knows: its images stay
+            # as far as that host knows, the guest may have run there: its images stay
             self.bench.before['b']['images'] = sorted(os.path.basename(p) for p in self.bench.paths.values())
         lost = case.fault in ('kill-qemu', 'disconnect') or 'power-loss' in case.fault
         outcome = self.bench.settle(['nowhere', 'at_destination'] if lost and source else
@@ -123,7 +123,7 @@ class Walk:
         self.again(outcome, p2p)
 
     def restart(self, case, machine):
-        """The daemon is dead, and what else was."""
+        """Starts again what died: the daemon, and more after a power loss."""
         machine.stop()
         journals = os.path.join(machine.dir, 'lib', 'ferry')
         if 'power-loss' in case.fault:
@@ -135,8 +135,8 @@ class Walk:
         machine.start()
 
     def check_told(self, outcome):
-        """A guest that moved stopped once and started once, and one that did not never
-        did."""
+        """Fails unless clients got the right events: a guest that moved stopped once and
+        started once, and a guest that stayed did neither."""
         moved = outcome == 'at_destination'
         a, b = self.bench.pair.machines
 
@@ -162,15 +162,16 @@ class Walk:
         bench.finish()
 
     def check_damaged(self, machine):
-        """Nobody knows what was under way: the journal is there to be looked at, and
-        the guest goes on in one place, with its data."""
+        """Fails unless the journal was set aside and the guest goes on in one place, with
+        its data."""
         log = machine.log
-        # what the daemon calls its folder
+        # the folder's path inside the host
         crash.check_set_aside(self.damaged, log, lambda path: f'/var/lib/libvirt/ferry/{os.path.basename(path)}')
         bench = self.bench
         here = wait_for(self.whereabouts, 30, 0.2, 'the guest to run')
         bench.write(here, 0x51, 5 * CHUNK)
-        # a daemon that is just getting to know its domains says that it does not run, having ended it
+        # a daemon that is still starting may report a domain as not running right after it
+        # has ended it
         check(here.qemu_pids(), 'the guest is gone')
         try:
             here.call(NAME, 'destroy')
@@ -183,7 +184,7 @@ class Walk:
         self.clear()
 
     def whereabouts(self):
-        """The only host on which it runs."""
+        """The only host on which the guest runs."""
         with contextlib.suppress(Failed, LibvirtError, OSError):
             self.bench.let_on(self.bench.state())
         found = []

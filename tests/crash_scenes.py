@@ -16,10 +16,14 @@ BANDWIDTH_BYTES = 64
 
 
 class Copied:
-    """JOBS: disks whose job is told of by events. DEATHS: how QEMU may die so that it
-XX the connection asks it to end. ALONE: one
-    host does it. BELOW: images below others, which are read: libvirt takes them for QEMU
-    and never gives them back, since others may read them, too."""
+    """What the crash walk must know of a scene.
+
+    JOBS: the disks whose block jobs send events. DEATHS: the signals that end QEMU in the
+    reference runs. List several if they leave different states: the crash walk ends QEMU
+    with SIGKILL, and a driver that has lost the connection asks QEMU to end. ALONE: the
+    operation runs on one host only. BELOW: endings of the names of images that others are
+    based on and that are only read. libvirt gives them to QEMU's user and never gives them
+    back, since other domains may read them, too, so their owners are not compared."""
 
     ALONE = True
     BELOW = ()
@@ -27,12 +31,12 @@ XX the connection asks it to end. ALONE: one
     DEATHS = (signal.SIGKILL,)
 
     def images(self):
-        """Those that must be all right whatever happens."""
+        """The images that must be undamaged whatever happens."""
         return [self.config_source()]
 
     def spoilt(self):
-        """Images of the user's that an operation may have written into: what they
-        hold is anybody's guess."""
+        """The user's own images that an operation may have written into: what they hold is
+        not checked."""
         return [self.target] if self.flags & scenes_copy.REUSE and self.config_source() != self.target else []
 
     def restarted(self):
@@ -65,7 +69,7 @@ class Abort(Copied, scenes_copy.Copy):
         self.check_target()
 
     def wait_aborted(self, states):
-        """A restarted driver carries it out, in its time."""
+        """A restarted driver goes on with the abort by itself, which takes some time."""
         def aborted():
             try:
                 if self.state() in (states[0], states[2]):
@@ -77,7 +81,7 @@ class Abort(Copied, scenes_copy.Copy):
         wait_for(aborted, 60, 0.05, 'the second try to succeed')
 
     def check_stopped(self):
-        """The abort may have been over already."""
+        """QEMU may have died after the abort was over."""
         check(self.config_source() == self.source, 'the configuration does not name the source')
         for image in {self.source, self.target}:
             if os.path.exists(image):
@@ -97,7 +101,7 @@ class Abort(Copied, scenes_copy.Copy):
 
 
 class AbortEarly(Abort):
-    """One that is aborted long before: nothing of it stays."""
+    """A copy that is aborted long before both images are the same: the target is removed."""
 
     def copied(self):
         self.call('blockRebase', 'vda', self.target, 1 << 16, self.flags | BANDWIDTH_BYTES)
@@ -115,13 +119,14 @@ class AbortEarly(Abort):
 
 
 class Kept:
-    """A domain whose checkpoints went with QEMU, bitmaps and all, and whose
-    backups no longer have anything to begin from."""
+    """A domain that loses its checkpoints when QEMU dies, with their bitmaps. Before the
+    second try they are deleted and made again, since backups need one to begin from."""
 
     ALONE = True
     BELOW = ()
     JOBS = ()
-    # a QEMU that ends in peace writes bitmaps to the images
+    # on SIGTERM QEMU writes its bitmaps to the images before it ends, on SIGKILL it does
+    # not
     DEATHS = (signal.SIGKILL, signal.SIGTERM)
 
     def images(self):
@@ -163,7 +168,7 @@ class Push(Kept, scenes_backup.Push):
 
 
 class PushEnd(Push):
-    """It ends by itself."""
+    """A push that ends by itself."""
     PLANS = {}
     UNDONE = {('backup', 'begin'): (scenes_backup.Push.first, scenes_backup.Push.begin)}
     ROWS = {('backup', 'begin'): 'backup end'}

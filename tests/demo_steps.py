@@ -14,7 +14,7 @@ MIB = 1 << 20
 DISK = 1024 * MIB
 REGION = guest.Region(0, 64 * MIB)  # the guest writes here
 DATA = (128 * MIB, 400 * MIB)       # this does not change: offset, length
-RATE = 200                          # so slow that the region keeps every record
+RATE = 200                          # slow enough that no record in the region is overwritten
 
 
 class Steps:

@@ -24,8 +24,8 @@ from ferrytest import (BUILD, DRIVER_DIR, Failed, Host, LibvirtError, Monitor, S
 PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
 FAULTS = ('error', 'disconnect', 'kill-qemu', 'kill-driver')
 
-# The suite whose scenes set an operation's plans going, all of them. One that is
-# in no suite's charge is an error in every one.
+# The suite whose scenes run all plans of an operation. An operation that no suite is
+# responsible for is an error in every suite.
 SUITES = {
     'copy': 'suite-faults',
     'backup': 'suite-faults-backup',
@@ -34,14 +34,14 @@ SUITES = {
     'incoming': 'suite-faults-migration',
 }
 
-# libvirt's names for these are not to be had without its Python module
+# libvirt's constants, which are only available with its Python module
 INACTIVE = 2
 PAUSED = 1
 
 
 class Bench:
-    """A driver that can be broken, and started again. meanwhile() is called while
-    there is none."""
+    """A driver that can be broken and started again. meanwhile() is called while no driver
+    runs."""
 
     def __init__(self, host):
         adopt_qemus()
@@ -98,7 +98,7 @@ class Scene:
 
     @classmethod
     def impossible(cls, plan, fault):
-        """A fault that cannot happen to this plan."""
+        """Is this a fault that cannot happen to this plan?"""
         return False
 
     def path(self, name):
@@ -111,7 +111,7 @@ class Scene:
         return self.bench.call(self.name, method, *args, **kwargs)
 
     def write(self, pattern, offset, length, disk='virtio-disk0'):
-        """As the guest would."""
+        """Writes as the guest would."""
         self.qmp.hmp(qemu_io(disk, f'aio_write -P {pattern} {offset} {length}'))
         self.qmp.hmp(qemu_io(disk, 'aio_flush'))
         # only what was flushed has to survive a SIGKILL of QEMU
@@ -181,21 +181,21 @@ class Scene:
         raise NotImplementedError
 
     def nudge(self, act):
-        """A step does not know what it did: the next call finds out and goes
-        on, unless an event came first."""
+        """For a step that does not know what it did: makes the next call, which finds out
+        and goes on, unless an event came first."""
         try:
             act(self)
         except LibvirtError:
             pass
 
     def check_stopped(self):
-        """QEMU is gone: what must hold besides an empty journal."""
+        """QEMU is gone. Checks what must hold besides an empty journal."""
 
     def check_data(self):
-        """The domain is shut off, the operation was repeated: is all there?"""
+        """The domain is shut off and the operation was repeated. Checks the data."""
 
     def again(self, states):
-        """Whatever it was, the user can now have what was asked for."""
+        """Whatever the outcome was, the user can now have what was asked for."""
 
     def finish(self):
         if self.running():
@@ -263,7 +263,7 @@ def case(bench, number, cls, trigger, states, name, fault):
 
 
 def difference(state, states):
-    """What keeps a state from being the nearest of those that are right."""
+    """How the state differs from the nearest of the right ones."""
     def wrong(right):
         return [f'{k}: {state.get(k)}, not {right.get(k)}' for k in sorted({*state, *right})
                 if state.get(k) != right.get(k)]
@@ -271,7 +271,7 @@ def difference(state, states):
 
 
 def clear(bench):
-    """A case that went wrong must not disturb the next one."""
+    """Cleans up, so that a failed case cannot disturb the next one."""
     bench.session.kill()
     for pid in bench.host.qemu_pids():
         os.kill(pid, 9)
@@ -338,7 +338,7 @@ def matrix(cls, classes):
 
 
 def together(path, names):
-    """The matrices beside each other: most of their time is waiting."""
+    """Runs the matrices at the same time: they mostly wait."""
     children = [subprocess.Popen([path, name], stdout=subprocess.PIPE, text=True) for name in names]
     totals = [0, 0]
     for child in children:

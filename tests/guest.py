@@ -132,8 +132,8 @@ def _fetch_kernel(directory):
 
 
 def _download(work):
-    """Fetches the kernel's package. The system's package lists may be missing
-    or old, and only root may renew them: then with lists of our own."""
+    """Downloads the kernel's package. If the system's package lists are missing or old,
+    uses lists of our own, since only root may renew the system's."""
     lists, cache = os.path.join(work, 'lists'), os.path.join(work, 'cache')
     os.makedirs(os.path.join(lists, 'partial'))
     os.makedirs(os.path.join(cache, 'archives', 'partial'))
@@ -311,7 +311,7 @@ class Log:
             self._line(line.strip(), now)
 
     def _line(self, line, now):
-        """A line that is not whole says nothing: search() wants its end."""
+        """Parses a whole line only: search() requires the line's end."""
         if m := self.REPORT.search(line):
             t, ack, gap, longest = map(int, m.groups())
             self.reports.append(Report(t / 1e6, ack, gap / 1e6, longest / 1e6, now))

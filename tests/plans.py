@@ -27,7 +27,7 @@ class OpClass(ctypes.Structure):
     _fields_ = [('name', ctypes.c_char_p), ('plans', ctypes.POINTER(ctypes.POINTER(Plan)))]
 
 
-# past: the plan cannot go back from here; recorded: the journal tells of it
+# past: the plan cannot go back from here on; recorded: the step is written to the journal
 Point = collections.namedtuple('Point', 'name past recorded')
 
 
@@ -55,7 +55,7 @@ def plans(driver_dir):
 
 
 def undone(steps):
-    """Those that can be."""
+    """The steps of a plan that can be undone."""
     return [step.name for step in steps if not step.past]
 
 

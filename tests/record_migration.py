@@ -33,7 +33,7 @@ class Machine(twohosts.Machine):
                 f'FERRY_RECORD={self.record()}', 'FERRY_RECORD_STEPS=1', *super().daemon_command()]
 
     def own(self, folder):
-        """The host has a folder of that name for itself."""
+        """A folder of that name that only this host sees."""
         os.makedirs(folder, exist_ok=True)
         os.makedirs(os.path.join(self.dir, 'own'))
         self.run('mount', '--bind', os.path.join(self.dir, 'own'), folder)

@@ -46,7 +46,7 @@ class Checkpoints(faultmatrix.Scene):
         return sorted(self.call('listAllCheckpoints', 0))
 
     def metadata(self):
-        """What a driver would find that is started now."""
+        """The checkpoints' files, which a driver would find that is started now."""
         files = {}
         for base, _, names in os.walk(os.path.join(self.host.root, 'lib', 'qemu', 'checkpoint', self.name)):
             for name in names:
@@ -58,8 +58,8 @@ class Checkpoints(faultmatrix.Scene):
         return {'checkpoints': self.checkpoints(), 'metadata': self.metadata()}
 
     def nudge(self, act):
-        # the checkpoint is gone, so no call can name it; the next driver ends
-        # what is left, as would the next change of a checkpoint
+        # The checkpoint is gone, so no call can name it. The next driver finishes the
+        # deletion, as would the next change of a checkpoint.
         self.bench.restart()
 
     def again(self, states):
@@ -69,7 +69,7 @@ class Checkpoints(faultmatrix.Scene):
         check(self.checkpoints() == ['c1', 'c2'], 'the second try went wrong')
 
     def check_stopped(self):
-        # with QEMU go the bitmaps, but what the list says must be in the files
+        # QEMU's end takes the bitmaps, but the list and the files must agree
         check(sorted(f'{c}.xml' for c in self.checkpoints()) == sorted(self.metadata()),
               f'list {self.checkpoints()}, files {self.metadata()}')
 

@@ -69,7 +69,7 @@ class Copy(faultmatrix.Scene):
         self.check_image(self.config_source())
 
     def again(self, states):
-        """A pivot that a restarted driver goes on with may get there first."""
+        """A restarted driver may finish the pivot by itself before this call."""
         def done():
             if self.config_source() == self.target and not self.journal():
                 return True
@@ -92,7 +92,7 @@ class Copy(faultmatrix.Scene):
 
 
 class Shallow(Copy):
-    """A reused image with its own backing file: all steps have work to do."""
+    """A copy to a reused image with its own backing file: all steps have work to do."""
 
     flags = COPY | SHALLOW | REUSE
 

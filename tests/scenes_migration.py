@@ -25,7 +25,8 @@ SIZE = 4 * MIB
 FLAGS = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_NON_SHARED_DISK
 RUNNING = libvirt.VIR_DOMAIN_RUNNING
 NAME = 'guest'
-# the image of the first is missing at the destination, the other one's is there
+# At the destination the image of the first disk is missing, and the other disk's image
+# exists.
 DISKS = {'vda': 'qcow2', 'vdb': 'raw'}
 
 
@@ -44,7 +45,7 @@ class Machine(twohosts.Machine):
             f.write('\n'.join(lines))
 
     def died(self, seconds=0):
-        """Has the daemon?"""
+        """Is the daemon dead?"""
         end = time.monotonic() + seconds
         while self.daemon.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
@@ -52,21 +53,20 @@ class Machine(twohosts.Machine):
 
 
 class Storage:
-    """What a scene says: see faultmatrix.Scene. A trigger is the host whose daemon
-    the plan runs in, and the plan whose last step fails, too, so that it is
-    undone."""
+    """See faultmatrix.Scene. A trigger here is (the host whose daemon runs the plan, the
+    plan whose last step fails, too, so that it is undone)."""
 
     PLANS = {('migration', 'storage'): ('a', None)}
     UNDONE = {('migration', 'storage'): ('a', 'storage')}
 
     @classmethod
     def impossible(cls, plan, fault):
-        """The images are made before there is a QEMU."""
+        """The images are created before there is a QEMU that could die."""
         return plan == 'images' and fault in ('disconnect', 'kill-qemu')
 
 
 class Switch(Storage):
-    """Two scenes, only to run beside each other."""
+    """Two scenes, only so that they run at the same time."""
 
     PLANS = {('migration', 'finish'): ('a', None), ('incoming', 'images'): ('b', None),
              ('incoming', 'serve'): ('b', None)}
@@ -88,7 +88,7 @@ class Bench:
             NAME, [disk_xml(t, self.paths[t], f) for t, f in DISKS.items()], memory=16))
 
     def start(self):
-        """The guest, at the source, with all it once had."""
+        """Starts the guest at the source, with its original data."""
         self.content = {}
         for target in DISKS:
             shutil.copyfile(os.path.join(self.pair.dir, target), self.a.real(self.paths[target]))
@@ -98,7 +98,7 @@ class Bench:
         self.inode = os.stat(self.b.real(self.paths['vdb'])).st_ino
 
     def write(self, machine, pattern, offset):
-        """The guest does, wherever it is."""
+        """Writes as the guest would, on the given host."""
         with machine.monitor(NAME) as mon:
             for i, target in enumerate(DISKS):
                 alias = f'virtio-disk{i}'
@@ -113,7 +113,7 @@ class Bench:
     p2p = False
 
     def migrate(self, p2p):
-        """Returns what the client was told: '' if all is well."""
+        """Migrates. Returns the error that the client got, or ''."""
         self.p2p = p2p
         if p2p:
             job = self.a.client.begin(NAME, 'migrateToURI3', self.b.tcp, {}, FLAGS | libvirt.VIR_MIGRATE_PEER2PEER)
@@ -128,8 +128,8 @@ class Bench:
         return ''
 
     def state(self):
-        """Of both hosts. Why the guest runs is no matter: it may have been paused
-        for a moment."""
+        """The state of both hosts. The reason why the guest runs is left out, since the
+        guest may have been paused for a moment."""
         state = self.pair.state()
         for machine in state.values():
             for domain in machine['domains'].values():
@@ -137,14 +137,14 @@ class Bench:
         return state
 
     def at_source(self, state):
-        """What keeps both hosts from being as they were before the migration."""
+        """How the hosts differ from what they were before the migration."""
         if state == self.before:
             return ''
         texts = [pprint.pformat(s, width=150).splitlines() for s in (self.before, state)]
         return '\n'.join(difflib.unified_diff(*texts, 'before', 'after', lineterm='', n=0))
 
     def left(self, machine, state, runs, ours):
-        """What is wrong with a host with nothing under way. runs: NAME's state;
+        """What is wrong with a host on which nothing is under way. runs: the state of NAME;
         ours: the images there."""
         right = {'QEMUs': state['QEMUs'] if runs else [], 'listening': [], 'journals': [], 'images': ours,
                  'sockets': [s for s in state['sockets'] if 'nbd' not in s], 'shared': []}
@@ -174,8 +174,9 @@ class Bench:
                          self.left(self.b, state['b'], False, ['vdb.raw']))
 
     def let_on(self, state):
-        """A source that lost the other daemon when the memory had arrived leaves its guest paused
-        (docs/guarantees.rst): somebody looks at the destination, and lets it on."""
+        """A source that lost the other daemon after the memory had arrived leaves its guest
+        paused (docs/guarantees.rst). Does what a user would do: looks at the destination,
+        and resumes the guest if it is not there."""
         a, b = (state[m]['domains'].get(NAME, {}) for m in 'ab')
         if self.p2p and a.get('status') == 'postmigrate' and not b.get('nodes'):
             self.a.call(NAME, 'resume')
@@ -206,7 +207,8 @@ class Bench:
         check(os.stat(self.b.real(self.paths['vdb'])).st_ino == self.inode, 'an image that was there was replaced')
 
     def arrived(self):
-        """It can write at the destination, and all it ever wrote is there."""
+        """Fails unless the guest can write at the destination, and all it ever wrote is
+        there."""
         self.check_prepared_image()
         self.write(self.b, 0x51, 5 * CHUNK)
         self.b.call(NAME, 'destroy')
@@ -217,6 +219,6 @@ class Bench:
                 check(a == b, f'{target}: at {at} it begins with {a[:4].hex()}, not {b[:4].hex()}')
 
     def finish(self):
-        """For the next case; QEMU is told to end, and does so in its time."""
+        """Cleans up for the next case. QEMU was told to end, which takes it a moment."""
         os.unlink(self.b.real(self.paths['vda']))
         wait_for(lambda: self.nowhere(self.state()) == '', 10, 0.05, 'the end of the case')

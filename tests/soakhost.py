@@ -112,7 +112,8 @@ class SoakGuest:
         check(self.wrote(disk) == (before[0] + 1, before[1]), f'a write to {disk} of {self.name} failed')
 
     def flush(self, disk):
-        """It survives the end of QEMU then, and another process sees it."""
+        """Flushes, so that the data survives the end of QEMU and another process can read
+        it."""
         self.hmp(disk, 'flush')
 
     def sources(self, flags=0):

@@ -42,8 +42,8 @@ from ferrytest import Failed, LibvirtError, Monitor, check, run, wait_for
 LIBVIRT_PORT = 16509
 STOCK_MODULES = '/usr/lib/x86_64-linux-gnu/libvirt/connection-driver'
 
-# What a host has of its own. There are no cgroups: the two would use the same
-# ones, and to end a domain would be to kill the other host's.
+# What a host has of its own. There are no cgroups: both hosts would use the same ones, so
+# ending a domain would kill the other host's.
 SETTLE = """
 set -e
 for dir in $(grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts | cut -d' ' -f2); do umount -l "$dir"; done
@@ -133,7 +133,7 @@ class Client:
         return self.begin(domain, method, *args).result(timeout)
 
     def freeze(self):
-        """It stands still, until it is thawed, or closed."""
+        """The client stands still until it is thawed or closed."""
         self.child.send_signal(signal.SIGSTOP)
 
     def thaw(self):
@@ -184,7 +184,8 @@ class Machine:
     def make_etc(self):
         with open(os.path.join(ferrytest.TOP, 'tests', 'qemu.conf')) as f:
             conf = f.read()
-        # a connection from daemon to daemon is dead after 8 s, and Ferry waits almost as long for an NBD server
+        # connections between daemons count as dead after 8 s; Ferry waits 6 s for an NBD
+        # server
         self.write_etc('qemu.conf', conf + 'keepalive_interval = 2\nkeepalive_count = 3\n')
         self.write_etc('ferry.conf', 'migrate_reconnect = 6\n')
         self.write_etc('libvirtd.conf',
@@ -239,7 +240,7 @@ class Machine:
         return found
 
     def qemu_pids(self):
-        """The QEMUs of domains: not those that libvirtd asks what they can do."""
+        """The QEMUs of domains, without those that libvirtd starts to probe capabilities."""
         found = []
         for pid in self.pids():
             with contextlib.suppress(OSError), open(f'/proc/{pid}/cmdline') as f:
@@ -523,14 +524,14 @@ class Pair:
 
     def domain(self, name, disks, **kwargs):
         """Domain XML that means the same on both, with a monitor for each."""
-        # /run/NAME.qmp is another file on each
+        # /run/NAME.qmp is a different file on each host
         return ferrytest.with_monitor(ferrytest.domain_xml(name, disks, **kwargs), f'/run/{name}.qmp')
 
     # The cable
 
     def cut(self, machine=None):
-        """The cable is pulled at the far end: what is sent is lost, and no
-        connection is told. At the near one there is no route either."""
+        """Pulls the cable at the far end: what is sent is lost, and no connection is told.
+        The near end has no route either."""
         (machine or self.b).run('ip', 'link', 'set', 'cable', 'down')
 
     def mend(self, machine=None):
@@ -621,8 +622,8 @@ def serve(uri):
 
     @contextlib.contextmanager
     def connection():
-        """One that no other call uses: libvirt's client may, before 10.0, miss that
-        there is a second one to send until the first is answered."""
+        """A connection that no other call uses. Before 10.0 libvirt's client may miss a
+        second call on a connection until the first is answered."""
         with lock:
             mine = idle.pop() if idle else None
         mine = mine or libvirt.open(uri)
@@ -663,7 +664,7 @@ def serve(uri):
             event=[name, dom.name(), *pick(*rest)]), None)
     say(number=0, result='ready')
     for line in sys.stdin:
-        # a call of its own each: one may wait for another's end
+        # a thread for each call, since one may wait for the end of another
         threading.Thread(target=answer, kwargs=json.loads(line), daemon=True).start()
     os._exit(0)
 

@@ -1,5 +1,5 @@
 /*
- * access.c: what a domain may touch: locks, labels, cgroups, namespace
+ * access.c: a domain's access to images: locks, labels, cgroups, namespace
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -14,8 +14,8 @@
 /**
  * ferryAccessGrant:
  *
- * Lets @vm use @chain. Returns 0, or -1 with an error reported and nothing
- * granted.
+ * Lets @vm use the images of @chain.
+ * Returns 0, or -1 with an error reported and nothing granted.
  */
 int
 ferryAccessGrant(virDomainObj *vm,
@@ -28,10 +28,9 @@ ferryAccessGrant(virDomainObj *vm,
 /**
  * ferryAccessRevoke:
  *
- * Takes from @vm what it may do with the images of @chain. An image that a
- * disk of @vm uses by another way keeps its rights: the backing file of both
- * the old and the new image of a shallow copy, for one. @chain itself does not
- * count as such a use.
+ * Revokes the access of @vm to the images of @chain, except to images that a disk of
+ * @vm uses outside @chain: for example the backing file that the old and the new image
+ * of a shallow copy share. Reports no error.
  */
 void
 ferryAccessRevoke(virDomainObj *vm,

@@ -1,5 +1,5 @@
 /*
- * access.h: what a domain may touch: locks, labels, cgroups, namespace
+ * access.h: a domain's access to images: locks, labels, cgroups, namespace
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

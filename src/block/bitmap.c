@@ -23,14 +23,14 @@ VIR_LOG_INIT("ferry.bitmap");
 /**
  * ferryBitmapsCarry:
  * @target: copy of @src that a mirror job keeps up to date
+ * @shallow: merge only the bitmaps of the top image of @src
  *
- * Gives @target the bitmaps of @src, recording, in one transaction.
+ * Merges the bitmaps of @src into bitmaps of the same names in @target, which record
+ * from then on, in one transaction.
  *
- * To do so before the pivot, not after it, loses nothing: a write that is in
- * the bitmap of @src now is merged, and a later one is written to @target by
- * the mirror job, which marks it there. So nothing is left to do once there is
- * no way back.
- *
+ * Doing this before the pivot loses no write: an earlier write is in the bitmap of @src
+ * and gets merged; a later one reaches @target through the mirror job, so the bitmap of
+ * @target records it. No work is left for after the point of no return.
  * Returns 0, or -1 with an error reported and nothing changed.
  */
 int
@@ -42,14 +42,15 @@ ferryBitmapsCarry(virDomainObj *vm,
     g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     g_autoptr(virJSONValue) actions = NULL;
 
-    /* bitmaps are persistent in qcow2 only; a checkpoint does not survive a
-     * copy into another format, as documented for the stock driver */
+    /* Only qcow2 stores bitmaps. A checkpoint does not survive a copy into another
+     * format, as documented for the stock driver. */
     if (target->format != VIR_STORAGE_FILE_QCOW2)
         return 0;
 
     if (!nodes ||
         qemuBlockGetBitmapMergeActions(src, shallow ? src->backingStore : NULL, target,
-                                       NULL, NULL, NULL, &actions, nodes) < 0)
+                                       /* bitmapname= */ NULL, /* dstbitmapname= */ NULL,
+                                       /* writebitmapsrc= */ NULL, &actions, nodes) < 0)
         return -1;
 
     return actions ? ferryQMPTransaction(vm, &actions) : 0;
@@ -59,8 +60,8 @@ ferryBitmapsCarry(virDomainObj *vm,
 /**
  * ferryBitmapRemoveOffline:
  *
- * No QEMU uses the image of @src, which is a file, any more, but one may have
- * written bitmap @name when it ended: removes it. Reports no error.
+ * Removes bitmap @name from the qcow2 file of @src, which no QEMU uses any more: QEMU may
+ * have written the bitmap into the file when it ended. Reports no error.
  */
 void
 ferryBitmapRemoveOffline(virQEMUDriver *driver,
@@ -92,8 +93,7 @@ ferryBitmapRemoveOffline(virQEMUDriver *driver,
 /**
  * ferryBitmapsDrop:
  *
- * Takes back ferryBitmapsCarry(): removes the bitmaps of @target that @src has
- * too.
+ * Undoes ferryBitmapsCarry(): removes the bitmaps of @target that @src has too.
  */
 void
 ferryBitmapsDrop(virDomainObj *vm,

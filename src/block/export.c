@@ -28,12 +28,12 @@
 
 /**
  * ferryExportServerStart:
- * @address: where to listen; a TCP port of 0 is replaced by the one taken
- * @tlsAlias: TLS credentials in QEMU, or NULL
+ * @address: where to listen; a TCP port of 0 is replaced by the port chosen
+ * @tlsAlias: alias of the TLS credentials in QEMU, or NULL
  * @server: filled in; for ferryExportServerPublish() or ferryExportServerForget()
  *
- * Starts the server on a socket that nobody can reach. Domain locked, job
- * held. Returns 0, or -1 with an error reported and nothing started.
+ * Starts the server on a socket that no client can reach yet. Domain locked, job held.
+ * Returns 0, or -1 with an error reported and nothing started.
  */
 int
 ferryExportServerStart(virDomainObj *vm,
@@ -70,7 +70,7 @@ ferryExportServerStart(virDomainObj *vm,
         virJSONValueObjectAdd(&data, "s:str", FERRY_EXPORT_FDNAME, NULL) < 0 ||
         virJSONValueObjectAdd(&addr, "s:type", "fd", "a:data", &data, NULL) < 0 ||
         virJSONValueObjectAdd(&args, "a:addr", &addr, "S:tls-creds", tlsAlias, NULL) < 0 ||
-        ferryQMP(vm, "nbd-server-start", &args, NULL) < 0) {
+        ferryQMP(vm, "nbd-server-start", &args, /* reply= */ NULL) < 0) {
         virErrorPtr err = NULL;
 
         virErrorPreserveLast(&err);
@@ -92,7 +92,7 @@ ferryExportServerStart(virDomainObj *vm,
 /**
  * ferryExportServerPublish:
  *
- * All exports are there: lets clients in.
+ * Lets clients connect; all exports exist. Returns 0, or -1 with an error reported.
  */
 int
 ferryExportServerPublish(virStorageNetHostDef *address,
@@ -108,7 +108,7 @@ ferryExportServerPublish(virStorageNetHostDef *address,
         }
     } else if (setsockopt(server->fd, SOL_SOCKET, SO_DETACH_FILTER,
                           &unused, sizeof(unused)) < 0) {
-        virReportSystemError(errno, _("cannot open port %1$u"), address->port);
+        virReportSystemError(errno, _("cannot let clients in on port %1$u"), address->port);
         return -1;
     }
 
@@ -121,7 +121,7 @@ ferryExportServerPublish(virStorageNetHostDef *address,
 /**
  * ferryExportServerForget:
  *
- * Closes our end of a server's socket; QEMU has its own.
+ * Closes the driver's copy of the socket, not QEMU's. Removes an unpublished socket file.
  */
 void
 ferryExportServerForget(ferryExportServer *server)
@@ -136,10 +136,9 @@ ferryExportServerForget(ferryExportServer *server)
 /**
  * ferryExportServerStop:
  *
- * Ends the server, and with it all exports and connections. QEMU is told again
- * when it did not, which it also says when there is no server.
- *
- * Returns 0, or -1 with an error reported when exports are left.
+ * Ends the server, its exports and its connections. Repeats nbd-server-stop once if it
+ * fails, as it also does when no server runs; then query-block-exports decides.
+ * Returns 0, or -1 with an error reported when exports are or may be left.
  */
 int
 ferryExportServerStop(virDomainObj *vm)
@@ -153,7 +152,7 @@ ferryExportServerStop(virDomainObj *vm)
     qemuDomainObjExitMonitor(vm);
 
     if (rc < 0 &&
-        (ferryQMP(vm, "query-block-exports", NULL, &exports) < 0 ||
+        (ferryQMP(vm, "query-block-exports", /* args= */ NULL, &exports) < 0 ||
          !virJSONValueIsArray(exports) || virJSONValueArraySize(exports) > 0))
         return -1;
 
@@ -164,9 +163,9 @@ ferryExportServerStop(virDomainObj *vm)
 
 /**
  * ferryExportAdd:
- * @bitmap: bitmap of @src to show, or NULL
+ * @bitmap: bitmap of @src that clients can query, or NULL
  *
- * Exports @src, read-only unless @writable.
+ * Exports @src, read-only unless @writable. Returns 0, or -1 with an error reported.
  */
 int
 ferryExportAdd(virDomainObj *vm,
@@ -185,7 +184,7 @@ ferryExportAdd(virDomainObj *vm,
             return -1;
     }
 
-    /* short: a backup has many of these */
+    /* Leave defaults out: a backup adds many exports, and QEMU reads commands slowly. */
     if (virJSONValueObjectAdd(&args,
                               "s:type", "nbd",
                               "s:id", src->nodeformat,
@@ -196,7 +195,7 @@ ferryExportAdd(virDomainObj *vm,
                               NULL) < 0)
         return -1;
 
-    return ferryQMP(vm, "block-export-add", &args, NULL);
+    return ferryQMP(vm, "block-export-add", &args, /* reply= */ NULL);
 }
 
 
@@ -204,9 +203,10 @@ ferryExportAdd(virDomainObj *vm,
  * ferryExportTLSAdd:
  * @base: stem of the aliases
  * @alias: set to the alias of the credentials
+ * @secretAlias: set to the alias of the secret for their key, if there is one
  *
- * Adds the server's TLS credentials, as qemu.conf has them for backups: clients
- * need a certificate if it says so.
+ * Adds the TLS credentials that qemu.conf has for backups (backup_tls_*). Clients need a
+ * certificate if backup_tls_x509_verify is set. On failure the secret may be left.
  */
 int
 ferryExportTLSAdd(virDomainObj *vm,
@@ -233,8 +233,9 @@ ferryExportTLSAdd(virDomainObj *vm,
          qemuBuildSecretInfoProps(secinfo, &secretProps) < 0))
         return -1;
 
-    if (qemuBuildTLSx509BackendProps(cfg->backupTLSx509certdir, true, cfg->backupTLSx509verify,
-                                     objAlias, secinfo ? secinfo->alias : NULL, &props) < 0)
+    if (qemuBuildTLSx509BackendProps(cfg->backupTLSx509certdir, /* isListen= */ true,
+                                     cfg->backupTLSx509verify, objAlias,
+                                     secinfo ? secinfo->alias : NULL, &props) < 0)
         return -1;
 
     qemuDomainObjEnterMonitor(vm);
@@ -251,18 +252,19 @@ ferryExportTLSAdd(virDomainObj *vm,
 /**
  * ferryExportTLSRemove:
  *
- * Takes back ferryExportTLSAdd(). Reports no error.
+ * Undoes ferryExportTLSAdd(). Reports no error.
  */
 void
 ferryExportTLSRemove(virDomainObj *vm,
                      const char *base)
 {
     g_autofree char *alias = qemuAliasTLSObjFromSrcAlias(base);
-    g_autofree char *secretAlias = qemuAliasForSecret(alias, NULL);
+    g_autofree char *secretAlias = qemuAliasForSecret(alias, /* obj= */ NULL);
 
     qemuDomainObjEnterMonitor(vm);
-    ignore_value(qemuMonitorDelObject(qemuDomainGetMonitor(vm), alias, false));
-    ignore_value(qemuMonitorDelObject(qemuDomainGetMonitor(vm), secretAlias, false));
+    ignore_value(qemuMonitorDelObject(qemuDomainGetMonitor(vm), alias, /* report_error= */ false));
+    ignore_value(qemuMonitorDelObject(qemuDomainGetMonitor(vm), secretAlias,
+                                      /* report_error= */ false));
     qemuDomainObjExitMonitor(vm);
     virResetLastError();
 }

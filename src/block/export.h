@@ -9,11 +9,11 @@
 
 #include "qemu/qemu_domain.h"
 
-/* A server that is being started; nobody can connect to it yet. */
+/* An NBD server that was started, but that clients cannot reach yet. */
 typedef struct _ferryExportServer ferryExportServer;
 struct _ferryExportServer {
-    int fd;        /* the listening socket; -1 for none */
-    char *private; /* where its file is until it is published; NULL for TCP */
+    int fd;        /* listening socket; -1: none */
+    char *private; /* path of the unix socket until it is published; NULL: TCP */
 };
 
 int ferryExportServerStart(virDomainObj *vm,

@@ -1,11 +1,11 @@
 /*
- * export_peer.c: who is at the other end of an NBD connection
+ * export_peer.c: checks for the peer of an NBD connection
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * QEMU does not tell whether a client of its server is connected, nor whether the
- * server that its client waits for is there.
+ * QEMU does not tell whether a client is connected to its NBD server, nor, as a client,
+ * whether the server that it waits for still exists.
  */
 
 #include <config.h>
@@ -20,13 +20,13 @@
 #include "virstring.h"
 
 
-/* A line of /proc/net/unix: a connection that a listening socket accepted has
- * that socket's path, the one that it was bound to. */
+/* Returns whether @line of /proc/net/unix is a connection (state 03) to the server that
+ * was bound to @path. The kernel lists it with that path even after a rename. */
 static bool
 ferryExportLineIsUnixClient(const char *line,
                             const char *path)
 {
-    g_auto(GStrv) fields = g_strsplit_set(line, " ", 0);
+    g_auto(GStrv) fields = g_strsplit_set(line, " ", /* max_tokens= */ 0);
     size_t n = g_strv_length(fields);
     size_t i;
 
@@ -42,7 +42,8 @@ ferryExportLineIsUnixClient(const char *line,
 }
 
 
-/* A line of /proc/net/tcp or tcp6: number, local address, peer, state. */
+/* Returns whether @line of /proc/net/tcp or tcp6 (number, local address, peer, state) is
+ * an established connection to local @port. */
 static bool
 ferryExportLineIsTCPClient(const char *line,
                            unsigned int port)
@@ -63,8 +64,8 @@ ferryExportLineIsTCPClient(const char *line,
 /**
  * ferryExportServerHasClients:
  *
- * Is anybody connected? QEMU does not tell, the kernel does. True when that
- * cannot be found out.
+ * Returns whether a client is connected to the server on @address, according to the
+ * kernel. Returns true when that cannot be found out.
  */
 bool
 ferryExportServerHasClients(virStorageNetHostDef *address)
@@ -81,13 +82,13 @@ ferryExportServerHasClients(virStorageNetHostDef *address)
         g_auto(GStrv) lines = NULL;
         size_t k;
 
-        if (!g_file_get_contents(tables[i], &text, NULL, NULL)) {
+        if (!g_file_get_contents(tables[i], &text, /* length= */ NULL, /* error= */ NULL)) {
             if (i == 0)
                 return true;
-            continue; /* a host without IPv6 */
+            continue; /* a host without IPv6 has no tcp6 */
         }
 
-        lines = g_strsplit(text, "\n", 0);
+        lines = g_strsplit(text, "\n", /* max_tokens= */ 0);
 
         for (k = 0; lines[k]; k++) {
             if (isUnix ? ferryExportLineIsUnixClient(lines[k], path) :
@@ -100,7 +101,7 @@ ferryExportServerHasClients(virStorageNetHostDef *address)
 }
 
 
-/* Begins to connect. Returns 0 with *probe set, or what is known at once. */
+/* Starts to connect. Returns 0 with *probe set, or an errno value. */
 static int
 ferryExportProbeStart(const virStorageNetHostDef *address,
                       int *probe)
@@ -112,7 +113,7 @@ ferryExportProbeStart(const virStorageNetHostDef *address,
     VIR_AUTOCLOSE fd = -1;
     int error = 0;
 
-    /* no name service: it may be away, too */
+    /* Only a numeric address: a lookup could block if the name service is down, too. */
     if (getaddrinfo(address->name, port, &hints, &found) != 0)
         return EHOSTUNREACH;
 
@@ -129,11 +130,11 @@ ferryExportProbeStart(const virStorageNetHostDef *address,
 
 /**
  * ferryExportServerProbe:
- * @address: its host is a number
- * @probe: socket of a probe that has no answer yet, or -1; the caller closes it
- *         in the end
+ * @address: its host must be numeric
+ * @probe: socket of a probe without an answer yet, or -1; finally closed by the caller
  *
- * Does somebody listen on @address? Does not wait: call it again.
+ * Checks whether a server listens on @address. Does not wait for an answer: returns
+ * FERRY_EXPORT_SILENT until a later call finds one.
  */
 ferryExportState
 ferryExportServerProbe(const virStorageNetHostDef *address,
@@ -151,7 +152,7 @@ ferryExportServerProbe(const virStorageNetHostDef *address,
 
     if (error == 0) {
         poller.fd = *probe;
-        if (poll(&poller, 1, 0) < 1)
+        if (poll(&poller, 1, /* timeout= */ 0) < 1)
             return FERRY_EXPORT_SILENT;
 
         if (getsockopt(*probe, SOL_SOCKET, SO_ERROR, &error, &len) < 0)

@@ -1,5 +1,5 @@
 /*
- * export_peer.h: who is at the other end of an NBD connection
+ * export_peer.h: checks for the peer of an NBD connection
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,11 +9,11 @@
 
 #include "qemu/qemu_domain.h"
 
-/* What is known of a server on another host. */
+/* What is known about an NBD server, which may be on another host. */
 typedef enum {
-    FERRY_EXPORT_ALIVE,
-    FERRY_EXPORT_SILENT, /* not known: host or network may be away */
-    FERRY_EXPORT_GONE,   /* the host is there, and nobody listens */
+    FERRY_EXPORT_ALIVE,  /* it accepts connections */
+    FERRY_EXPORT_SILENT, /* no answer yet: the host or the network may be down */
+    FERRY_EXPORT_GONE,   /* its host can be reached, but nobody listens */
 } ferryExportState;
 
 ferryExportState ferryExportServerProbe(const virStorageNetHostDef *address, int *probe);

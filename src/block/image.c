@@ -24,7 +24,7 @@
 
 VIR_LOG_INIT("ferry.image");
 
-/* Bytes: more than an empty image has, even one with clusters of 2 MiB. */
+/* In bytes. An empty image is smaller, even one with clusters of 2 MiB. */
 #define FERRY_IMAGE_CLONE_MAX (16 * 1024 * 1024)
 
 VIR_ENUM_IMPL(ferryImageOrigin,
@@ -35,8 +35,8 @@ VIR_ENUM_IMPL(ferryImageOrigin,
 /**
  * ferryImageTouch:
  *
- * Makes an empty file for @src, so that it can be labelled before QEMU opens
- * it. Nothing to do for storage that is no file.
+ * Creates an empty file for @src, so that it can be labelled before QEMU opens it. Does
+ * nothing for storage that is not a file. Returns 0, or -1 with an error reported.
  */
 int
 ferryImageTouch(virDomainObj *vm,
@@ -47,7 +47,8 @@ ferryImageTouch(virDomainObj *vm,
     if (!ferrySourceIsFile(src))
         return 0;
 
-    if (qemuDomainStorageFileInit(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, NULL) < 0)
+    if (qemuDomainStorageFileInit(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src,
+                                  /* parent= */ NULL) < 0)
         return -1;
 
     if (virStorageSourceCreate(src) < 0) {
@@ -65,9 +66,9 @@ ferryImageTouch(virDomainObj *vm,
 
 /**
  * ferryImageRestore:
- * @vm: NULL when the domain is gone
+ * @vm: the file is truncated as its user; NULL if it or its QEMU is gone: as the driver's
  *
- * Puts back what was where @src is now. Keeps the last error.
+ * Removes or truncates the file of @src, depending on @origin. Keeps the last error.
  */
 void
 ferryImageRestore(virQEMUDriver *driver,
@@ -85,14 +86,14 @@ ferryImageRestore(virQEMUDriver *driver,
 
     if (!vm) {
         rc = origin == FERRY_IMAGE_ABSENT ? unlink(src->path) : truncate(src->path, 0);
-    } else if ((rc = qemuDomainStorageFileInit(driver, vm, src, NULL)) == 0) {
-        /* creating an existing file truncates it */
+    } else if ((rc = qemuDomainStorageFileInit(driver, vm, src, /* parent= */ NULL)) == 0) {
+        /* virStorageSourceCreate() truncates a file that exists */
         rc = origin == FERRY_IMAGE_ABSENT ? virStorageSourceUnlink(src) : virStorageSourceCreate(src);
         virStorageSourceDeinit(src);
     }
 
     if (rc < 0)
-        VIR_WARN("cannot remove image '%s': %s", src->path, g_strerror(errno));
+        VIR_WARN("cannot remove or empty image '%s': %s", src->path, g_strerror(errno));
 
     virErrorRestore(&err);
 }
@@ -101,8 +102,8 @@ ferryImageRestore(virQEMUDriver *driver,
 /**
  * ferryImageIsPlain:
  *
- * Returns true for an image that is nothing but a file or device here: no
- * secret, no slice, nothing remote.
+ * Returns whether @src is a local file or device that needs nothing else: it has no
+ * secret, no slice and no file descriptor passed by a client.
  */
 bool
 ferryImageIsPlain(virStorageSource *src)
@@ -117,10 +118,10 @@ ferryImageIsPlain(virStorageSource *src)
 /**
  * ferryImageFormatProps:
  * @backing: image that the new one names as its backing file; NULL for none
- * @props: set to what creates the format of @src on its storage node; NULL when
- *         it needs no creating
+ * @props: set to the blockdev-create options for the format of @src on its storage node;
+ *         stays NULL for unencrypted raw, which needs no formatting
  *
- * The sizes of @src are set. Returns 0, or -1 with an error reported.
+ * The caller has set the sizes of @src. Returns 0, or -1 with an error reported.
  */
 int
 ferryImageFormatProps(virStorageSource *src,
@@ -148,7 +149,7 @@ ferryImageFormatProps(virStorageSource *src,
  * ferryImageCreateStart:
  * @props: taken over
  *
- * Starts the job @jobname that creates what @props say.
+ * Starts job @jobname, a blockdev-create with the options @props.
  */
 int
 ferryImageCreateStart(virDomainObj *vm,
@@ -168,15 +169,11 @@ ferryImageCreateStart(virDomainObj *vm,
 /**
  * ferryImageFormatStart:
  * @backing: image that the new one names as its backing file; NULL for none
- * @storage: create the storage (a file of the right size, a remote volume),
- *           not the format
+ * @storage: create the storage (a file of full size, a remote volume), not the format
  *
- * Starts the job @jobname that creates one layer of @src. Its sizes are set. The
- * format of a plain image needs no storage node: QEMU opens the file for the job
- * alone.
- *
- * Returns 1 when the job was started, 0 when that layer needs no creating, or
- * -1 with an error reported.
+ * Starts job @jobname, which creates one layer of @src. The caller has set the sizes of
+ * @src. Formatting a plain image needs no storage node: QEMU opens the file for the job.
+ * Returns 1 if the job was started, 0 if the layer needs none, or -1 with an error.
  */
 int
 ferryImageFormatStart(virDomainObj *vm,
@@ -188,8 +185,7 @@ ferryImageFormatStart(virDomainObj *vm,
     g_autoptr(virJSONValue) props = NULL;
 
     if (storage) {
-        /* A format grows its file; only where the file is the disk does its
-         * size matter. */
+        /* Create remote volumes and full-size raw files; other formats grow their file. */
         if (virStorageSourceGetActualType(src) != VIR_STORAGE_TYPE_NETWORK &&
             !(ferrySourceIsFile(src) && src->format == VIR_STORAGE_FILE_RAW))
             return 0;
@@ -210,13 +206,12 @@ ferryImageFormatStart(virDomainObj *vm,
 
 /**
  * ferryImageClone:
- * @direct: QEMU is going to open it past the page cache
+ * @direct: QEMU is going to open @to with direct I/O
  *
- * Makes the empty file of @to the same as that of @from, an image which was
- * just created: mostly a few hundred KiB, for which QEMU takes ten times as long.
- * @from is QEMU's by now, and not trusted to be what it should.
- *
- * Returns 0, or -1 when that is not possible; no error is reported.
+ * Copies the file of @from, an image that was just created, to the empty file of @to.
+ * That is mostly a few hundred KiB; QEMU takes ten times as long to format @to. QEMU's
+ * user owns the file of @from by now, so its type and size are not trusted. Returns 0, or
+ * -1 when the file cannot be copied; no error is reported.
  */
 int
 ferryImageClone(virStorageSource *from,
@@ -236,13 +231,13 @@ ferryImageClone(virStorageSource *from,
         return -1;
 
     for (left = st.st_size; left > 0; left -= done) {
-        if ((done = copy_file_range(in, NULL, out, NULL, left, 0)) <= 0)
+        if ((done = copy_file_range(in, NULL, out, NULL, left, /* flags= */ 0)) <= 0)
             return -1;
     }
 
-    /* opening it would wait for this */
+    /* Start the writeback now: opening the file with direct I/O waits for it. */
     if (direct)
-        ignore_value(sync_file_range(out, 0, 0, SYNC_FILE_RANGE_WRITE));
+        ignore_value(sync_file_range(out, /* offset= */ 0, /* nbytes= */ 0, SYNC_FILE_RANGE_WRITE));
 
     return 0;
 }
@@ -251,9 +246,9 @@ ferryImageClone(virStorageSource *from,
 /**
  * ferryImageSync:
  *
- * Writes what the host caches of @src to its disk, without bothering QEMU.
- * Only saves time later, so failure does not matter. Called without the
- * domain's lock: it can take as long as the storage likes.
+ * Writes the page cache of @src to the disk, without QEMU. This only shortens a later
+ * flush by QEMU, so failures are ignored. Called without the domain's lock, because slow
+ * storage can make it take long.
  */
 void
 ferryImageSync(virStorageSource *src)

@@ -9,10 +9,10 @@
 
 #include "qemu/qemu_domain.h"
 
-/* What was at a path before we put an image there. */
+/* What was at a path before Ferry put an image there. */
 typedef enum {
-    FERRY_IMAGE_FOREIGN, /* not ours: an image, a device, something remote */
-    FERRY_IMAGE_EMPTY,   /* a file without content */
+    FERRY_IMAGE_FOREIGN, /* not to be removed: a given image, a device, remote storage */
+    FERRY_IMAGE_EMPTY,   /* an empty file */
     FERRY_IMAGE_ABSENT,  /* nothing */
 
     FERRY_IMAGE_LAST

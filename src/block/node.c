@@ -4,9 +4,8 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * An image is two nodes: storage (the file, device or connection) and format
- * (raw, qcow2, ...), with a third between them for a slice. An image that is
- * still to be formatted has only the first for a while.
+ * An image has two nodes: storage (file, device, connection) and format (raw, qcow2, ...).
+ * A slice has a third between them. An unformatted image has at most a storage node.
  */
 
 #include <config.h>
@@ -24,16 +23,16 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* That direct I/O may need, in bytes. */
+/* Largest sector that direct I/O may require, in bytes. */
 #define FERRY_SECTOR_MAX 4096
 
 VIR_LOG_INIT("ferry.node");
 
 
-/* QEMU up to 7.2 dies when it is asked for its nodes between the end of a stream
- * job and its dismissal: the job's filter is a node without a child then. The
- * stock driver dismisses its jobs in a worker that waits for the domain's job,
- * which we hold. */
+/* Dismisses ended stream jobs. Between the end of such a job and its dismissal the job's
+ * filter is a node without a child, and QEMU up to 7.2 crashes when asked for its nodes
+ * then. The stock driver dismisses its jobs in a worker, which waits for the domain's job
+ * that our caller holds. */
 static void
 ferryNodeSettleStreams(virDomainObj *vm)
 {
@@ -46,9 +45,9 @@ ferryNodeSettleStreams(virDomainObj *vm)
         if (!job || job->type != QEMU_BLOCKJOB_TYPE_PULL)
             continue;
 
-        /* the events of what has happened come before the reply to anything */
+        /* QEMU sends events in order: with this reply, job->newstate is up to date. */
         virObjectRef(job);
-        if (ferryQMP(vm, "query-jobs", NULL, &reply) == 0 &&
+        if (ferryQMP(vm, "query-jobs", /* args= */ NULL, &reply) == 0 &&
             job->newstate == QEMU_BLOCKJOB_STATE_CONCLUDED)
             qemuBlockJobUpdate(vm, job, VIR_ASYNC_JOB_NONE);
         virObjectUnref(job);
@@ -59,10 +58,8 @@ ferryNodeSettleStreams(virDomainObj *vm)
 /**
  * ferryNodeData:
  *
- * Asks QEMU what it knows of its nodes. Domain locked, modify job held.
- *
- * Returns a table of qemuBlockNamedNodeData by node name, or NULL with an error
- * reported.
+ * Asks QEMU for all its block nodes. Domain locked, modify job held.
+ * Returns a table of qemuBlockNamedNodeData by node name, or NULL with an error reported.
  */
 GHashTable *
 ferryNodeData(virDomainObj *vm)
@@ -100,7 +97,8 @@ ferryNodeAddStorage(virDomainObj *vm,
 {
     g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
 
-    if (!(data = qemuBuildStorageSourceChainAttachPrepareBlockdevTop(src, NULL)))
+    if (!(data = qemuBuildStorageSourceChainAttachPrepareBlockdevTop(src,
+                                                                     /* backingStore= */ NULL)))
         return -1;
 
     g_clear_pointer(&data->srcdata[0]->formatProps, virJSONValueFree);
@@ -112,11 +110,10 @@ ferryNodeAddStorage(virDomainObj *vm,
 /**
  * ferryNodeAddNBD:
  *
- * Adds the storage node of @src, a remote export where zeroes may become holes. When
- * its connection is reset requests fail, and each new one connects again: one that
- * waited for that in QEMU would hold up whatever drains the node, the guest with it.
- * Domain locked, job held.
- * Returns 0, or -1 with an error reported and nothing added.
+ * Adds the storage node of @src, a remote export where zeroes may become holes. When its
+ * connection is reset, requests fail, and each new one connects again. If requests waited
+ * in QEMU for a connection, they would block whatever drains the node, and the guest with
+ * it. Domain locked, job held. Returns 0, or -1 with an error reported and nothing added.
  */
 int
 ferryNodeAddNBD(virDomainObj *vm,
@@ -124,7 +121,8 @@ ferryNodeAddNBD(virDomainObj *vm,
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, false)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, /* backingStore= */ NULL,
+                                                             /* autoreadonly= */ false)))
         return -1;
 
     g_clear_pointer(&data->formatProps, virJSONValueFree);
@@ -133,8 +131,8 @@ ferryNodeAddNBD(virDomainObj *vm,
 }
 
 
-/* A node that stays would keep its image locked: QEMU is told again when it did
- * not do it, which it also says when there is no such node. */
+/* A node that stays would keep its image locked, so repeat a failed blockdev-del once.
+ * blockdev-del also fails when the node does not exist; a repetition is harmless then. */
 static void
 ferryNodeDelete(virDomainObj *vm,
                 const char *node)
@@ -151,7 +149,7 @@ ferryNodeDelete(virDomainObj *vm,
 /**
  * ferryNodeRemoveStorage:
  *
- * Removes the storage node of @src, if it exists and is all there is of it.
+ * Removes the storage node of @src if it exists and has no format node on top of it.
  * Reports no error.
  */
 void
@@ -164,10 +162,11 @@ ferryNodeRemoveStorage(virDomainObj *vm,
 
 /**
  * ferryNodeAddFormat:
- * @backing: image whose nodes are used as backing file; NULL for what the
- *           image itself says, a terminator for none
+ * @backing: image whose format node becomes the backing node; NULL: QEMU opens the
+ *           backing file that the image names; a chain terminator: no backing node
  *
- * Adds the format node of @src on top of its storage node.
+ * Adds the format node of @src on top of its storage node. Domain locked, job held.
+ * Returns 0, or -1 with an error reported and nothing added.
  */
 int
 ferryNodeAddFormat(virDomainObj *vm,
@@ -176,7 +175,8 @@ ferryNodeAddFormat(virDomainObj *vm,
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing,
+                                                             /* autoreadonly= */ true)))
         return -1;
 
     g_clear_pointer(&data->storageProps, virJSONValueFree);
@@ -188,10 +188,10 @@ ferryNodeAddFormat(virDomainObj *vm,
 
 /**
  * ferryNodeInlineStorage:
- * @format: options of the format of @src, which name its storage node
+ * @format: options for the format of @src, which refer to its storage node by name
  *
- * Puts the options of the storage node in the place of its name: both are
- * created and go away together, and one command does for two.
+ * Replaces the name of the storage node by its options. So one command creates both
+ * nodes, and both are removed together.
  */
 int
 ferryNodeInlineStorage(virStorageSource *src,
@@ -199,16 +199,17 @@ ferryNodeInlineStorage(virStorageSource *src,
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, NULL, true)) ||
-        virJSONValueObjectRemoveKey(format, "file", NULL) < 0)
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, /* backingStore= */ NULL,
+                                                             /* autoreadonly= */ true)) ||
+        virJSONValueObjectRemoveKey(format, "file", /* value= */ NULL) < 0)
         return -1;
 
     return virJSONValueObjectAppend(format, "file", &data->storageProps);
 }
 
 
-/* QEMU takes 5 us to read a byte of a command: what goes without saying is left
- * out. */
+/* Leaves out @option if its value is @value, which changes nothing here: QEMU takes 5 us
+ * to read a byte of a command. */
 static int
 ferryNodeOmit(virJSONValue *props,
               const char *option,
@@ -219,15 +220,15 @@ ferryNodeOmit(virJSONValue *props,
     if (virJSONValueObjectGetBoolean(props, option, &is) < 0 || is != value)
         return 0;
 
-    return virJSONValueObjectRemoveKey(props, option, NULL) < 0 ? -1 : 0;
+    return virJSONValueObjectRemoveKey(props, option, /* value= */ NULL) < 0 ? -1 : 0;
 }
 
 
 /**
  * ferryNodeAddPlain:
  *
- * Adds the nodes of @src, an image to write to of which ferryImageIsPlain() is
- * true, at once.
+ * Adds the nodes of @src, a writable image that is plain (ferryImageIsPlain()), with one
+ * command. @backing as for ferryNodeAddFormat().
  */
 int
 ferryNodeAddPlain(virDomainObj *vm,
@@ -238,15 +239,16 @@ ferryNodeAddPlain(virDomainObj *vm,
     virJSONValue *cache;
     virJSONValue *file;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)) ||
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing,
+                                                             /* autoreadonly= */ true)) ||
         ferryNodeInlineStorage(src, data->formatProps) < 0)
         return -1;
 
     cache = virJSONValueObjectGetObject(data->formatProps, "cache");
     file = virJSONValueObjectGetObject(data->formatProps, "file");
 
-    /* what is defined within a node inherits its cache mode */
-    if (virJSONValueObjectRemoveKey(file, "cache", NULL) < 0 ||
+    /* A storage node defined inside its format node inherits the cache mode. */
+    if (virJSONValueObjectRemoveKey(file, "cache", /* value= */ NULL) < 0 ||
         (cache && ferryNodeOmit(cache, "no-flush", false) < 0) ||
         ferryNodeOmit(data->formatProps, "read-only", false) < 0 ||
         ferryNodeOmit(file, "auto-read-only", true) < 0)
@@ -261,7 +263,7 @@ ferryNodeAddPlain(virDomainObj *vm,
 /**
  * ferryNodeRemovePlain:
  *
- * Takes back ferryNodeAddPlain(). Reports no error.
+ * Undoes ferryNodeAddPlain(). Reports no error.
  */
 void
 ferryNodeRemovePlain(virDomainObj *vm,
@@ -274,8 +276,8 @@ ferryNodeRemovePlain(virDomainObj *vm,
 /**
  * ferryNodeAddChain:
  *
- * Adds all nodes of @chain, lowest image first. Nodes may be left on failure:
- * ferryNodeRemove() takes them away.
+ * Adds all nodes of @chain, lowest image first. Returns 0, or -1 with an error reported;
+ * nodes may be left then, which ferryNodeRemove() removes.
  */
 int
 ferryNodeAddChain(virDomainObj *vm,
@@ -321,8 +323,7 @@ ferryNodeAnyLeft(virDomainObj *vm,
 /**
  * ferryNodeRemove:
  *
- * Removes the nodes and secrets of @chain as far as they exist. Keeps the
- * last error.
+ * Removes those nodes and secrets of @chain that exist. Keeps the last error.
  */
 void
 ferryNodeRemove(virDomainObj *vm,
@@ -339,7 +340,7 @@ ferryNodeRemove(virDomainObj *vm,
         qemuBlockStorageSourceChainDetach(qemuDomainGetMonitor(vm), data);
         qemuDomainObjExitMonitor(vm);
 
-        /* libvirt does not say whether QEMU did it: told again, as above */
+        /* libvirt hides a failed blockdev-del: repeat once, as in ferryNodeDelete() */
         again = !again && ferryNodeAnyLeft(vm, chain);
     } while (again);
 }
@@ -356,7 +357,8 @@ ferryNodeReopenProps(virDomainObj *vm,
     g_autoptr(virJSONValue) args = NULL;
     int rc;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, true)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing,
+                                                             /* autoreadonly= */ true)))
         return -1;
 
     if (virJSONValueArrayAppend(options, &data->storageProps) < 0)
@@ -384,38 +386,36 @@ ferryNodeReopenProps(virDomainObj *vm,
 /**
  * ferryNodeReopen:
  *
- * Gives the nodes of @src, all in one command, the options that @src says
- * now. QEMU flushes the image while it does so.
+ * Applies the current options of @src to its nodes, all with one command, during which
+ * QEMU flushes the image. @backing as for ferryNodeAddFormat().
  */
 int
 ferryNodeReopen(virDomainObj *vm,
                 virStorageSource *src,
                 virStorageSource *backing)
 {
-    return ferryNodeReopenProps(vm, src, backing, false);
+    return ferryNodeReopenProps(vm, src, backing, /* storageOnly= */ false);
 }
 
 
 /**
  * ferryNodeReopenStorage:
  *
- * The same for the storage node alone: enough for the cache mode, and leaves
- * the format driver's caches in peace.
+ * Like ferryNodeReopen(), but only for the storage node: enough to change the cache mode,
+ * and the format driver keeps its caches.
  */
 int
 ferryNodeReopenStorage(virDomainObj *vm,
                        virStorageSource *src)
 {
-    return ferryNodeReopenProps(vm, src, NULL, true);
+    return ferryNodeReopenProps(vm, src, /* backing= */ NULL, /* storageOnly= */ true);
 }
 
 
 /**
  * ferryNodeCapacities:
- * @source: node name
- * @target: node name
- * @sizes: set to the sizes in bytes that they show, source first
  *
+ * Sets @sizes to the capacities in bytes of the nodes named @source and @target.
  * Returns 0, or -1 with an error reported.
  */
 int
@@ -449,8 +449,7 @@ ferryNodeCapacities(virDomainObj *vm,
 /**
  * ferryNodeIsDirect:
  *
- * Returns true when the cache mode of @src makes QEMU bypass the host's page
- * cache.
+ * Returns whether the cache mode of @src makes QEMU bypass the host's page cache.
  */
 bool
 ferryNodeIsDirect(virStorageSource *src)
@@ -458,17 +457,18 @@ ferryNodeIsDirect(virStorageSource *src)
     bool direct = false;
 
     return src->cachemode != VIR_DOMAIN_DISK_CACHE_DEFAULT &&
-           qemuDomainDiskCachemodeFlags(src->cachemode, NULL, &direct, NULL) == 0 && direct;
+           qemuDomainDiskCachemodeFlags(src->cachemode, /* writeback= */ NULL, &direct,
+                                        /* noflush= */ NULL) == 0 && direct;
 }
 
 
 /**
  * ferryNodeMayBypassCache:
  *
- * Returns true when it makes sense to open @src with direct I/O although its cache
- * mode does not ask for that. Direct I/O is done in whole sectors, which may be of 4
- * KiB: QEMU lets nobody write to an image that does not end with one, unless it may
- * grow it, as its formats do and raw does not.
+ * Returns whether it makes sense to open @src with direct I/O although its cache mode
+ * does not ask for that. Direct I/O works in whole sectors of up to 4 KiB. QEMU refuses
+ * to write to a file that ends within a sector, unless the format driver may grow the
+ * file, which raw may not.
  */
 bool
 ferryNodeMayBypassCache(virStorageSource *src)
@@ -486,11 +486,11 @@ ferryNodeMayBypassCache(virStorageSource *src)
 /**
  * ferryNodeBypassCache:
  * @disk: disk that @src is an image of, or will be
- * @direct: bypass the page cache; or be as @disk says
+ * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
  *
- * Changes the cache mode of @src, which QEMU has only just opened, for a while, where
- * that makes sense and the storage can. Reports no error. Returns true when QEMU
- * bypasses the page cache now.
+ * Changes the cache mode of @src for a while, where that makes sense and the storage
+ * supports it. For an image that QEMU has had open for long, use ferryNodeReadDirect().
+ * Reports no error. Returns whether QEMU bypasses the page cache now.
  */
 bool
 ferryNodeBypassCache(virDomainObj *vm,
@@ -500,7 +500,7 @@ ferryNodeBypassCache(virDomainObj *vm,
 {
     int rc;
 
-    /* a reconnecting driver does not fill these in */
+    /* A driver that reconnects to QEMU does not fill these in. */
     src->cachemode = disk->cachemode;
     src->iomode = disk->iomode;
 
@@ -510,7 +510,7 @@ ferryNodeBypassCache(virDomainObj *vm,
     if (direct)
         src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
 
-    /* not every file system can bypass it; all can go back */
+    /* Not every file system supports direct I/O. All can go back, so retry that once. */
     if ((rc = ferryNodeReopenStorage(vm, src)) < 0 &&
         (direct || ferryNodeReopenStorage(vm, src) < 0)) {
         VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
@@ -522,10 +522,10 @@ ferryNodeBypassCache(virDomainObj *vm,
 }
 
 
-/* QEMU remembers, to the byte, where data end in a file that it has had open for
- * a while, and ends itself when that is not the end of a sector as direct I/O has
- * them. File systems and raw images have blocks of that size; what a format puts
- * down at the end of a file has any. It remembers nothing of devices. */
+/* QEMU caches, to the byte, where data end in a file that it has had open for a while. It
+ * aborts when that offset is not a sector boundary for direct I/O. In a raw image data
+ * end with a block of the file system, so large blocks are safe; in another format's file
+ * they may end anywhere. For devices QEMU caches no such offset. */
 static bool
 ferryNodeMayReadDirect(virStorageSource *src)
 {
@@ -544,12 +544,12 @@ ferryNodeMayReadDirect(virStorageSource *src)
 
 /**
  * ferryNodeReadDirect:
- * @disk: of a guest that runs
- * @shallow: its top image only, not those below
- * @direct: bypass the page cache; or be as @disk says
+ * @disk: disk of a running guest
+ * @shallow: change only its top image, not those below
+ * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
  *
- * Like ferryNodeBypassCache() for the images of @disk, which are going to be read
- * as a whole.
+ * Like ferryNodeBypassCache(), for the images of @disk, which are about to be read as a
+ * whole. Skips images where direct I/O could make QEMU abort.
  */
 void
 ferryNodeReadDirect(virDomainObj *vm,

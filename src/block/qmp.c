@@ -4,9 +4,8 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * They go through the monitor's pass-through, which libvirt has for
- * qemu-monitor-command. A reply is input from QEMU: nothing in it is taken
- * for granted.
+ * The commands use the pass-through that libvirt has for qemu-monitor-command. QEMU is
+ * not trusted: a reply may have any content.
  */
 
 #include <config.h>
@@ -21,10 +20,9 @@
 /**
  * ferryQMP:
  * @args: arguments of @command, taken over; may be NULL
- * @reply: what QEMU returned; may be NULL
+ * @reply: set to the value that QEMU returned; may be NULL
  *
- * Domain locked, job held. Returns 0, or -1 with an error reported: QEMU's
- * own words, as libvirt reports them.
+ * Domain locked, job held. Returns 0, or -1 with an error reported that has QEMU's text.
  */
 int
 ferryQMP(virDomainObj *vm,
@@ -42,11 +40,12 @@ ferryQMP(virDomainObj *vm,
 
     if (virJSONValueObjectAdd(&cmd, "s:execute", command, "A:arguments", args ? args : &none,
                               NULL) < 0 ||
-        !(cmdstr = virJSONValueToString(cmd, false)))
+        !(cmdstr = virJSONValueToString(cmd, /* pretty= */ false)))
         return -1;
 
     qemuDomainObjEnterMonitor(vm);
-    rc = qemuMonitorArbitraryCommand(qemuDomainGetMonitor(vm), cmdstr, -1, &replystr, false);
+    rc = qemuMonitorArbitraryCommand(qemuDomainGetMonitor(vm), cmdstr, /* fd= */ -1, &replystr,
+                                     /* hmp= */ false);
     qemuDomainObjExitMonitor(vm);
 
     if (rc < 0 || !(answer = virJSONValueFromString(replystr)))
@@ -75,9 +74,9 @@ ferryQMP(virDomainObj *vm,
 /**
  * ferryQMPMirror:
  *
- * Starts a mirror job that waits for job-dismiss before it is forgotten, so that
- * we learn how it ended; and, if it is to be decisive, for job-finalize before
- * it switches over, so that we can write down what is about to happen.
+ * Starts a mirror job. QEMU keeps an ended job until job-dismiss, so that we learn how it
+ * ended. A decisive job also waits for job-finalize before it pivots, so that the pivot
+ * can be written to the journal first.
  */
 int
 ferryQMPMirror(virDomainObj *vm,
@@ -102,15 +101,14 @@ ferryQMPMirror(virDomainObj *vm,
                               NULL) < 0)
         return -1;
 
-    return ferryQMP(vm, "blockdev-mirror", &args, NULL);
+    return ferryQMP(vm, "blockdev-mirror", &args, /* reply= */ NULL);
 }
 
 
 /**
  * ferryQMPHasBacking:
  *
- * Returns true when QEMU says that the image of @node has a backing file.
- * Reports no error.
+ * Returns whether QEMU says that the image of @node has a backing file. Reports no error.
  */
 bool
 ferryQMPHasBacking(virDomainObj *vm,
@@ -137,9 +135,9 @@ ferryQMPHasBacking(virDomainObj *vm,
 
 /**
  * ferryQMPTransaction:
- * @actions: array of actions, taken over; empty: nothing to do
+ * @actions: array of actions, taken over; nothing is done if it is empty
  *
- * Carries out all of @actions, or none of them. Domain locked, job held.
+ * Carries out all @actions or none. Domain locked, job held.
  */
 int
 ferryQMPTransaction(virDomainObj *vm,
@@ -181,9 +179,8 @@ ferryQMPAddAction(virJSONValue *actions,
 /**
  * ferryQMPBackupAction:
  *
- * Adds the start of a backup job. The job is not forgotten when it ends:
- * ferryJobDismiss(). QEMU may refuse params->workers: the error names
- * FERRY_QMP_PERF then.
+ * Adds the start of a backup job to @actions. QEMU keeps the ended job until
+ * ferryJobDismiss(). If QEMU refuses params->workers, its error names FERRY_QMP_PERF.
  */
 int
 ferryQMPBackupAction(virJSONValue *actions,
@@ -222,10 +219,8 @@ ferryQMPBackupAction(virJSONValue *actions,
 /**
  * ferryQMPDiskNode:
  *
- * Asks QEMU which node the frontend of @disk sits on: the one thing that tells
- * whether a pivot happened.
- *
- * Returns the node's name, or NULL with an error reported.
+ * Asks QEMU which node the frontend of @disk is attached to. Only this shows whether a
+ * pivot has happened. Returns the node's name, or NULL with an error reported.
  */
 char *
 ferryQMPDiskNode(virDomainObj *vm,
@@ -235,7 +230,7 @@ ferryQMPDiskNode(virDomainObj *vm,
     const char *qomName = QEMU_DOMAIN_DISK_PRIVATE(disk)->qomName;
     size_t i;
 
-    if (ferryQMP(vm, "query-block", NULL, &blocks) < 0)
+    if (ferryQMP(vm, "query-block", /* args= */ NULL, &blocks) < 0)
         return NULL;
 
     for (i = 0; virJSONValueIsArray(blocks) && i < virJSONValueArraySize(blocks); i++) {
@@ -249,7 +244,7 @@ ferryQMPDiskNode(virDomainObj *vm,
     }
 
     virReportError(VIR_ERR_INTERNAL_ERROR,
-                   _("QEMU does not tell which image disk '%1$s' of domain '%2$s' uses"),
+                   _("cannot find out from QEMU which image disk '%1$s' of domain '%2$s' uses"),
                    disk->dst, vm->def->name);
     return NULL;
 }
@@ -258,8 +253,7 @@ ferryQMPDiskNode(virDomainObj *vm,
 /**
  * ferryQMPYank:
  *
- * Ends the connection of @node, so that nothing waits for a network that is
- * away. Reports no error.
+ * Cuts the connection of @node: no request shall wait for a lost host. Reports no error.
  */
 void
 ferryQMPYank(virDomainObj *vm,
@@ -272,6 +266,6 @@ ferryQMPYank(virDomainObj *vm,
     if (virJSONValueObjectAdd(&instance, "s:type", "block-node", "s:node-name", node, NULL) < 0 ||
         virJSONValueArrayAppend(instances, &instance) < 0 ||
         virJSONValueObjectAdd(&args, "a:instances", &instances, NULL) < 0 ||
-        ferryQMP(vm, "yank", &args, NULL) < 0)
+        ferryQMP(vm, "yank", &args, /* reply= */ NULL) < 0)
         virResetLastError();
 }

@@ -11,7 +11,7 @@
 
 typedef struct _ferryMirrorParams ferryMirrorParams;
 struct _ferryMirrorParams {
-    const char *source;           /* node name: what the frontend sits on */
+    const char *source;           /* node name of what the frontend is attached to */
     const char *replaces;         /* node below source that a pivot replaces; NULL: source */
     const char *target;           /* node name */
     bool shallow;                 /* copy the top image only */
@@ -19,20 +19,20 @@ struct _ferryMirrorParams {
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
     unsigned long long granularity; /* bytes, 0: QEMU chooses */
     unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
-    bool decisive;                /* its end waits for job-finalize */
-    bool patient;                 /* an error of the target stops it, but does not end it */
+    bool decisive;                /* the job waits for job-finalize before it ends */
+    bool patient;                 /* a target error pauses the job, does not end it */
 };
 
-/* Not part of QEMU's stable interface (there since 6.0): it may go. */
+/* Experimental in QEMU (since 6.0), so it may be removed. */
 #define FERRY_QMP_PERF "x-perf"
 
 typedef struct _ferryBackupParams ferryBackupParams;
 struct _ferryBackupParams {
     const char *source;           /* node name of the disk's image */
     const char *target;           /* node name */
-    const char *bitmap;           /* copy what it marks; NULL: everything */
-    unsigned int workers;         /* requests in flight; 0: QEMU chooses */
-    bool onlyOverwritten;         /* keep old data of what the guest overwrites, no more */
+    const char *bitmap;           /* copy only what it marks; NULL: everything */
+    unsigned int workers;         /* parallel requests; 0: QEMU chooses */
+    bool onlyOverwritten;         /* copy only the old data of what the guest overwrites */
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
 };
 

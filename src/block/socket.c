@@ -7,7 +7,7 @@
  * QEMU adds exports only to a server that listens, so a client that is quick could
  * see some of the exports and take them for all. Therefore the socket is ours: QEMU
  * gets the socket while nobody can reach it, and the socket is opened to the world
- * when everything is there. A unix socket has another name until then and is
+ * when all exports are there. A unix socket has another name until then and is
  * renamed. A TCP socket has a filter that drops every packet, so that clients who
  * come early try again instead of being refused.
  */
@@ -34,8 +34,7 @@
 /**
  * ferryExportPrivatePath:
  *
- * Returns the name that a unix socket has until it is published: in the same
- * folder, so that it can be renamed.
+ * Returns the path of a unix socket until it is published: beside @path, to be renamed.
  */
 char *
 ferryExportPrivatePath(const char *path)
@@ -50,7 +49,7 @@ ferryExportPrivatePath(const char *path)
 /**
  * ferryExportSocketAlive:
  *
- * Does somebody listen on the unix socket @path?
+ * Returns whether a process listens on the unix socket @path.
  */
 bool
 ferryExportSocketAlive(const char *path)
@@ -68,8 +67,8 @@ ferryExportSocketAlive(const char *path)
 /**
  * ferryExportAddressCheck:
  *
- * Finds what would keep a server from listening on @address, while nothing is
- * changed yet.
+ * Checks, before anything is changed, that a server can listen on the unix socket
+ * @address; a TCP address is not checked. Returns 0, or -1 with an error reported.
  */
 int
 ferryExportAddressCheck(virDomainObj *vm,
@@ -106,7 +105,8 @@ ferryExportAddressCheck(virDomainObj *vm,
 }
 
 
-/* The folder's owner may let others in; the socket is QEMU's user's alone. */
+/* Creates a socket for QEMU's user only, whoever else may use the folder. Returns it
+ * bound but not listening, or -1 with an error reported. */
 int
 ferryExportListenUnix(virDomainObj *vm,
                       const char *path)
@@ -120,7 +120,7 @@ ferryExportListenUnix(virDomainObj *vm,
         return -1;
     }
 
-    /* a leftover of a host that crashed */
+    /* a leftover from before a crash of the host */
     ignore_value(unlink(path));
 
     if ((fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) < 0) {
@@ -128,7 +128,7 @@ ferryExportListenUnix(virDomainObj *vm,
         return -1;
     }
 
-    /* nobody can connect before QEMU listens */
+    /* No gap before chmod(): nobody can connect until QEMU listens. */
     if (bind(fd, (struct sockaddr *) &sa, sizeof(sa)) < 0 ||
         chmod(path, 0600) < 0 ||
         (geteuid() == 0 && lchown(path, cfg->user, cfg->group) < 0)) {
@@ -153,8 +153,8 @@ ferryExportDropPackets(int fd)
 }
 
 
-/* Binds to the first address of the name that works, IPv4 before IPv6: one
- * socket is all that QEMU takes. A port that was left open is filled in. */
+/* Binds to the first usable address of the host name, IPv4 before IPv6: QEMU takes only
+ * one socket. Sets a port of 0 to that chosen. Returns the socket, or -1 and an error. */
 int
 ferryExportListenTCP(virDomainObj *vm,
                      virStorageNetHostDef *address)
@@ -185,8 +185,8 @@ ferryExportListenTCP(virDomainObj *vm,
                 (fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC, ai->ai_protocol)) < 0)
                 continue;
 
-            /* QEMU 7.2 answers in small pieces: without TCP_NODELAY a client waits 90
-             * ms for them each time it connects */
+            /* QEMU 7.2 sends its answers in small pieces: without TCP_NODELAY they cost a
+             * client 90 ms each time it connects. */
             if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) < 0 ||
                 bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 ||
@@ -207,7 +207,7 @@ ferryExportListenTCP(virDomainObj *vm,
 
     bound.len = sizeof(bound.data);
     if (getsockname(fd, &bound.data.sa, &bound.len) < 0) {
-        virReportSystemError(errno, "%s", _("cannot tell the port of a socket"));
+        virReportSystemError(errno, "%s", _("cannot read the port number of a socket"));
         VIR_FORCE_CLOSE(fd);
         return -1;
     }
@@ -220,7 +220,7 @@ ferryExportListenTCP(virDomainObj *vm,
 /**
  * ferryExportSocketRemove:
  *
- * Removes the files that a server on @address leaves, which has ended.
+ * Removes the socket files that a server on @address left when it ended.
  */
 void
 ferryExportSocketRemove(virStorageNetHostDef *address)
@@ -233,7 +233,7 @@ ferryExportSocketRemove(virStorageNetHostDef *address)
     private = ferryExportPrivatePath(address->socket);
     ignore_value(unlink(private));
 
-    /* somebody else's by now? */
+    /* another process may listen there by now */
     if (!ferryExportSocketAlive(address->socket))
         ignore_value(unlink(address->socket));
 }

@@ -1,5 +1,5 @@
 /*
- * source.c: storage sources as text, as configuration, and compared
+ * source.c: storage sources: to and from XML, as configuration, compared
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -15,9 +15,9 @@
 
 /**
  * ferrySourceFormat:
- * @runtime: with node names, secret aliases and what else a running QEMU needs
+ * @runtime: include node names, secret aliases and other state of a running QEMU
  *
- * Writes @src and its backing chain as a <disk> element.
+ * Writes @src and its backing chain as a <disk> element. Returns 0, or -1 and an error.
  */
 int
 ferrySourceFormat(virBuffer *buf,
@@ -36,10 +36,10 @@ ferrySourceFormat(virBuffer *buf,
     if (src->format > VIR_STORAGE_FILE_NONE)
         virBufferAsprintf(&driver, " type='%s'", virStorageFileFormatTypeToString(src->format));
 
-    virXMLFormatElement(&children, "driver", &driver, NULL);
+    virXMLFormatElement(&children, "driver", &driver, /* childBuf= */ NULL);
 
-    if (virDomainDiskSourceFormat(&children, src, "source", 0, runtime, flags,
-                                  false, false, xmlopt) < 0 ||
+    if (virDomainDiskSourceFormat(&children, src, "source", /* policy= */ 0, runtime, flags,
+                                  /* skipAuth= */ false, /* skipEnc= */ false, xmlopt) < 0 ||
         virDomainDiskBackingStoreFormat(&children, src, xmlopt, flags) < 0)
         return -1;
 
@@ -51,7 +51,7 @@ ferrySourceFormat(virBuffer *buf,
 /**
  * ferrySourceParse:
  *
- * Reads what ferrySourceFormat() wrote. Returns NULL with an error reported.
+ * Reads what ferrySourceFormat() wrote. Returns NULL with an error reported on failure.
  */
 virStorageSource *
 ferrySourceParse(xmlNodePtr node,
@@ -71,8 +71,8 @@ ferrySourceParse(xmlNodePtr node,
 /**
  * ferrySourceAsConfig:
  *
- * Returns a copy of @src as it stands in a persistent definition: without
- * runtime state, and without backing images that were only detected.
+ * Returns a copy of @src for a persistent definition: without runtime state and without
+ * backing images that were only detected. Returns NULL with an error reported on failure.
  */
 virStorageSource *
 ferrySourceAsConfig(virStorageSource *src,
@@ -82,12 +82,13 @@ ferrySourceAsConfig(virStorageSource *src,
     g_autoptr(xmlDoc) xml = NULL;
     g_autoptr(xmlXPathContext) ctxt = NULL;
 
-    if (ferrySourceFormat(&buf, src, xmlopt, false) < 0 ||
-        !(xml = virXMLParse(NULL, virBufferCurrentContent(&buf), _("(disk_definition)"),
-                            "disk", &ctxt, NULL, false)))
+    if (ferrySourceFormat(&buf, src, xmlopt, /* runtime= */ false) < 0 ||
+        !(xml = virXMLParse(/* filename= */ NULL, virBufferCurrentContent(&buf),
+                            _("(disk_definition)"), "disk", &ctxt, /* schemafile= */ NULL,
+                            /* validate= */ false)))
         return NULL;
 
-    return ferrySourceParse(ctxt->node, xmlopt, false);
+    return ferrySourceParse(ctxt->node, xmlopt, /* runtime= */ false);
 }
 
 
@@ -109,10 +110,10 @@ ferrySourceInChain(virStorageSource *chain,
 
 /**
  * ferrySourceInUse:
- * @except: chain that is about to go away and does not count
+ * @except: chain that is about to be removed and does not count; may be NULL
  *
- * Returns true when a disk of @def uses the storage that @elem names, be it
- * in its chain or as the target of a copy.
+ * Returns whether a disk of @def uses the storage of @elem, in its chain or as the target
+ * of a copy. @elem itself does not count.
  */
 bool
 ferrySourceInUse(virDomainDef *def,
@@ -134,8 +135,7 @@ ferrySourceInUse(virDomainDef *def,
 /**
  * ferrySourceIsFile:
  *
- * Returns true when @src is a file of a file system here, which can be
- * created, synced and removed.
+ * Returns whether @src is a file on this host, which can be created, synced and removed.
  */
 bool
 ferrySourceIsFile(virStorageSource *src)
@@ -147,10 +147,10 @@ ferrySourceIsFile(virStorageSource *src)
 /**
  * ferrySourceIsOneRawLayer:
  *
- * Returns whether a mirror of the top layer of @src copies all of it: no range of
- * a raw image counts as unallocated, holes are zeroes. A full mirror to a target
- * where zeroes may become holes begins with zeroing all of it, which in a raw
- * image costs as much as writing it; such a source does not need that.
+ * Returns whether a mirror of the top layer of @src copies all its data. It does if @src
+ * is raw without a backing file: no range of a raw image is unallocated, holes are
+ * zeroes. A full mirror would first zero the whole target, if zeroes may become holes
+ * there, and in a raw target that can cost as much as writing it.
  */
 bool
 ferrySourceIsOneRawLayer(virStorageSource *src)

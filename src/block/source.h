@@ -1,5 +1,5 @@
 /*
- * source.h: storage sources as text, as configuration, and compared
+ * source.h: storage sources: to and from XML, as configuration, compared
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,12 +1,11 @@
 /*
- * sync.c: images written to the disk ahead of time
+ * sync.c: writes images to the disk ahead of time
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What a host has in its page cache of an image must be on the disk before its
- * guest moves, and the guest waits for that. A thread that writes it out all
- * along leaves little to wait for.
+ * Before a guest moves, the page cache of its images must be written to the disk, and the
+ * guest waits for that. A thread that writes it out all the time keeps that wait short.
  */
 
 #include <config.h>
@@ -81,10 +80,10 @@ ferrySyncRun(void *opaque)
 
 /**
  * ferrySyncStart:
- * @paths: of files and block devices; taken over
+ * @paths: paths of files and block devices; taken over
  *
- * Starts to write them out again and again. Returns NULL when there are none, and
- * when that is not possible: it only saves time.
+ * Starts a thread that writes them out again and again. Returns NULL, without an error,
+ * if there are no paths or no thread can be started: syncing early only saves time.
  */
 ferrySync *
 ferrySyncStart(char **paths)
@@ -103,7 +102,8 @@ ferrySyncStart(char **paths)
     g_mutex_init(&sync->lock);
     g_cond_init(&sync->cond);
 
-    if (virThreadCreateFull(&thread, false, ferrySyncRun, "ferry-sync", false, sync) < 0) {
+    if (virThreadCreateFull(&thread, /* joinable= */ false, ferrySyncRun, "ferry-sync",
+                            /* worker= */ false, sync) < 0) {
         virResetLastError();
         sync->refs = 1;
         ferrySyncUnref(sync);
@@ -117,7 +117,7 @@ ferrySyncStart(char **paths)
 /**
  * ferrySyncStop:
  *
- * Ends it, without waiting for a disk that is slow. @sync may be NULL.
+ * Ends the thread without waiting for a slow disk. Releases @sync, which may be NULL.
  */
 void
 ferrySyncStop(ferrySync *sync)

@@ -1,5 +1,5 @@
 /*
- * sync.h: images written to the disk ahead of time
+ * sync.h: writes images to the disk ahead of time
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

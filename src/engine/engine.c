@@ -1,5 +1,5 @@
 /*
- * engine.c: who looks after the operations of all domains
+ * engine.c: events, workers and recovery for the operations of all domains
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -8,9 +8,8 @@
  * counts them and wakes up the thread that carries the operation on. When there is
  * no such thread it hands the operation to a worker, which takes the domain's job.
  *
- * After a restart of the driver the journals bring the operations back: while the
- * stock driver recovers its own jobs when QEMU still runs, at start-up when QEMU
- * does not.
+ * After a restart of the driver the operations are read from the journals. If QEMU still
+ * runs, they are recovered when the stock driver recovers its own jobs, else at start-up.
  */
 
 #include <config.h>
@@ -28,7 +27,7 @@ VIR_LOG_INIT("ferry.engine");
 #define FERRY_WORKERS_MAX 8
 
 static struct {
-    virMutex lock; /* of workers */
+    virMutex lock; /* protects workers */
     virThreadPool *workers;
     const ferryOpClass *const *classes;
 } engine = { .lock = VIR_MUTEX_INITIALIZER };
@@ -42,9 +41,9 @@ typedef struct {
 /**
  * ferryOpEnd:
  *
- * The operation is settled: forgets it, in memory and in the journal, and
- * wakes up who waits for it. Domain locked. The caller needs its own reference
- * to go on using @op.
+ * Ends an operation that is settled: removes it from the domain and from the journal, and
+ * wakes up the threads that wait for it. Domain locked. The caller needs its own
+ * reference to go on using @op.
  */
 void
 ferryOpEnd(ferryOp *op)
@@ -58,7 +57,7 @@ ferryOpEnd(ferryOp *op)
     if (!ferryOpRemove(op))
         return;
 
-    /* what has ended well must not be taken back when the power is */
+    /* else a driver that reads the journal after a power loss would undo the operation */
     virErrorPreserveLast(&err);
     if (ferryJournalWrite(vm, durable) < 0)
         VIR_WARN("journal of domain '%s' not updated: %s",
@@ -72,9 +71,9 @@ ferryOpEnd(ferryOp *op)
 /**
  * ferryOpDrive:
  *
- * From now on until ferryOpRelease() this thread carries @op on, also while it
- * waits without the domain's job: events only wake it up. Domain locked and
- * job held; @op is not driven by another thread.
+ * Until ferryOpRelease(), only this thread carries @op on, also while it waits without
+ * the domain's job: events wake it up and start no worker. Domain locked, job held; no
+ * other thread drives @op.
  */
 void
 ferryOpDrive(ferryOp *op)
@@ -88,8 +87,8 @@ ferryOpDrive(ferryOp *op)
 /**
  * ferryOpRelease:
  *
- * Ends ferryOpDrive(). Events that came meanwhile may not have been looked at:
- * a worker does.
+ * Ends ferryOpDrive(). This thread may not have handled all events that came meanwhile,
+ * so a worker looks at @op if there were any. Domain locked.
  */
 void
 ferryOpRelease(ferryOp *op)
@@ -118,7 +117,7 @@ ferryWorkRun(void *jobdata,
         }
         virDomainObjEndJob(vm);
     } else {
-        VIR_WARN("operation '%s' of domain '%s' waits for its next event: %s",
+        VIR_WARN("operation '%s' of domain '%s' is delayed until its next event: %s",
                  work->op->name, vm->def->name, virGetLastErrorMessage());
     }
 
@@ -130,7 +129,7 @@ ferryWorkRun(void *jobdata,
 /**
  * ferryEngineSubmit:
  *
- * Lets a worker call jobChanged of @op. Domain locked; does not wait.
+ * Lets a worker call jobChanged of @op. Domain locked; does not wait. Returns 0 or -1.
  */
 int
 ferryEngineSubmit(ferryOp *op)
@@ -138,7 +137,7 @@ ferryEngineSubmit(ferryOp *op)
     VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
     ferryWork *work;
 
-    /* the driver goes away; the next one finds the operation in the journal */
+    /* the driver is stopping; the next one finds the operation in the journal */
     if (!engine.workers)
         return -1;
 
@@ -146,7 +145,7 @@ ferryEngineSubmit(ferryOp *op)
     work->vm = virObjectRef(op->vm);
     work->op = ferryOpRef(op);
 
-    if (virThreadPoolSendJob(engine.workers, 0, work) < 0) {
+    if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) < 0) {
         virObjectUnref(work->vm);
         ferryOpUnref(work->op);
         g_free(work);
@@ -170,10 +169,9 @@ ferryEngineOwns(ferryOp *op,
 /**
  * ferryEngineJobEvent:
  *
- * A job of @vm changed its state. Called in the monitor's thread with @vm
- * locked.
+ * A QEMU job of @vm changed its state. Called in the monitor's thread with @vm locked.
  *
- * Returns true when the job is one of ours.
+ * Returns true when the name of the job has our prefix.
  */
 bool
 ferryEngineJobEvent(virDomainObj *vm,
@@ -211,7 +209,7 @@ ferryEngineJobEvent(virDomainObj *vm,
 }
 
 
-/* Is @jobname one of an operation of @vm? */
+/* Returns true when the job @jobname belongs to an operation of @vm. */
 static bool
 ferryEngineClaims(virDomainObj *vm,
                   const char *jobname)
@@ -228,8 +226,8 @@ ferryEngineClaims(virDomainObj *vm,
 }
 
 
-/* Ends our jobs that no operation knows, with the journal that did: the guest
- * may be waiting for one, and nobody else will ever look after it. */
+/* Kills our jobs that belong to no operation, because the journal was lost: the guest may
+ * be waiting for such a job, and no other code would ever end it. */
 static void
 ferryEngineReap(virDomainObj *vm)
 {
@@ -244,7 +242,7 @@ ferryEngineReap(virDomainObj *vm)
         if (ferryEngineClaims(vm, job->id))
             continue;
 
-        VIR_WARN("domain '%s': ending job '%s', of which nothing is known any more",
+        VIR_WARN("domain '%s': ending job '%s', which belongs to no operation",
                  vm->def->name, job->id);
         ignore_value(ferryJobKill(&op, job->id));
     }
@@ -254,8 +252,8 @@ ferryEngineReap(virDomainObj *vm)
 /**
  * ferryEngineReconnected:
  *
- * The driver was restarted and found @vm's QEMU alive. Called with @vm locked
- * and its job held. Never fails: the guest must go on whatever is wrong here.
+ * The driver was restarted and found @vm's QEMU alive. Called with @vm locked and its job
+ * held. Never fails: the stock driver would kill QEMU if it could not reconnect.
  */
 void
 ferryEngineReconnected(virDomainObj *vm)
@@ -272,11 +270,11 @@ ferryEngineReconnected(virDomainObj *vm)
 
     ops = ferryOpList(vm);
 
-    if (ops && ops->len > known && ferryJournalWrite(vm, true) < 0)
+    if (ops && ops->len > known && ferryJournalWrite(vm, /* durable= */ true) < 0)
         VIR_WARN("domain '%s' is recovered without a journal: %s",
                  vm->def->name, virGetLastErrorMessage());
 
-    /* recovery takes operations off the list */
+    /* recover() may remove operations from the list: copy it */
     for (i = 0; ops && i < ops->len; i++)
         g_ptr_array_add(found, ferryOpRef(g_ptr_array_index(ops, i)));
 
@@ -297,8 +295,8 @@ ferryEngineReconnected(virDomainObj *vm)
 /**
  * ferryEngineStopped:
  *
- * The QEMU process of the domain whose private data is @priv is gone, or the
- * domain itself is. Called with the domain locked.
+ * The QEMU process of the domain with private data @priv is gone, or the domain itself
+ * is. Called with the domain locked.
  */
 void
 ferryEngineStopped(qemuDomainObjPrivate *priv)
@@ -319,8 +317,8 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
 }
 
 
-/* A journal found at start-up. When its domain runs, the operations wait for
- * the driver to reconnect or to find QEMU gone; else they are settled now. */
+/* Reads a journal at start-up. If the domain was running, its operations wait until the
+ * driver reconnects or finds QEMU gone; else they are settled now. */
 static void
 ferryEngineLoad(const unsigned char *uuid,
                 const char *name,
@@ -329,7 +327,7 @@ ferryEngineLoad(const unsigned char *uuid,
     virQEMUDriver *driver = opaque;
     virDomainObj *vm = virDomainObjListFindByUUID(driver->domains, uuid);
     g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
-    /* not the id: that one is set when the driver has reconnected */
+    /* as qemuProcessReconnectHelper() decides whether to reconnect */
     bool running = vm && vm->pid != 0;
     size_t i;
 
@@ -351,7 +349,7 @@ ferryEngineLoad(const unsigned char *uuid,
     }
 
     if (!running)
-        ferryJournalRemove(driver, uuid, true);
+        ferryJournalRemove(driver, uuid, /* durable= */ true);
 
  cleanup:
     virDomainObjEndAPI(&vm);
@@ -360,8 +358,8 @@ ferryEngineLoad(const unsigned char *uuid,
 
 /**
  * ferryEngineStart:
- * @driver: its domains are loaded, none is reconnected yet
- * @classes: the operations there are; ends with NULL
+ * @driver: the driver, which has loaded its domains but reconnected to none of them
+ * @classes: all operation classes; ends with NULL
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -372,8 +370,9 @@ ferryEngineStart(virQEMUDriver *driver,
     engine.classes = classes;
     ferryOpTableOpen();
 
-    if (!(engine.workers = virThreadPoolNewFull(0, FERRY_WORKERS_MAX, 0, ferryWorkRun,
-                                                "ferry", NULL, NULL)))
+    if (!(engine.workers = virThreadPoolNewFull(/* minWorkers= */ 0, FERRY_WORKERS_MAX,
+                                                /* prioWorkers= */ 0, ferryWorkRun, "ferry",
+                                                /* identity= */ NULL, /* opaque= */ NULL)))
         return -1;
 
     return ferryJournalForEach(driver, ferryEngineLoad, driver);
@@ -383,7 +382,7 @@ ferryEngineStart(virQEMUDriver *driver,
 /**
  * ferryEngineStop:
  *
- * The driver goes away. Operations stay in the journal and in QEMU.
+ * The driver stops. Operations stay in the journals and in QEMU. No domain may be locked.
  */
 void
 ferryEngineStop(void)
@@ -394,7 +393,7 @@ ferryEngineStop(void)
         workers = g_steal_pointer(&engine.workers);
     }
 
-    /* they need the operations until they have ended */
+    /* waits for the workers, which need the operations until they have ended */
     virThreadPoolFree(workers);
     ferryOpTableClose();
 }

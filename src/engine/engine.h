@@ -1,5 +1,5 @@
 /*
- * engine.h: who looks after the operations of all domains
+ * engine.h: events, workers and recovery for the operations of all domains
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

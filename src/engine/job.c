@@ -4,9 +4,9 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * All our jobs are started with auto-dismiss off, so that QEMU remembers how a job
- * ended until it is told to forget the job. Whoever wants to know how a job is doing
- * asks QEMU; an event only says that asking is worth while. wait.c waits for jobs.
+ * All our jobs are started with auto-dismiss off, so that QEMU remembers how a job ended
+ * until it is told to forget the job. The state of a job always comes from a query: an
+ * event only says that it is time to query. wait.c waits for jobs.
  */
 
 #include <config.h>
@@ -14,7 +14,7 @@
 #include "engine/job.h"
 #include "virerror.h"
 
-/* Hangs on a monitor without a connection. */
+/* Key of the object data that marks a monitor as disconnected. */
 #define FERRY_JOB_LOST "ferry-connection-lost"
 
 
@@ -29,7 +29,7 @@ ferryJobInfoClear(ferryJobInfo *info)
 /**
  * ferryJobConnectionLost:
  *
- * A command got no reply. Called by whoever sent it.
+ * Marks @mon as disconnected. Called by the thread whose command got no reply.
  */
 void
 ferryJobConnectionLost(qemuMonitor *mon)
@@ -41,8 +41,8 @@ ferryJobConnectionLost(qemuMonitor *mon)
 /**
  * ferryJobQEMUReachable:
  *
- * Returns false once the connection to QEMU is broken. QEMU may live on: until
- * the driver has killed it, or another driver has connected to it.
+ * Returns false once the connection to QEMU is broken. QEMU may still run until the
+ * driver kills it, or a restarted driver may connect to it again.
  */
 bool
 ferryJobQEMUReachable(ferryOp *op)
@@ -57,8 +57,8 @@ ferryJobQEMUReachable(ferryOp *op)
 /**
  * ferryJobName:
  *
- * Returns the name of a job of @op: its prefix tells our jobs from the stock
- * driver's, the operation's name which operation it belongs to.
+ * Returns the name of the job of @op for @what. The name begins with a prefix that stock
+ * jobs do not have and with the name of the operation. The caller frees it.
  */
 char *
 ferryJobName(ferryOp *op,
@@ -68,8 +68,8 @@ ferryJobName(ferryOp *op,
 }
 
 
-/* Asks QEMU for the jobs of that name, or those whose names begin so. Asks again
- * when it does not answer as it should: what runs on unknown is worse. */
+/* Asks QEMU for the jobs that @name and @match select. If the query fails, repeats it:
+ * a job that we fail to list would go on unsupervised. */
 GPtrArray *
 ferryJobFind(ferryOp *op,
              const char *name,
@@ -101,9 +101,9 @@ ferryJobFind(ferryOp *op,
 
 /**
  * ferryJobList:
- * @what: begin of the names, as for ferryJobName()
+ * @what: beginning of the job names, as for ferryJobName()
  *
- * Asks QEMU for the jobs of @op whose names begin so. Domain locked, job held.
+ * Asks QEMU for these jobs of @op. Domain locked, job held.
  *
  * Returns an array of qemuMonitorJobInfo, or NULL with an error reported.
  */
@@ -120,7 +120,7 @@ ferryJobList(ferryOp *op,
 /**
  * ferryJobListAll:
  *
- * The same for the jobs of all our operations on the domain of @op.
+ * Like ferryJobList(), but for all jobs of ours in the domain of @op.
  */
 GPtrArray *
 ferryJobListAll(ferryOp *op)
@@ -170,9 +170,8 @@ ferryJobQuery(ferryOp *op,
 /**
  * ferryJobDismiss:
  *
- * Lets QEMU forget a job that has concluded. Failure is not reported: a job
- * that is already gone is what was wanted. One that is not is told again, since
- * it would be in the way of the next of its name.
+ * Makes QEMU forget a job that has concluded. Reports no error, since the job may be gone
+ * already. Tries twice: a job that stays would block the next one of the same name.
  */
 void
 ferryJobDismiss(ferryOp *op,
@@ -187,14 +186,15 @@ ferryJobDismiss(ferryOp *op,
 }
 
 
-/* Fails when the job has concluded just now, which whoever waits for it sees. */
+/* Reports no error: a job that has just concluded cannot be cancelled any more. */
 void
 ferryJobCancel(ferryOp *op,
                const char *jobname)
 {
     qemuDomainObjEnterMonitor(op->vm);
-    if (qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, true) < 0)
-        ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, true));
+    if (qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, /* force= */ true) < 0)
+        ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname,
+                                               /* force= */ true));
     qemuDomainObjExitMonitor(op->vm);
 
     virResetLastError();

@@ -14,16 +14,16 @@
 typedef struct _ferryJobInfo ferryJobInfo;
 struct _ferryJobInfo {
     qemuMonitorJobStatus status; /* UNKNOWN: QEMU knows no such job */
-    char *error;                 /* why it failed; NULL when it did not */
+    char *error;                 /* why the job failed; NULL: it did not */
 };
 
 void ferryJobInfoClear(ferryJobInfo *info);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryJobInfo, ferryJobInfoClear);
 
-/* Which jobs a name stands for. */
+/* Which jobs a name selects. */
 typedef enum {
     FERRY_JOB_NAMED,  /* the job of this name */
-    FERRY_JOBS_BELOW, /* all jobs whose names begin so */
+    FERRY_JOBS_BELOW, /* all jobs whose names begin with it */
 } ferryJobMatch;
 
 #define FERRY_JOB_PREFIX "ferry-"

@@ -1,17 +1,17 @@
 /*
- * journal.c: what the operations of a domain may have done, on disk
+ * journal.c: the steps that the operations of a domain may have run, on disk
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * One file a domain, replaced as a whole before a step acts. It says for
- * each operation which steps may have acted, and what is needed to take them
- * back. Since undo looks before it acts, "may have" is enough.
+ * Each domain has one file, which is replaced as a whole before a step runs. The file
+ * says for each operation which steps may have acted, and has the data to undo them.
+ * Since undo checks before it acts, "may have" is enough.
  *
- * The files live beside the QEMU driver's lib folder, not in it: that one
- * belongs to the user QEMU runs as, and a guest that breaks out of QEMU must
- * not be able to choose which files the driver removes. They are not under
- * /run because files that were created outlive a host crash.
+ * The files lie beside the QEMU driver's lib folder, not in it: the lib folder belongs to
+ * the user QEMU runs as, and a guest that breaks out of QEMU must not be able to choose
+ * which files the driver removes. They do not lie under /run, because the images that
+ * operations create survive a crash of the host.
  */
 
 #include <config.h>
@@ -36,8 +36,8 @@ VIR_LOG_INIT("ferry.journal");
 #define FERRY_JOURNAL_UNFINISHED ".new"
 #define FERRY_JOURNAL_SIZE_MAX (16 * 1024 * 1024)
 
-/* The mark that ferryJournalCommit() sets in place: of the same length, so
- * that nothing moves, and so short that a disk writes it or does not. */
+/* The mark that ferryJournalCommit() overwrites in place. Its length is fixed, so that
+ * nothing moves. A mark that is only half on the disk does not count as "yes". */
 #define FERRY_JOURNAL_OPEN "no "
 #define FERRY_JOURNAL_COMMITTED "yes"
 
@@ -93,8 +93,7 @@ ferryJournalFormatOp(ferryOp *op,
 }
 
 
-/* The name of a file that was just renamed or removed is on the disk once its
- * folder is. */
+/* A rename or removal in @dir is on the disk only once @dir itself is synced. */
 static int
 ferryJournalSyncDir(const char *dir)
 {
@@ -109,9 +108,8 @@ ferryJournalSyncDir(const char *dir)
 }
 
 
-/* Neither virFileRewrite() nor GLib can replace a file atomically without
- * waiting for the disk, and most steps need not: their effects end with QEMU,
- * which does not outlive the host. */
+/* virFileRewrite() and GLib cannot replace a file atomically without waiting for disk.
+ * Most steps need no wait: they change only QEMU, which does not survive a host crash. */
 static int
 ferryJournalStore(const char *path,
                   const char *text,
@@ -130,8 +128,8 @@ ferryJournalStore(const char *path,
         safewrite(fd, text, strlen(text)) < 0 ||
         (durable && g_fsync(fd) < 0) ||
         rename(tmp, path) < 0) {
-        virReportSystemError(errno, _("cannot write journal '%1$s'; free some space there, "
-                                      "nothing is changed without it"), path);
+        virReportSystemError(errno, _("cannot write journal '%1$s'; the step that it was to record "
+                                      "is not taken, check the space there"), path);
         if (fd >= 0)
             unlink(tmp);
         return -1;
@@ -144,13 +142,13 @@ ferryJournalStore(const char *path,
 /**
  * ferryJournalWrite:
  * @vm: domain, locked; NULL for operations whose domain is gone
- * @durable: the journal must survive a crash of the host, not only ours
+ * @durable: the journal must survive a crash of the host, not only of the driver
  *
- * Replaces the journal of @vm by what its operations say now, atomically;
- * removes it when there is none left.
+ * Replaces the journal of @vm atomically by one with the current state of its operations,
+ * or removes the journal when there is no operation.
  *
- * Returns 0, or -1 with an error reported and the old journal in place, or
- * either of the two when it was its folder that could not be written to disk.
+ * Returns 0, or -1 with an error reported and the old journal in place. If syncing the
+ * folder failed, the new one is in place, but a host crash may restore the old one.
  */
 int
 ferryJournalWrite(virDomainObj *vm,
@@ -217,15 +215,13 @@ ferryJournalMark(int fd,
 
 /**
  * ferryJournalCommit:
- * @op: about to take the step that is its plan's point of no return, after
- *      ferryJournalWrite() durably said that the step before it is taken, and
- *      was not called again since (synced)
+ * @op: about to run its plan's point of no return. op->synced is true: the journal on the
+ *      disk is the latest one and names the step before. Domain locked.
  *
- * Says so on the disk, by as little as possible: three bytes of a file whose
- * blocks are there. A whole new journal would need the file system's log, and
- * cost the guest ten times the wait.
+ * Marks @op as committed by overwriting three bytes in a block that the file already has.
+ * A new journal would need the file system's log: the guest would wait ten times as long.
  *
- * Returns 0, or -1 with an error reported and nothing written.
+ * Returns 0, or -1 with an error reported and, if the disk allows it, the mark as it was.
  */
 int
 ferryJournalCommit(ferryOp *op)
@@ -250,10 +246,10 @@ ferryJournalCommit(ferryOp *op)
 
     if ((fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
         ferryJournalMark(fd, FERRY_JOURNAL_COMMITTED, offset) < 0) {
-        virReportSystemError(errno, _("cannot write journal '%1$s'; nothing is changed without it"),
-                             path);
-        /* it may have been written and only not be safe on the disk; one that was there
-         * before stays */
+        virReportSystemError(errno, _("cannot write journal '%1$s'; the step that it was to record "
+                                      "is not taken"), path);
+        /* the mark may be in the file although syncing it failed: reset the mark, unless
+         * it was set before this call */
         if (fd >= 0 && STRPREFIX(text + offset, FERRY_JOURNAL_OPEN))
             ignore_value(ferryJournalMark(fd, FERRY_JOURNAL_OPEN, offset));
         return -1;
@@ -265,7 +261,7 @@ ferryJournalCommit(ferryOp *op)
 
 /**
  * ferryJournalRemove:
- * @durable: it must not be back after a crash of the host
+ * @durable: the journal must not come back after a crash of the host
  */
 void
 ferryJournalRemove(virQEMUDriver *driver,
@@ -301,9 +297,9 @@ ferryJournalFindPlan(ferryOp *op,
 }
 
 
-/* The step's name counts, not its number: another version of Ferry may have put
- * steps before it. One that this version does not have may be anywhere: then all
- * may have acted, which undo finds out, unless one of them is for good. */
+/* Steps are found by name, since their numbers may differ in another version of Ferry. If
+ * this version does not know the step, all steps may have acted, and undo checks each.
+ * A plan with a point of no return cannot be undone like that: this is an error. */
 static int
 ferryJournalParsePlan(ferryOp *op,
                       xmlNodePtr node)
@@ -344,8 +340,8 @@ ferryJournalParsePlans(ferryOp *op,
 }
 
 
-/* A committed operation has begun the step after the one that its plan says, if
- * that is the point of no return; a journal written later says so itself. */
+/* @op is marked as committed: if the step after the last recorded one is the point of no
+ * return, that step has begun. Journals that are written later record the step itself. */
 static void
 ferryJournalApplyCommit(ferryOp *op)
 {
@@ -389,7 +385,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
     }
 
     ctxt->node = node;
-    op = ferryOpNew(NULL, *classes, name, NULL);
+    op = ferryOpNew(/* vm= */ NULL, *classes, name, /* data= */ NULL);
     op->driver = driver;
     op->durable = true;
 
@@ -419,7 +415,8 @@ ferryJournalParse(virQEMUDriver *driver,
     int i;
 
     if (virFileReadAll(path, FERRY_JOURNAL_SIZE_MAX, &text) < 0 ||
-        !(xml = virXMLParse(NULL, text, _("(operation journal)"), "ferry", &ctxt, NULL, false)) ||
+        !(xml = virXMLParse(/* filename= */ NULL, text, _("(operation journal)"), "ferry", &ctxt,
+                            /* schemafile= */ NULL, /* validate= */ false)) ||
         virXMLPropUInt(ctxt->node, "version", 10, VIR_XML_PROP_REQUIRED, &version) < 0)
         return -1;
 
@@ -446,14 +443,13 @@ ferryJournalParse(virQEMUDriver *driver,
 
 /**
  * ferryJournalRead:
- * @classes: the operations there are; ends with NULL
- * @ops: filled with what the journal holds
+ * @classes: all operation classes; ends with NULL
+ * @ops: filled with the operations in the journal
  *
- * A journal that cannot be understood must keep neither the driver from
- * starting nor the guest from running: it is renamed to *.bad, and the log
- * says what to check.
+ * A journal that cannot be understood must stop neither the driver nor the guest: it is
+ * renamed to *.bad, and the log says what to check.
  *
- * Returns 0 (also when there is no journal), or -1.
+ * Returns 0 (also when there is no journal), or -1 with the error logged, not reported.
  */
 int
 ferryJournalRead(virQEMUDriver *driver,
@@ -486,8 +482,8 @@ ferryJournalRead(virQEMUDriver *driver,
 /**
  * ferryJournalForEach:
  *
- * Calls @reader with the UUID of every domain that has a journal. @reader may
- * remove it. What a driver was writing when it was killed is removed.
+ * Calls @reader with the UUID of every domain that has a journal; @reader may remove that
+ * journal. Removes the unfinished files that a killed driver has left.
  */
 int
 ferryJournalForEach(virQEMUDriver *driver,

@@ -1,5 +1,5 @@
 /*
- * journal.h: what the operations of a domain may have done, on disk
+ * journal.h: the steps that the operations of a domain may have run, on disk
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -4,10 +4,10 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Every domain with operations has an entry in one table. The key is the domain's
- * private data, because that is all that one of the seams is given. The table has a
- * lock of its own, taken while the domain is locked; the list of operations in an
- * entry belongs to the domain and is under the domain's lock.
+ * Every domain with operations has an entry in one table. The key is the domain's private
+ * data, because the seam qemuDomainObjPrivateDataClear() gets nothing else. The table's
+ * own lock is taken after the domain's lock. The domain's lock protects the list of
+ * operations in an entry.
  */
 
 #include <config.h>
@@ -23,7 +23,7 @@ static struct {
 /**
  * ferryOpTableOpen:
  *
- * From now on domains can have operations.
+ * Creates the table. From now on domains can have operations.
  */
 void
 ferryOpTableOpen(void)
@@ -34,8 +34,7 @@ ferryOpTableOpen(void)
 }
 
 
-/* A monitor's thread may be looking at an operation of this list, with the domain
- * locked. */
+/* Locks the domain, since a monitor's thread may be reading an operation of the list. */
 static void
 ferryOpListClear(void *key G_GNUC_UNUSED,
                  void *value,
@@ -56,7 +55,8 @@ ferryOpListClear(void *key G_GNUC_UNUSED,
 /**
  * ferryOpTableClose:
  *
- * Forgets all operations, in memory only. No domain may be locked by this thread.
+ * Forgets all operations, but leaves their journals. Locks each domain with operations,
+ * so the caller must not hold the lock of a domain.
  */
 void
 ferryOpTableClose(void)
@@ -113,7 +113,7 @@ ferryOpListOf(qemuDomainObjPrivate *priv)
  * ferryOpList:
  * @vm: domain, locked
  *
- * The same for a domain.
+ * Like ferryOpListOf().
  */
 GPtrArray *
 ferryOpList(virDomainObj *vm)
@@ -141,8 +141,8 @@ ferryOpListDrop(qemuDomainObjPrivate *priv)
  * ferryOpAdd:
  * @vm: domain, locked
  *
- * Adds @op, which no domain has yet, to the operations of @vm. The list takes a
- * reference of its own.
+ * Adds @op, which is not in a list yet, to the operations of @vm. The list takes its own
+ * reference.
  */
 void
 ferryOpAdd(virDomainObj *vm,
@@ -164,10 +164,10 @@ ferryOpAdd(virDomainObj *vm,
 /**
  * ferryOpRemove:
  *
- * Takes @op off the list of its domain, which is locked. The caller needs a
- * reference of its own to go on using @op.
+ * Removes @op from the list of its domain, which is locked. The caller needs its own
+ * reference to go on using @op.
  *
- * Returns false when @op was not on a list.
+ * Returns false when @op was not in the list.
  */
 bool
 ferryOpRemove(ferryOp *op)
@@ -180,11 +180,11 @@ ferryOpRemove(ferryOp *op)
 
 /**
  * ferryOpNew:
- * @vm: domain, locked; NULL for one that is not (yet) to be looked after
+ * @vm: domain, locked; NULL: the operation is added to no domain, or later (ferryOpAdd)
  * @name: unique among the operations of @vm
- * @data: the class's; taken over
+ * @data: data of the class; the operation frees it
  *
- * Returns a reference; the domain holds another until ferryOpEnd.
+ * Returns a reference; the domain holds another one until ferryOpEnd().
  */
 ferryOp *
 ferryOpNew(virDomainObj *vm,
@@ -247,7 +247,7 @@ ferryStepIsReturn(const ferryStep *step)
 /**
  * ferryStepNextRecorded:
  *
- * Returns the step after @step, or the nameless one, that the journal tells of.
+ * Returns the next step after @step that the journal records, or the nameless last step.
  */
 const ferryStep *
 ferryStepNextRecorded(const ferryStep *step)
@@ -263,8 +263,8 @@ ferryStepNextRecorded(const ferryStep *step)
 /**
  * ferryPlanProgress:
  *
- * Returns where @op counts the steps of @plan that may have acted. @plan must
- * be one of the plans of @op's class.
+ * Returns the address of the number of steps of @plan that may have acted. @plan must be
+ * one of the plans of @op's class.
  */
 size_t *
 ferryPlanProgress(ferryOp *op,
@@ -301,7 +301,7 @@ ferryPlanReached(ferryOp *op,
 }
 
 
-/* Is one of the first @n steps of @plan its point of no return? */
+/* Returns true when one of the first @n steps of @plan is its point of no return. */
 bool
 ferryPlanReturnsWithin(const ferryPlan *plan,
                        size_t n)
@@ -320,8 +320,8 @@ ferryPlanReturnsWithin(const ferryPlan *plan,
 /**
  * ferryPlanPastReturn:
  *
- * Returns true when the plan's point of no return may have been passed: what
- * can not be asked from now on is taken for done.
+ * Returns true when the point of no return of @plan may have been passed. From then on,
+ * recovery assumes that a step was done whenever QEMU can no longer be asked.
  */
 bool
 ferryPlanPastReturn(ferryOp *op,
@@ -334,7 +334,7 @@ ferryPlanPastReturn(ferryOp *op,
 /**
  * ferryPlanDone:
  *
- * Returns true when the last step of @plan was at least begun.
+ * Returns true when the last step of @plan has begun, and possibly ended.
  */
 bool
 ferryPlanDone(ferryOp *op,
@@ -346,9 +346,9 @@ ferryPlanDone(ferryOp *op,
 
 /**
  * ferryPlanAssume:
- * @last: name of a step; NULL for the plan's last
+ * @last: name of a step; NULL or an unknown name: the last step of @plan
  *
- * Takes the steps of @plan up to @last for ones that may have acted.
+ * Sets the progress of @plan: the steps up to @last may have acted.
  */
 void
 ferryPlanAssume(ferryOp *op,

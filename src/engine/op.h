@@ -4,11 +4,10 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * An operation is what a user asked for (copy disk vda). It is carried out by
- * plans; a plan is an array of steps; a step knows how to act and how to take
- * back what it did. The engine writes to the domain's journal which step it
- * is about to take, takes it, and on failure undoes backwards. Nothing here
- * knows what a disk is.
+ * An operation is what a user asked for (copy disk vda). It consists of plans, a plan is
+ * an array of steps, and a step has functions to run and to undo it. The engine records
+ * each step in the domain's journal before the step runs. When a step fails, the engine
+ * undoes it and the steps before, last one first. The engine knows nothing of disks.
  */
 
 #pragma once
@@ -22,36 +21,35 @@ typedef struct _ferryBlockJobHandler ferryBlockJobHandler;
 
 /* What ferryStep.run returns besides 0. */
 typedef enum {
-    FERRY_STEP_FAILED = -1,  /* error reported; undo this step and those before */
-    FERRY_STEP_UNKNOWN = -2, /* error reported; what QEMU did is not known, or the
-                              * step lies behind the point of no return: leave
-                              * everything to recovery */
+    FERRY_STEP_FAILED = -1,  /* error reported; undo this step and those before it */
+    FERRY_STEP_UNKNOWN = -2, /* error reported; undo nothing, the next call or recovery goes
+                              * on: it is not known what QEMU did, or the step lies behind
+                              * the point of no return */
 } ferryStepError;
 
 typedef struct _ferryStep ferryStep;
 struct _ferryStep {
     const char *name; /* stable: written to the journal */
 
-    /* Called with the domain locked and its job held. Both may be let
-     * go of while waiting (ferryJobWait): look at op->over afterwards. */
+    /* Called with the domain locked and its job held. A wait (ferryJobWait) releases the
+     * lock and may release the job: check op->over afterwards. */
     int (*run)(ferryOp *op);
 
-    /* Idempotent: also called when run() failed half-way, or when nobody knows
-     * whether it ran. Observes before it acts. Reports no error. NULL when
-     * there is nothing to take back. */
+    /* Takes back what run() did. Must be idempotent and check before it acts: run() may
+     * have failed half-way, or it is unknown whether run() was called. Reports no error.
+     * NULL: there is nothing to take back. */
     void (*undo)(ferryOp *op);
 
-    /* The step leaves something behind that outlives the host (a file, a
-     * pivot): its journal entry is on the disk before the step acts. One that
-     * is durable and has no undo is its plan's point of no return, and not the
-     * plan's first step. */
+    /* What the step does survives a crash of the host (a file, a pivot), so its journal
+     * entry is synced to disk before the step runs. A durable step without undo is its
+     * plan's point of no return; it must not be the plan's first step. */
     bool durable;
 
-    /* Nobody else gets at the domain while the step waits, be it run or undone. */
+    /* No other thread gets the domain's job while run() or undo() waits. */
     bool alone;
 
-    /* The step leaves nothing that is to be taken back, or gone on with: it is not
-     * written to the journal. It is neither its plan's first step nor its last. */
+    /* Recovery need not know whether the step ran, so the journal does not record it. It
+     * must be neither the first nor the last step of its plan. */
     bool unrecorded;
 };
 
@@ -66,49 +64,48 @@ struct _ferryPlan {
 struct _ferryOpClass {
     const char *name;              /* stable: written to the journal */
     const ferryPlan *const *plans; /* ends with NULL; at most FERRY_PLANS_MAX */
-    virDomainJob job;              /* the domain's, under which its operations work */
+    virDomainJob job;              /* domain job held while working on an operation */
 
-    /* What undo and recovery need, as children of the journal's element. @format may be
-     * NULL when that is nothing. */
+    /* Write and read the data that undo and recovery need, as children of the operation's
+     * element in the journal. @format may be NULL: there is no data to write. */
     int (*format)(ferryOp *op, virBuffer *buf);
     void *(*parse)(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
     void (*dataFree)(void *data);
 
-    /* Is there anything to do about a job of the operation that is in @status
-     * (qemuMonitorJobStatus) now? Called in the monitor's thread with the domain
-     * locked: must only look. A job leaves and enters states whenever QEMU
-     * drains its nodes, and a worker that takes the domain's job for nothing is
-     * in everybody's way. NULL: the operation has no jobs of QEMU. */
+    /* Returns whether the operation must act now that one of its QEMU jobs is in @status
+     * (qemuMonitorJobStatus). Called in the monitor's thread with the domain locked: must
+     * not wait or change anything. A job changes its state whenever QEMU drains its
+     * nodes, and a worker that takes the domain's job without need keeps other threads
+     * waiting. NULL: the operation has no QEMU jobs. */
     bool (*jobMatters)(ferryOp *op, int status);
 
-    /* May a thread go on waiting? Returns 0, or -1 with an error reported.
-     * Domain locked. NULL: as long as QEMU lives. */
+    /* Returns 0 if a thread may go on waiting, or -1 with an error reported. Domain
+     * locked. NULL: threads may wait as long as QEMU lives. */
     int (*mayWait)(ferryOp *op);
 
-    /* A job of the operation changed its state and nobody waits for it.
-     * Domain locked, job held, QEMU runs. */
+    /* Called by a worker (ferryEngineSubmit), mostly because a QEMU job changed its state
+     * while no thread drove the operation. Domain locked, job held, QEMU runs. */
     void (*jobChanged)(ferryOp *op);
 
-    /* The driver came back and QEMU still runs: makes up the operations that
-     * @vm shows, but no journal tells of: it was lost or cannot be read. They
-     * are recovered as all others. NULL: there is nothing to see. */
+    /* The driver was restarted and QEMU still runs. Adds operations that @vm shows but
+     * that are in no journal, because the journal was lost or cannot be read. They are
+     * then recovered like all others. NULL: there is nothing to look for. */
     void (*revive)(const ferryOpClass *klass, virDomainObj *vm);
 
-    /* The driver came back and QEMU still runs. Domain locked, job held by
-     * the reconnecting thread: must not wait for long (op->holdJob is set). */
+    /* The driver was restarted and QEMU still runs. Domain locked; the reconnecting
+     * thread keeps the domain's job (op->holdJob): must not wait for long. */
     void (*recover)(ferryOp *op);
 
-    /* QEMU is gone. Domain locked, no monitor. @op->vm is NULL when even the
-     * domain is gone. Must end the operation. */
+    /* QEMU is gone. Domain locked, no monitor. @op->vm is NULL when the domain is gone,
+     * too. Must end the operation. */
     void (*stopped)(ferryOp *op);
 
-    /* What a client may do with the jobs that the operation runs on disks. Type and
-     * rules are in ops/blockjob.h: the engine only keeps the pointer. NULL: such jobs
-     * are no business of clients. */
+    /* What a client may do with the jobs that the operation runs on disks. The engine
+     * does not use it; ops/blockjob.h defines the type. NULL: clients may do nothing. */
     const ferryBlockJobHandler *blockJob;
 
     /* Another operation is deleting checkpoint @name of the domain. Domain locked, job
-     * held. NULL: the operation keeps nothing of checkpoints. */
+     * held. NULL: the operation does not refer to checkpoints. */
     void (*checkpointDeleted)(ferryOp *op, const char *name);
 };
 
@@ -116,23 +113,23 @@ struct _ferryOp {
     int refs; /* atomic */
     const ferryOpClass *klass;
     virQEMUDriver *driver;
-    virDomainObj *vm;   /* not a reference: an operation ends before its domain */
-    char *name;         /* unique in the domain; also the stem of its QEMU jobs */
-    void *data;         /* the class's */
+    virDomainObj *vm;   /* no reference is held: an operation ends before its domain */
+    char *name;         /* unique in the domain; part of the names of its QEMU jobs */
+    void *data;         /* of the class, which frees it (dataFree) */
 
-    size_t progress[FERRY_PLANS_MAX]; /* per plan: steps that may have acted */
+    size_t progress[FERRY_PLANS_MAX]; /* per plan: number of steps that may have acted */
 
-    bool durable;         /* a power loss does not take its journal away */
-    bool synced;          /* its journal is on the disk as it is now */
-    bool over;            /* ended: nothing may be done with it any more */
-    bool holdJob;         /* waiting must not let go of the domain's job */
-    bool undoing;         /* a thread takes it back: nothing may stop that */
-    bool driven;          /* a thread is carrying it on: events only wake it up */
-    unsigned int events;  /* counts job events, so that none is missed */
+    bool durable;         /* its journal was synced to disk: its removal must be, too */
+    bool synced;          /* the latest journal of the domain is synced to disk */
+    bool over;            /* ended: must not be used any more */
+    bool holdJob;         /* waits keep the domain's job */
+    bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */
+    bool driven;          /* a thread carries the operation on: events only wake it up */
+    unsigned int events;  /* job events since ferryOpDrive(): a wait must miss none */
 };
 
-/* Defines @func, which returns the data of an operation as the @type that they are:
- * the operation must be of a class that frees its data with @freeFunc. */
+/* Defines @func, which returns the data of an operation as a @type. The class of the
+ * operation must be one that frees its data with @freeFunc. */
 #define FERRY_OP_DATA(type, func, freeFunc) \
     static inline type *func(ferryOp *op) \
     { \

@@ -1,5 +1,5 @@
 /*
- * plan.c: run the steps of a plan, or take them back
+ * plan.c: run the steps of a plan, or undo them
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -39,9 +39,9 @@ ferryStepUndo(ferryOp *op,
 }
 
 
-/* Writes down that @step is about to act. The guest may be waiting when the
- * point of no return is reached: all but a mark is written with the step
- * before, unless another operation has written since. */
+/* Records in the journal that @step is about to run. The guest may wait at the point of
+ * no return. So the whole journal is synced at the step before, and only a mark is
+ * written at the point, unless another operation has rewritten the journal since. */
 static int
 ferryPlanRecord(ferryOp *op,
                 const ferryStep *step)
@@ -57,7 +57,7 @@ ferryPlanRecord(ferryOp *op,
 }
 
 
-/* The domain's job is not let go of by a step that is to be alone. */
+/* A step that is marked alone keeps the domain's job while it waits. */
 static int
 ferryPlanRunStep(ferryOp *op,
                  const ferryPlan *plan,
@@ -87,10 +87,10 @@ ferryPlanUndoStep(ferryOp *op,
 }
 
 
-/* Takes one step. @past: the point of no return lies behind, so that the journal
- * leads forward already; what it cannot be told any more is done again by whoever
- * reads it, and must not keep the step from being taken now. @resumed: the step was
- * taken before, which is the same for that point itself. */
+/* Runs one step. @past: the plan is behind its point of no return. A step that cannot be
+ * recorded is run all the same then: recovery goes forward from the old journal and runs
+ * the step again. @resumed: the step may have run before. If it is that point itself,
+ * the journal has recorded it already, and the same holds. */
 static int
 ferryPlanTake(ferryOp *op,
               const ferryPlan *plan,
@@ -104,14 +104,14 @@ ferryPlanTake(ferryOp *op,
         if (!past && !(resumed && ferryStepIsReturn(step)))
             return FERRY_STEP_FAILED;
 
-        VIR_WARN("domain '%s': operation '%s' goes on although: %s",
+        VIR_WARN("domain '%s': operation '%s' goes on without writing its journal: %s",
                  op->vm->def->name, op->name, virGetLastErrorMessage());
         virResetLastError();
     }
 
     rc = ferryPlanRunStep(op, plan, step);
 
-    /* there is no way back; or perhaps none: the reply was lost, not the command */
+    /* no way back, or perhaps none: QEMU may have run the command without a reply */
     if (rc < 0 && (past || (ferryStepIsReturn(step) && !ferryJobQEMUReachable(op))))
         return FERRY_STEP_UNKNOWN;
 
@@ -119,7 +119,7 @@ ferryPlanTake(ferryOp *op,
 }
 
 
-/* @last: name of the last step to be taken; NULL: of all */
+/* Runs the steps from number @first to the one named @last; NULL: to the end. */
 static int
 ferryPlanRunFrom(ferryOp *op,
                  const ferryPlan *plan,
@@ -160,13 +160,11 @@ ferryPlanRunFrom(ferryOp *op,
 /**
  * ferryPlanRun:
  *
- * Takes the steps of @plan in order. When one fails, it and those before it
- * are undone backwards and the first error is the one reported; when one ends
- * with FERRY_STEP_UNKNOWN nothing is undone.
+ * Runs the steps of @plan in order. When a step fails, it and those before it are undone,
+ * last one first, and its error is reported; after FERRY_STEP_UNKNOWN nothing is undone.
  *
- * The domain is locked and its modify job held by the caller. The caller ends
- * the operation, if all of the plan was undone: neither success nor failure of
- * a plan does.
+ * Domain locked, the job of the class held. A plan never ends its operation, whether it
+ * succeeds or fails: the caller does so if all steps were undone (progress is 0).
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -174,7 +172,7 @@ int
 ferryPlanRun(ferryOp *op,
              const ferryPlan *plan)
 {
-    return ferryPlanRunFrom(op, plan, 0, NULL);
+    return ferryPlanRunFrom(op, plan, /* first= */ 0, /* last= */ NULL);
 }
 
 
@@ -182,8 +180,8 @@ ferryPlanRun(ferryOp *op,
  * ferryPlanRunTo:
  * @last: name of a step of @plan
  *
- * ferryPlanRun() in parts: takes those steps up to @last that were not taken yet.
- * When one fails all are undone, those of earlier parts, too.
+ * Like ferryPlanRun(), but runs only the steps up to @last that have not run yet. When
+ * one fails, the steps of earlier calls are undone, too.
  *
  * Returns 0, also when there is nothing left to do, or -1 with an error reported.
  */
@@ -202,8 +200,8 @@ ferryPlanRunTo(ferryOp *op,
 /**
  * ferryPlanResume:
  *
- * Goes on with @plan where it was left: the last step that may have acted is
- * taken again. Steps that are resumed must stand that.
+ * Goes on with @plan from the last step that may have acted, which runs again: steps of
+ * plans that are resumed must allow being run twice. Otherwise like ferryPlanRun().
  */
 int
 ferryPlanResume(ferryOp *op,
@@ -211,20 +209,19 @@ ferryPlanResume(ferryOp *op,
 {
     size_t done = *ferryPlanProgress(op, plan);
 
-    return ferryPlanRunFrom(op, plan, done ? done - 1 : 0, NULL);
+    return ferryPlanRunFrom(op, plan, done ? done - 1 : 0, /* last= */ NULL);
 }
 
 
 /**
  * ferryPlanUndo:
  *
- * Takes back all steps of @plan that may have acted, last one first. Any error
- * reported on the way is dropped: an undo has nobody to report to, and what it
- * could not remove is in the log.
+ * Undoes all steps of @plan that may have acted, last one first. Errors of an undo are
+ * dropped, since no caller could act on them; the log says what was not removed.
  *
- * Returns 0; or -1 when QEMU could not be reached any more: then the steps left
- * stay in the journal, and the operation must not be ended but wait for the end
- * of QEMU or for another driver that gets through to it.
+ * Returns 0, or -1 when QEMU cannot be reached any more. The remaining steps then stay in
+ * the journal and the caller must not end the operation, which is settled when QEMU ends
+ * or by a restarted driver.
  */
 int
 ferryPlanUndo(ferryOp *op,
@@ -248,7 +245,7 @@ ferryPlanUndo(ferryOp *op,
     if (rc < 0)
         return -1;
 
-    if (!op->over && ferryJournalWrite(op->vm, false) < 0)
+    if (!op->over && ferryJournalWrite(op->vm, /* durable= */ false) < 0)
         VIR_WARN("journal of domain '%s' not updated after undo: %s",
                  op->vm->def->name, virGetLastErrorMessage());
 

@@ -1,5 +1,5 @@
 /*
- * plan.h: run the steps of a plan, or take them back
+ * plan.h: run the steps of a plan, or undo them
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -14,6 +14,6 @@ int ferryPlanRunTo(ferryOp *op, const ferryPlan *plan, const char *last);
 int ferryPlanResume(ferryOp *op, const ferryPlan *plan);
 int ferryPlanUndo(ferryOp *op, const ferryPlan *plan);
 
-/* Exported, so that the tests can stand between the engine and a step. */
+/* Exported and never inlined, so that the tests can replace these functions. */
 int ferryStepRun(ferryOp *op, const ferryPlan *plan, const ferryStep *step) G_NO_INLINE;
 void ferryStepUndo(ferryOp *op, const ferryPlan *plan, const ferryStep *step) G_NO_INLINE;

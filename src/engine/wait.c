@@ -1,13 +1,12 @@
 /*
- * wait.c: waits: for the QEMU jobs of an operation, and for anything else
+ * wait.c: wait for the QEMU jobs of an operation, or for a change of its domain
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Whoever waits lets go of the domain's lock and (unless op->holdJob) of its job. An
- * event only ends a wait early: QEMU is asked again every second, so that an event
- * which was lost, with the daemon that should have received it or otherwise, costs a
- * second at most.
+ * A waiting thread releases the domain's lock and (unless op->holdJob) its job. An event
+ * only ends a wait early: the thread queries QEMU every second, so that a lost event (the
+ * daemon was restarted, for example) costs one second at most.
  */
 
 #include <config.h>
@@ -30,13 +29,13 @@ VIR_LOG_INIT("ferry.wait");
 /**
  * ferryOpYield:
  *
- * Lets go of the domain's job, so that others get in, until ferryOpResume().
- * @op is driven by this thread: nobody else may go on with it meanwhile.
+ * Releases the domain's job (unless op->holdJob) until ferryOpResume(). This thread must
+ * drive @op, so that no worker goes on with @op meanwhile. Domain locked.
  */
 void
 ferryOpYield(ferryOp *op)
 {
-    /* whoever sees an event from now on must leave the operation to us */
+    /* an event that comes from now on must not let a worker take the operation */
     g_assert(op->driven || op->holdJob);
 
     if (!op->holdJob)
@@ -47,13 +46,13 @@ ferryOpYield(ferryOp *op)
 /**
  * ferryOpResume:
  *
- * Takes the domain's job again. Look at op->over afterwards.
+ * Takes the domain's job again and may release the lock meanwhile: check op->over.
  */
 void
 ferryOpResume(ferryOp *op)
 {
-    /* Without the job nothing may go on. Whoever holds it does so for a
-     * bounded time, hence so do we. */
+    /* The caller cannot go on without the job. Other threads hold the job for a bounded
+     * time only, so this loop ends. */
     while (!op->holdJob && virDomainObjBeginJob(op->vm, op->klass->job) < 0)
         VIR_WARN("still waiting for the job of domain '%s': %s",
                  op->vm->def->name, virGetLastErrorMessage());
@@ -64,10 +63,10 @@ ferryOpResume(ferryOp *op)
  * ferryOpSleep:
  * @timeout: milliseconds
  *
- * Sleeps until something about @op's domain changes, at most for @timeout,
- * without the domain's job. Look at op->over afterwards.
+ * Releases the domain's lock and (unless op->holdJob) its job, and sleeps until the
+ * domain is signalled or @timeout is over. Holds both again afterwards: check op->over.
  *
- * Returns 0, or -1 with an error reported.
+ * Returns 0, also after @timeout, or -1 with an error reported.
  */
 int
 ferryOpSleep(ferryOp *op,
@@ -89,11 +88,11 @@ ferryOpSleep(ferryOp *op,
 
 /**
  * ferryAsyncEnter:
- * @vm: domain, locked, with an asynchronous job that this thread owns and that
- *      lets @job in
+ * @vm: domain, locked; this thread owns its asynchronous job, whose mask allows @job
  *
- * Takes @job for an operation, whose waits give it back and take it again; they
- * must not find the thread to be the owner of the asynchronous one meanwhile.
+ * Takes @job, which waits of an operation release and take again. This thread does not
+ * own the asynchronous job until ferryAsyncLeave(), since libvirt warns when the owner
+ * enters the monitor without a nested job.
  *
  * Returns 0, or -1 with an error reported and everything as it was.
  */
@@ -114,7 +113,7 @@ ferryAsyncEnter(virDomainObj *vm,
 /**
  * ferryAsyncLeave:
  *
- * Ends ferryAsyncEnter().
+ * Ends the job that ferryAsyncEnter() took; this thread owns the asynchronous job again.
  */
 void
 ferryAsyncLeave(virDomainObj *vm)
@@ -156,8 +155,8 @@ ferryJobAllIn(GPtrArray *jobs,
 }
 
 
-/* Waits until @done is true of all jobs of that name, or those whose names begin
- * so, and returns them: none, if QEMU knows none. */
+/* Waits until @done returns true for the jobs that @name and @match select. Returns these
+ * jobs (an empty array if QEMU knows none), or NULL with an error reported. */
 static GPtrArray *
 ferryJobAwait(ferryOp *op,
               const char *name,
@@ -190,7 +189,7 @@ ferryJobAwait(ferryOp *op,
 
         if (now >= deadline) {
             virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                           _("job '%1$s' of domain '%2$s' did not get on within %3$u ms"),
+                           _("job '%1$s' of domain '%2$s' did not reach the next state within %3$u ms"),
                            name, op->vm->def->name, timeout);
             return NULL;
         }
@@ -205,15 +204,15 @@ ferryJobAwait(ferryOp *op,
 /**
  * ferryJobWait:
  * @jobname: job of @op
- * @states: FERRY_JOB_STATE()s that end the wait, besides the job being unknown
+ * @states: FERRY_JOB_STATE()s that end the wait; so does a job that QEMU does not know
  * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
  * @info: filled with the job's state
  *
- * Waits with neither the domain's lock nor (unless op->holdJob) its job held;
- * has both again when it returns. Ends when QEMU dies.
+ * Releases the domain's lock and (unless op->holdJob) its job during the wait, and holds
+ * both again when it returns. The wait ends when QEMU dies.
  *
- * Returns 0 with @info filled, or -1 with an error reported; op->over then
- * tells whether the operation was settled meanwhile.
+ * Returns 0 with @info filled, or -1 with an error reported; op->over then says whether
+ * the operation was settled meanwhile.
  */
 int
 ferryJobWait(ferryOp *op,
@@ -234,11 +233,11 @@ ferryJobWait(ferryOp *op,
 
 /**
  * ferryJobWaitUntil:
- * @what: begin of the names, as for ferryJobName()
+ * @what: beginning of the job names, as for ferryJobName()
  * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
- * @done: tells whether the jobs, an array of qemuMonitorJobInfo, are as wanted
+ * @done: returns true when the jobs, an array of qemuMonitorJobInfo, are as wanted
  *
- * Waits as ferryJobWait() does; looks at the jobs once a second at least.
+ * Waits like ferryJobWait(), and queries the jobs at least once a second.
  *
  * Returns the jobs, or NULL with an error reported.
  */
@@ -257,12 +256,12 @@ ferryJobWaitUntil(ferryOp *op,
 
 /**
  * ferryJobConclude:
- * @what: begin of their names, as for ferryJobName()
- * @jobs: all of them, concluded
- * @failed: set to the rest of the name of a job that failed
- * @error: set to why it did; NULL when none did
+ * @what: beginning of the job names, as for ferryJobName()
+ * @jobs: array of qemuMonitorJobInfo; all of these jobs have concluded
+ * @failed: set to the rest of the name of the first job that failed
+ * @error: *error must be NULL; set to the error of that job
  *
- * Dismisses them.
+ * Dismisses @jobs. The caller frees both strings. Domain locked, job held.
  */
 void
 ferryJobConclude(ferryOp *op,
@@ -288,14 +287,13 @@ ferryJobConclude(ferryOp *op,
 
 /**
  * ferryJobWaitAll:
- * @what: begin of the names, as for ferryJobName()
- * @timeout: longest wait in milliseconds
+ * @what: beginning of the job names, as for ferryJobName()
+ * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
  * @failed, @error: as for ferryJobConclude()
  *
- * Waits, as ferryJobWait() does, until all these jobs have concluded, and
- * dismisses them.
+ * Waits like ferryJobWait() until all these jobs have concluded, and dismisses them.
  *
- * Returns 0, or -1 with an error reported when they would not end.
+ * Returns 0 even if a job failed, or -1 with an error reported when they did not end.
  */
 int
 ferryJobWaitAll(ferryOp *op,
@@ -319,10 +317,10 @@ ferryJobWaitAll(ferryOp *op,
 /**
  * ferryJobKill:
  *
- * Makes sure that QEMU knows no job @jobname any more: cancels it by force,
- * waits for its end and dismisses it.
+ * Makes sure that QEMU has no job @jobname any more: cancels the job by force, waits up
+ * to 30 s for its end and dismisses it. Domain locked, job held.
  *
- * Returns 0, or -1 with an error reported when it would not end.
+ * Returns 0, or -1 with an error reported when the job did not end.
  */
 int
 ferryJobKill(ferryOp *op,
@@ -349,13 +347,12 @@ ferryJobKill(ferryOp *op,
 
 /**
  * ferryJobKillAll:
- * @what: begin of the names, as for ferryJobName()
- * @known: these jobs, as ferryJobList() returned them a moment ago; or NULL
+ * @what: beginning of the job names, as for ferryJobName()
+ * @known: these jobs, as ferryJobList() has just returned them; NULL: ask QEMU
  *
- * ferryJobKill() for all jobs of @op whose name begins so: all are told to end
- * before the first one is waited for.
+ * Like ferryJobKill() for all these jobs of @op, but cancels all before it waits.
  *
- * Returns 0, or -1 with an error reported when one would not end.
+ * Returns 0, or -1 with an error reported when a job did not end.
  */
 int
 ferryJobKillAll(ferryOp *op,

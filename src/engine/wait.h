@@ -1,5 +1,5 @@
 /*
- * wait.h: waits: for the QEMU jobs of an operation, and for anything else
+ * wait.h: wait for the QEMU jobs of an operation, or for a change of its domain
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,7 +9,7 @@
 
 #include "engine/job.h"
 
-/* Are the jobs, an array of qemuMonitorJobInfo, as the waiting thread wants them? */
+/* Returns true when @jobs (array of qemuMonitorJobInfo) are in the state waited for. */
 typedef bool (*ferryJobsDone)(GPtrArray *jobs, void *opaque);
 
 int ferryAsyncEnter(virDomainObj *vm, virDomainJob job);

@@ -4,9 +4,9 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Every entry checks its flags, finds the domain, asks the access driver, and
- * then does the work, or hands the call to the stock entry it has replaced:
- * whoever owns the job on the disk is the one to answer for it.
+ * Every entry checks its flags, finds the domain, asks the access driver, and does the
+ * work. If the request, or the job that it is about, is the stock driver's, the entry
+ * calls the stock entry that it replaced.
  */
 
 #include <config.h>
@@ -29,7 +29,7 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* What virDomainBlockRebase takes together with COPY. */
+/* The flags that virDomainBlockRebase accepts together with COPY. */
 #define FERRY_REBASE_FLAGS \
     (VIR_DOMAIN_BLOCK_REBASE_COPY | VIR_DOMAIN_BLOCK_REBASE_COPY_DEV | \
      VIR_DOMAIN_BLOCK_REBASE_COPY_RAW | VIR_DOMAIN_BLOCK_REBASE_SHALLOW | \
@@ -39,7 +39,7 @@
 static virHypervisorDriver stock;
 
 
-/* MiB/s, as the older calls count, to bytes/s. */
+/* Converts @bandwidth to bytes/s. Older API calls have it in MiB/s, unless @bytes. */
 static int
 ferryApiBandwidth(unsigned long bandwidth,
                      bool bytes,
@@ -139,7 +139,7 @@ ferryDomainBlockCopy(virDomainPtr dom,
 }
 
 
-/* The target of a copy by path, as virDomainBlockRebase describes it. */
+/* Returns the target of a copy that virDomainBlockRebase describes by path and flags. */
 static virStorageSource *
 ferryApiRebaseTarget(const char *base,
                         unsigned int flags)
@@ -174,7 +174,7 @@ ferryDomainBlockRebase(virDomainPtr dom,
     virDomainObj *vm;
     int ret = -1;
 
-    /* a pull: the stock driver checks the rest */
+    /* without COPY the call is a block pull, which the stock driver checks and does */
     if (!(flags & VIR_DOMAIN_BLOCK_REBASE_COPY))
         return stock.domainBlockRebase(dom, path, base, bandwidth, flags);
 
@@ -201,9 +201,9 @@ ferryDomainBlockRebase(virDomainPtr dom,
 }
 
 
-/* Who answers for the job on disk @path? Takes a job of @vm and fills in @found.
- * When it is none of ours its op is NULL, the job is given back, and the stock
- * driver has the word. */
+/* Begins domain job @job and fills in @found with the block job on disk @path. If that is
+ * not Ferry's, found->op is NULL and @job has been ended: the stock driver must answer.
+ * Returns 0, or -1 with an error reported and without the job. */
 static int
 ferryApiFindJob(virDomainObj *vm,
                 virDomainJob job,
@@ -369,13 +369,12 @@ ferryDomainBackupGetXMLDesc(virDomainPtr dom,
 
     virDomainObjEndAPI(&vm);
 
-    /* none, or one of the stock driver's from before we came */
+    /* no backup, or one that the stock driver began before Ferry was installed */
     return allowed && !op ? stock.domainBackupGetXMLDesc(dom, flags) : ret;
 }
 
 
-/* Ends the backup of @vm, if there is one. Returns 1 then, 0 when there is
- * none, -1 with an error reported. */
+/* Ends @vm's backup. Returns 1; 0 when Ferry runs none; -1 with an error reported. */
 static int
 ferryApiAbortBackup(virDomainObj *vm)
 {
@@ -388,13 +387,13 @@ ferryApiAbortBackup(virDomainObj *vm)
     if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 
-    /* it may have ended while we waited */
+    /* the backup may have ended while we waited for the domain's job */
     if (!(op = ferryBackupFind(vm))) {
         virReportError(VIR_ERR_OPERATION_INVALID, "%s", _("no job is active on the domain"));
         ret = -1;
     } else {
         ferryOpRef(op);
-        ret = ferryBackupAbort(op, false) < 0 ? -1 : 1;
+        ret = ferryBackupAbort(op, /* async= */ false) < 0 ? -1 : 1;
     }
 
     virDomainObjEndJob(vm);
@@ -428,7 +427,7 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
 
     rc = stock.domainAbortJobFlags(dom, flags);
 
-    /* there is no job any more: ours was enough */
+    /* the job is gone already: ferryMigrationAbort() alone made the migration fail */
     if (rc < 0 && aborted && virGetLastErrorCode() == VIR_ERR_OPERATION_INVALID) {
         virResetLastError();
         rc = 0;
@@ -441,7 +440,7 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
 static int
 ferryDomainAbortJob(virDomainPtr dom)
 {
-    return ferryDomainAbortJobFlags(dom, 0);
+    return ferryDomainAbortJobFlags(dom, /* flags= */ 0);
 }
 
 
@@ -454,7 +453,7 @@ ferryDomainCheckpointCreateXML(virDomainPtr dom,
     g_autofree char *name = NULL;
     virDomainObj *vm;
 
-    /* definitions only: nothing happens to the images */
+    /* REDEFINE changes definitions only, not the images */
     if (flags & VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
         return stock.domainCheckpointCreateXML(dom, xml, flags);
 
@@ -494,8 +493,8 @@ ferryDomainCheckpointDelete(virDomainCheckpointPtr checkpoint,
 }
 
 
-/* The stock driver finds the definition, waits for QEMU, and goes on using it:
- * somebody else may delete the checkpoint meanwhile. */
+/* The stock driver looks up the definition and waits for QEMU before it uses the
+ * definition. Another thread may delete the checkpoint meanwhile, so hold a reference. */
 static char *
 ferryDomainCheckpointGetXMLDesc(virDomainCheckpointPtr checkpoint,
                                 unsigned int flags)
@@ -522,8 +521,8 @@ ferryDomainCheckpointGetXMLDesc(virDomainCheckpointPtr checkpoint,
 /**
  * ferryApiInstall:
  *
- * Replaces entries of @table, the QEMU driver's, and keeps the stock ones to
- * delegate to. Called once, before the driver is registered.
+ * Replaces entries of @table, the QEMU driver's API table, and keeps the stock entries
+ * to delegate to. Called once, before the driver is registered.
  */
 void
 ferryApiInstall(virHypervisorDriver *table)

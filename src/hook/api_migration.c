@@ -4,10 +4,9 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Each phase of a migration with storage is the stock driver's, called without
- * the flags that ask for storage; what they ask for is done by us within that
- * call (see seams.c) and around it. The access driver is asked by the stock
- * entry.
+ * For a migration with storage the entries call the stock driver's phases without the
+ * flags that ask for storage. Ferry moves the storage itself, within these calls (see
+ * seams.c) and around them. The stock entries ask the access driver.
  */
 
 #include <config.h>
@@ -32,7 +31,7 @@
 
 VIR_LOG_INIT("ferry.api");
 
-/* What the stock driver is not told of. */
+/* @flags without those that ask for storage, for calls of the stock driver. */
 #define FERRY_STOCK_FLAGS(flags) \
     ((flags) & ~(FERRY_MIGRATION_STORAGE | VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES))
 
@@ -54,7 +53,7 @@ ferryDomainMigrateBegin3Params(virDomainPtr dom,
     if (!xml || !ferryMigrationIsOurs(flags) || !(vm = qemuDomainObjFromDomain(dom)))
         return xml;
 
-    /* a destination that is not told chooses for itself */
+    /* drop errors: without our offer the destination creates images with its defaults */
     if (virDomainObjBeginJob(vm, ferryMigrationClass.job) < 0) {
         virResetLastError();
     } else {
@@ -105,7 +104,7 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
 }
 
 
-/* The client talks to us alone. */
+/* A peer-to-peer migration: this driver plays the client's part of the protocol. */
 static int
 ferryApiMigratePeer(virDomainPtr dom,
                     const char *dconnuri,
@@ -131,7 +130,7 @@ ferryApiMigratePeer(virDomainPtr dom,
 }
 
 
-/* Is there a disk to migrate? */
+/* Returns 1 if @req selects a disk to migrate, 0 if not, -1 with an error reported. */
 static int
 ferryApiWantsStorage(virDomainPtr dom,
                      const ferryMigrationRequest *req)
@@ -196,16 +195,17 @@ ferryDomainMigratePerform3Params(virDomainPtr dom,
                                            cookieout, cookieoutlen, FERRY_STOCK_FLAGS(flags));
     rc = ferryMigrationPerformEnd(rc);
 
-    /* a stock destination stops its server only when it is told of one */
-    if (rc == 0 && ferryMigrationCookieAnswer(cookieout, cookieoutlen, 0, NULL) < 0)
+    /* a stock destination stops its NBD server only if the cookie has an <nbd> element */
+    if (rc == 0 &&
+        ferryMigrationCookieAnswer(cookieout, cookieoutlen, /* port= */ 0, /* extra= */ NULL) < 0)
         virResetLastError();
 
     return rc;
 }
 
 
-/* The migration of storage that ends with the finish phase of domain @name, or
- * NULL. Closed when the guest is to go on here: *cancelled tells if it cannot. */
+/* Returns the storage migration to domain @name, referenced, or NULL. If *cancelled is 0
+ * the guest is to run here: ends the exports, and sets *cancelled to 1 if that fails. */
 static ferryOp *
 ferryApiCloseIncoming(virConnectPtr dconn,
                       const char *name,
@@ -235,7 +235,7 @@ ferryApiCloseIncoming(virConnectPtr dconn,
 }
 
 
-/* The guest has arrived, and nothing may spoil that any more. */
+/* Only warns on errors: the guest has arrived, so the migration must not fail now. */
 static void
 ferryApiDefineCheckpoints(virDomainPtr dom,
                           char **documents)
@@ -247,7 +247,7 @@ ferryApiDefineCheckpoints(virDomainPtr dom,
         if (checkpoint)
             virDomainCheckpointFree(checkpoint);
         else
-            VIR_WARN("a checkpoint of domain '%s' is not known here: %s",
+            VIR_WARN("a checkpoint of domain '%s' could not be defined at the destination: %s",
                      dom->name, virGetLastErrorMessage());
     }
 
@@ -269,7 +269,7 @@ ferryApiArrived(virDomainPtr dom,
 }
 
 
-/* The guest has run here since the switch to post-copy, and all of it has come now. */
+/* A resumed post-copy is complete: the guest has run here, and now has all its memory. */
 static virDomainPtr
 ferryApiResumed(virDomainPtr dom)
 {
@@ -316,7 +316,7 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
         return stock.domainMigrateFinish3Params(dconn, params, nparams, cookiein, cookieinlen,
                                                 cookieout, cookieoutlen, flags, cancelled);
 
-    /* why we cannot go on */
+    /* report our error, not the one of the stock phase, which is told to cancel */
     if (failed && !cancelled)
         virErrorPreserveLast(&err);
 
@@ -338,7 +338,7 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
     if (dom) {
         ferryApiArrived(dom, op);
     } else if (op->over && (failed || !(flags & VIR_MIGRATE_POSTCOPY))) {
-        /* after the switch to post-copy the guest has run here, and nowhere else since */
+        /* not after a switch to post-copy: only these images have the latest writes */
         ferryIncomingDiscard(op);
     }
 
@@ -391,7 +391,7 @@ ferryDomainMigrateConfirm3Params(virDomainPtr dom,
 /**
  * ferryApiInstallMigration:
  *
- * ferryApiInstall() for the entries above.
+ * Does what ferryApiInstall() does, for the migration entries of @table.
  */
 void
 ferryApiInstallMigration(virHypervisorDriver *table)

@@ -4,11 +4,10 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The driver uses libvirt's private functions and structures, which change
- * with every release: in another libvirt it would at best not load, with a
- * message about symbol versions. This is the module that libvirt loads. It
- * uses nothing private, compares versions, and only then loads the driver,
- * which lies beside it.
+ * The driver uses libvirt's private functions and structures, which change with every
+ * release. In another libvirt the driver would at best fail to load, with a message
+ * about symbol versions. So libvirt loads this module, which uses only public API: it
+ * compares versions, and then loads the driver from the same directory.
  */
 
 #define _GNU_SOURCE
@@ -34,8 +33,8 @@ typedef void (*ferryReportFunc)(int domain, int code, const char *file, const ch
 int qemuRegister(void);
 
 
-/* There is no public way to report an error from inside a driver. The private
- * one has not changed since 2010; where it is missing stderr must do. */
+/* libvirt has no public function to report an error from inside a driver. The private
+ * one has not changed since 2010. If it is missing, the error goes to stderr. */
 #define ferryLoaderError(...) \
     do { \
         ferryReportFunc report = (ferryReportFunc) dlsym(RTLD_DEFAULT, "virReportErrorHelper"); \
@@ -43,7 +42,7 @@ int qemuRegister(void);
             report(VIR_FROM_QEMU, VIR_ERR_OPERATION_UNSUPPORTED, __FILE__, __func__, __LINE__, \
                    __VA_ARGS__); \
         else \
-            fprintf(stderr, __VA_ARGS__); \
+            fprintf(stderr, __VA_ARGS__), fputc('\n', stderr); \
     } while (0)
 
 
@@ -69,7 +68,7 @@ qemuRegister(void)
     void *driver;
     int (*registerFunc)(void);
 
-    if (virGetVersion(&running, NULL, NULL) < 0)
+    if (virGetVersion(&running, /* type= */ NULL, /* typeVer= */ NULL) < 0)
         return -1;
 
     if (running != ferryLoaderVersion(FERRY_LIBVIRT_VERSION)) {
@@ -86,7 +85,7 @@ qemuRegister(void)
                  (int) (strrchr(self.dli_fname, '/') ?
                         strrchr(self.dli_fname, '/') + 1 - self.dli_fname : 0),
                  self.dli_fname, FERRY_DRIVER_FILE) >= (int) sizeof(path)) {
-        ferryLoaderError("cannot tell where Ferry's module lies");
+        ferryLoaderError("cannot find the folder of Ferry's module");
         return -1;
     }
 

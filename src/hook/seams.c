@@ -4,9 +4,8 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The module is the stock driver's objects and ours, linked so that calls of
- * the functions below from the stock objects end up here (ld --wrap). Nothing
- * outside this folder knows that libvirt is being extended.
+ * The module links the stock driver's objects with ours, and ld --wrap redirects their
+ * calls of the functions below to here. Only this folder knows that libvirt is extended.
  */
 
 #include <config.h>
@@ -40,7 +39,7 @@
 
 VIR_LOG_INIT("ferry.seams");
 
-/* Declares a seam: the function that takes calls, and the one it stands for. */
+/* Declares a seam: the stock function (__real_), and ours, which is called instead. */
 #define FERRY_SEAM(type, name, ...) \
     type __real_##name(__VA_ARGS__); \
     type __wrap_##name(__VA_ARGS__)
@@ -68,14 +67,14 @@ FERRY_SEAM(void, qemuProcessCleanupMigrationJob, virQEMUDriver *driver, virDomai
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
 
-/* As long as an embedded driver waits for its domains. */
+/* How long an embedded driver waits at start-up for all its domains to be reconnected. */
 #define FERRY_RECONNECT_MS (3 * 1000)
 
 static virStateDriver stockState;
 static qemuMonitorCallbacks stockCallbacks;
 
 
-/* The API table is handed over here, before anyone can call through it. */
+/* The stock driver registers its API table. Replace entries before anyone calls them. */
 int
 __wrap_virRegisterConnectDriver(virConnectDriver *driver,
                                 bool setSharedDrivers)
@@ -106,9 +105,8 @@ __wrap_virRegisterStateDriver(virStateDriver *driver)
 }
 
 
-/* A process that embeds the driver may have one short question, and exit while domains
- * are reconnected in threads: which take that for a failure of QEMU, and end it. Waits
- * for the jobs that these threads hold, not for ever. */
+/* A short-lived process that embeds the driver may exit while threads reconnect domains.
+ * The threads would take that for a QEMU failure and kill QEMU: wait for their jobs. */
 static void
 ferryAwaitReconnect(virQEMUDriver *driver)
 {
@@ -121,8 +119,8 @@ ferryAwaitReconnect(virQEMUDriver *driver)
         return;
     deadline += FERRY_RECONNECT_MS;
 
-    virDomainObjListCollect(driver->domains, NULL, &vms, &nvms, NULL,
-                            VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+    virDomainObjListCollect(driver->domains, /* conn= */ NULL, &vms, &nvms,
+                            /* filter= */ NULL, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
 
     for (i = 0; i < nvms; i++) {
         VIR_WITH_OBJECT_LOCK_GUARD(vms[i]) {
@@ -136,8 +134,8 @@ ferryAwaitReconnect(virQEMUDriver *driver)
 }
 
 
-/* All domains are loaded and none is reconnected: the journals are read now,
- * so that whatever the stock driver finds of a domain, we know of it too. */
+/* All domains are loaded and none is reconnected yet. Read the journals now, so that the
+ * operations are known when the stock driver reconnects, or finds that QEMU is gone. */
 void
 __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
 {
@@ -146,7 +144,7 @@ __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
     ferryConfigLoad(driver);
 
     if (ferryEngineStart(driver, ferryClasses) < 0)
-        VIR_ERROR(_("operations of an earlier run may not be settled: %1$s"),
+        VIR_ERROR(_("operations of an earlier run may be left unfinished: %1$s"),
                   virGetLastErrorMessage());
 
     __real_qemuProcessReconnectAll(driver);
@@ -202,17 +200,17 @@ ferryMigrationStatus(qemuMonitor *mon,
 }
 
 
-/* Events of our jobs, which the stock driver does not know, come to us. An I/O
- * error may be due to a backup; and the finish phase can be prepared as soon as
- * the memory is here. */
+/* Redirects three events: job states, because the stock driver does not know our jobs;
+ * I/O errors, because a backup's scratch image may be full; and a migration's status,
+ * because the finish phase can be prepared as soon as the memory has arrived. */
 qemuMonitor *
 __wrap_qemuMonitorOpen(virDomainObj *vm,
                        virDomainChrSourceDef *config,
                        GMainContext *context,
                        qemuMonitorCallbacks *cb)
 {
-    /* the stock driver passes the same static table each time, but for the
-     * capabilities probe, which has no events */
+    /* All domains share one static table, so it is patched once. The capabilities
+     * probe passes another one, without events: leave that alone. */
     if (cb->jobStatusChange && cb->jobStatusChange != ferryJobStatusChange) {
         stockCallbacks.jobStatusChange = cb->jobStatusChange;
         cb->jobStatusChange = ferryJobStatusChange;
@@ -226,8 +224,8 @@ __wrap_qemuMonitorOpen(virDomainObj *vm,
 }
 
 
-/* A command without a reply, of whatever kind: the connection is gone. The monitor
- * knows, but keeps it to itself when the end came in peace. */
+/* A command that gets no reply shows that the connection is lost. Record that here: on a
+ * clean EOF qemuMonitor sets no lastError, so qemuMonitorLastError() cannot tell. */
 int
 __wrap_qemuMonitorSend(qemuMonitor *mon,
                        qemuMonitorMessage *msg)
@@ -241,8 +239,8 @@ __wrap_qemuMonitorSend(qemuMonitor *mon,
 }
 
 
-/* The driver reconnected to a running QEMU and recovers its own block jobs: so
- * do we, under the same domain job and before any client gets in. */
+/* The stock driver reconnected to a running QEMU and recovers its own block jobs. Ferry
+ * recovers its operations under the same domain job, before any client gets in. */
 int
 __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 {
@@ -257,8 +255,8 @@ __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 }
 
 
-/* Among the first things that a reconnecting driver does when it knows whether
- * the guest runs, and before it decides what becomes of a migration. */
+/* The reconnecting thread calls this function after it has found out whether the guest
+ * runs, and before it decides what becomes of a migration. */
 int
 __wrap_qemuDomainUpdateMemoryDeviceInfo(virDomainObj *vm,
                                         int asyncJob)
@@ -269,7 +267,7 @@ __wrap_qemuDomainUpdateMemoryDeviceInfo(virDomainObj *vm,
 }
 
 
-/* QEMU is gone, labels are restored, the definitions are still there. */
+/* QEMU is gone and labels are restored: settle operations while the definitions exist. */
 void
 __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
 {
@@ -279,7 +277,7 @@ __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
 }
 
 
-/* Statistics of the domain's job, which is a backup. */
+/* Fills in the statistics of the domain's job, which is a backup. */
 int
 __wrap_qemuBackupGetJobInfoStats(virDomainObj *vm,
                                  virDomainJobData *data)
@@ -290,8 +288,7 @@ __wrap_qemuBackupGetJobInfoStats(virDomainObj *vm,
 }
 
 
-/* A QEMU is about to be started. One that waits for a migration needs the
- * images of its disks by now. */
+/* QEMU is about to be started. If it will wait for a migration, create missing images. */
 int
 __wrap_qemuProcessPrepareHost(virQEMUDriver *driver,
                               virDomainObj *vm,
@@ -304,8 +301,8 @@ __wrap_qemuProcessPrepareHost(virQEMUDriver *driver,
 }
 
 
-/* Where the stock driver does its own storage migration: QEMU knows the
- * credentials and what it is to do, and has not begun. */
+/* Ferry starts its storage migration where the stock driver would: QEMU has the TLS
+ * credentials and the migration's parameters, and the migration has not begun. */
 int
 __wrap_qemuMigrationParamsApply(virDomainObj *vm,
                                 int asyncJob,
@@ -325,7 +322,7 @@ __wrap_qemuMigrationParamsApply(virDomainObj *vm,
 }
 
 
-/* The perform phase failed and is about to give the domain's job back. */
+/* The perform phase failed and still holds the domain's job: take back the storage. */
 void
 __wrap_qemuMigrationParamsReset(virDomainObj *vm,
                                 int asyncJob,
@@ -339,8 +336,8 @@ __wrap_qemuMigrationParamsReset(virDomainObj *vm,
 }
 
 
-/* The perform phase is about to say something to QEMU. When the guest was paused that
- * is to switch over. */
+/* The perform phase is about to send QEMU a command. If the guest is paused, the command
+ * may be the one to switch over: finish the mirrors before. */
 int
 __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
                                       virDomainAsyncJob asyncJob)
@@ -352,7 +349,7 @@ __wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
 }
 
 
-/* Now it does say so: not without the disks, whatever came before. */
+/* QEMU is told to switch over. Refuse that unless the disks are at the destination. */
 int
 __wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
                                   qemuMonitorMigrationStatus status)
@@ -364,8 +361,8 @@ __wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
 }
 
 
-/* Somebody waits for something about the domain to change; signalStop: for the
- * guest to stop, since its memory has arrived. */
+/* With signalStop set the perform phase waits for the guest to stop. That would never end
+ * if the guest stopped and was resumed already, because the migration was cancelled. */
 int
 __wrap_qemuDomainObjWait(virDomainObj *vm)
 {
@@ -376,8 +373,8 @@ __wrap_qemuDomainObjWait(virDomainObj *vm)
 }
 
 
-/* QEMU ended in a migration. A thread that is in one of its phases goes on using the
- * job's data, and ends the job itself. */
+/* QEMU ended during a migration. Keep the asynchronous job if a thread is in a phase: the
+ * thread uses and ends the job. During our steps asyncOwner is 0, but there is an op. */
 void
 __wrap_qemuProcessCleanupMigrationJob(virQEMUDriver *driver,
                                       virDomainObj *vm)
@@ -387,7 +384,7 @@ __wrap_qemuProcessCleanupMigrationJob(virQEMUDriver *driver,
 }
 
 
-/* Statistics of the domain's job, which is a migration. */
+/* Fills in the disks' statistics for the domain's job, which is a migration. */
 int
 __wrap_qemuMigrationSrcFetchMirrorStats(virDomainObj *vm,
                                         virDomainAsyncJob asyncJob,

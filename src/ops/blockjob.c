@@ -1,11 +1,11 @@
 /*
- * blockjob.c: who answers for the block job on a disk
+ * blockjob.c: what clients do with the block job of a disk
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * A disk has one block job at most: a copy's, a backup's, or the stock
- * driver's. Calls that name a disk find theirs here.
+ * A disk has at most one block job: that of a copy, of a backup, or of the stock driver.
+ * API calls that name a disk look up our job here.
  */
 
 #include <config.h>
@@ -30,17 +30,17 @@ ferryBlockJobClear(ferryBlockJob *job)
 
 /**
  * ferryBlockJobFind:
- * @path: disk, by target or path of its source
+ * @path: target of the disk, or path of its source
  *
- * Fills in @job; its op is NULL when no operation of ours works on the disk:
- * then the stock driver answers. Domain locked. Reports no error.
+ * Fills in @job, which must be zeroed. job->op stays NULL when no operation of ours works
+ * on the disk: the stock driver handles the call then. Domain locked. Reports no error.
  */
 void
 ferryBlockJobFind(virDomainObj *vm,
                   const char *path,
                   ferryBlockJob *job)
 {
-    virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, true);
+    virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, /* allow_ambiguous= */ true);
     GPtrArray *ops = ferryOpList(vm);
     size_t i;
 
@@ -80,11 +80,10 @@ ferryBlockJobCheck(ferryBlockJob *job)
 /**
  * ferryBlockJobInfo:
  *
- * Fills in @info as virDomainGetBlockJobInfo promises. @bytes: bandwidth in
- * bytes/s, not MiB/s. Clients take cur == end for "ready": it is not shown
- * before QEMU says so.
+ * Fills in @info for virDomainGetBlockJobInfo. @bytes: bandwidth in bytes/s, not MiB/s.
+ * Clients take cur == end for "ready", so cur stays below end until QEMU says "ready".
  *
- * Returns 1, 0 when there is no job any more, or -1 with an error reported.
+ * Returns 1, 0 when the job has ended, or -1 with an error reported.
  */
 int
 ferryBlockJobInfo(ferryBlockJob *job,
@@ -101,7 +100,7 @@ ferryBlockJobInfo(ferryBlockJob *job,
     }
 
     qemuDomainObjEnterMonitor(vm);
-    jobs = qemuMonitorGetAllBlockJobInfo(qemuDomainGetMonitor(vm), true);
+    jobs = qemuMonitorGetAllBlockJobInfo(qemuDomainGetMonitor(vm), /* rawjobname= */ true);
     qemuDomainObjExitMonitor(vm);
 
     if (!jobs)
@@ -109,7 +108,7 @@ ferryBlockJobInfo(ferryBlockJob *job,
 
     *info = (virDomainBlockJobInfo) { .type = job->handler->type, .end = 1 };
 
-    /* between its end in QEMU and ours */
+    /* the job has ended in QEMU, but our operation has not yet */
     if (!(data = g_hash_table_lookup(jobs, job->name)))
         return 1;
 
@@ -160,8 +159,8 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
 
 /**
  * ferryBlockJobAbort:
- * @pivot: go on with what the job made
- * @async: return once the end is under way
+ * @pivot: move the guest to the copy, do not give the copy up
+ * @async: return before the job has ended
  */
 int
 ferryBlockJobAbort(ferryBlockJob *job,

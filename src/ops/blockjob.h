@@ -1,5 +1,5 @@
 /*
- * blockjob.h: who answers for the block job on a disk
+ * blockjob.h: what clients do with the block job of a disk
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -17,24 +17,24 @@ struct _ferryBlockJobHandler {
      * has none. */
     char *(*jobName)(ferryOp *op, const char *dst);
 
-    /* Has the job of disk @dst ended, while the operation has not? Clients see
-     * none then. Domain locked, job held; NULL: the two end together. */
+    /* Returns whether the job of disk @dst has ended and the operation has not: clients
+     * then see no job. Domain locked, job held. NULL: job and operation end together. */
     bool (*jobEnded)(ferryOp *op, const char *dst);
 
-    /* Domain locked, modify job held; the caller has a reference to @op. */
+    /* Aborts the operation. Domain locked, modify job held; the caller references @op. */
     int (*abort)(ferryOp *op, bool async);
 
-    /* The same; NULL when there is nothing to pivot to. */
+    /* Moves the guest to the copy. Locks as for abort. NULL: there is no pivot. */
     int (*pivot)(ferryOp *op, bool async);
 };
 
-/* The job on one disk, found. Cleared by ferryBlockJobClear(). */
+/* What ferryBlockJobFind() found. Cleared by ferryBlockJobClear(). */
 typedef struct _ferryBlockJob ferryBlockJob;
 struct _ferryBlockJob {
     const ferryBlockJobHandler *handler;
-    ferryOp *op; /* NULL: none of ours */
+    ferryOp *op; /* NULL: no operation of ours works on the disk */
     char *name;  /* of the QEMU job */
-    char *dst;   /* the disk */
+    char *dst;   /* target of the disk */
 };
 
 void ferryBlockJobClear(ferryBlockJob *job);

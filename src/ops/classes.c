@@ -1,5 +1,5 @@
 /*
- * classes.c: all operations there are
+ * classes.c: the table of all operation classes
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

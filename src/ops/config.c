@@ -1,13 +1,12 @@
 /*
- * config.c: what an administrator may set
+ * config.c: the settings in ferry.conf
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * ferry.conf lies beside qemu.conf and is read when the driver starts. Each
- * setting is explained in the sample that comes with Ferry. A file that is not
- * understood is no reason to leave the domains alone: its settings are not used,
- * and the log says why.
+ * ferry.conf lies beside qemu.conf and is read when the driver starts. The sample that
+ * comes with Ferry explains each setting. If the file has an error, the driver logs it,
+ * starts nevertheless and uses the defaults.
  */
 
 #include <config.h>
@@ -32,7 +31,7 @@ static int
 ferryConfigRead(const char *path,
                 ferryConfig *result)
 {
-    g_autoptr(virConf) conf = virConfReadFile(path, 0);
+    g_autoptr(virConf) conf = virConfReadFile(path, /* flags= */ 0);
 
     if (!conf ||
         virConfGetValueUInt(conf, "migrate_reconnect", &result->migrateReconnect) < 0)
@@ -51,7 +50,7 @@ ferryConfigRead(const char *path,
 /**
  * ferryConfigLoad:
  *
- * Reads the settings. Called once, before there are clients.
+ * Reads the settings. Called once, before clients can connect: the settings need no lock.
  */
 void
 ferryConfigLoad(virQEMUDriver *driver)
@@ -70,9 +69,7 @@ ferryConfigLoad(virQEMUDriver *driver)
 }
 
 
-/**
- * ferryConfigGet:
- */
+/* Returns the settings, which do not change any more. */
 const ferryConfig *
 ferryConfigGet(void)
 {

@@ -1,5 +1,5 @@
 /*
- * config.h: what an administrator may set
+ * config.h: the settings in ferry.conf
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -11,7 +11,7 @@
 
 typedef struct _ferryConfig ferryConfig;
 struct _ferryConfig {
-    unsigned int migrateReconnect; /* seconds */
+    unsigned int migrateReconnect; /* longest outage of the network, in seconds */
 };
 
 void ferryConfigLoad(virQEMUDriver *driver);

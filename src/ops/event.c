@@ -1,5 +1,5 @@
 /*
- * event.c: what clients are told
+ * event.c: events sent to clients
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -14,9 +14,9 @@
 /**
  * ferryEventBlockJob:
  *
- * Sends both block job events: BLOCK_JOB names the image (and so exists only
- * for local ones), BLOCK_JOB_2 the target. virsh waits for the one whose name
- * the user typed.
+ * Sends both block job events. BLOCK_JOB names the path of the image and is sent only for
+ * local images; BLOCK_JOB_2 names the disk's target (vda). virsh waits for the event with
+ * the name that the user typed. Domain locked.
  */
 void
 ferryEventBlockJob(virDomainObj *vm,

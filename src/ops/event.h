@@ -1,5 +1,5 @@
 /*
- * event.h: what clients are told
+ * event.h: events sent to clients
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

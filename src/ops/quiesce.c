@@ -1,16 +1,16 @@
 /*
- * quiesce.c: the guest's file systems, frozen for a moment
+ * quiesce.c: freeze and thaw the guest's file systems
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Frozen from one step to another: the operation's transaction lies between.
- * A guest that was frozen is thawed whatever comes, also by the next driver
- * if this one dies: a journal that has reached the freeze and not what follows
- * the thaw says so. To thaw a guest that is not frozen does no harm.
+ * One step freezes the guest, the next one is the operation's transaction, the third one
+ * thaws the guest. A frozen guest is always thawed: if this driver dies, the next driver
+ * does so when the journal has reached the freeze but not the step after the thaw.
+ * Thawing a guest that is not frozen does no harm.
  *
- * An agent that did not answer in time may still get round to the freeze when
- * the operation is long over. So an operation of its own goes on trying.
+ * An agent that did not answer in time may still freeze the guest after the operation has
+ * ended. So a separate operation (ferryThawClass) goes on trying to thaw the guest.
  */
 
 #include <config.h>
@@ -29,10 +29,10 @@
 
 VIR_LOG_INIT("ferry.quiesce");
 
-/* A driver that was just started waits for the agent to be connected. */
+/* How long a driver that was just started waits for its connection to the agent. */
 #define FERRY_QUIESCE_AGENT_MS 10000
 
-/* How long an agent that does not answer is asked to thaw the guest. */
+/* Pause after a failed attempt to thaw the guest, and number of attempts. */
 #define FERRY_QUIESCE_RETRY_MS 2000
 #define FERRY_QUIESCE_RETRIES 150
 
@@ -40,8 +40,8 @@ VIR_LOG_INIT("ferry.quiesce");
 /**
  * ferryQuiesceCheck:
  *
- * Is there an agent that could freeze the guest? Asked before anything is
- * changed.
+ * Returns 0 if the guest has an agent to freeze it or need not be frozen, or -1 with an
+ * error reported. Called before anything is changed.
  */
 int
 ferryQuiesceCheck(virDomainObj *vm,
@@ -50,7 +50,7 @@ ferryQuiesceCheck(virDomainObj *vm,
     if (!quiesce->wanted)
         return 0;
 
-    return qemuDomainAgentAvailable(vm, true) ? 0 : -1;
+    return qemuDomainAgentAvailable(vm, /* reportError= */ true) ? 0 : -1;
 }
 
 
@@ -61,7 +61,7 @@ ferryQuiesceTimeout(ferryQuiesce *quiesce)
 }
 
 
-/* Agent calls wait as long as the domain's setting says, by default for ever. */
+/* Sets how many seconds agent calls wait; returns the old value (default: for ever). */
 static int
 ferryQuiesceLimit(virDomainObj *vm,
                   int timeout)
@@ -79,8 +79,8 @@ ferryQuiesceLimit(virDomainObj *vm,
 }
 
 
-/* Domain locked, modify job held; lets go of the lock meanwhile. Returns
- * -1 with an error reported. */
+/* Freezes or thaws the guest. Domain locked; the lock is released meanwhile. Takes the
+ * agent's job. Returns 0, or -1 with an error reported. */
 static int
 ferryQuiesceAgent(virDomainObj *vm,
                   ferryQuiesce *quiesce,
@@ -93,7 +93,8 @@ ferryQuiesceAgent(virDomainObj *vm,
         return -1;
 
     timeout = ferryQuiesceLimit(vm, ferryQuiesceTimeout(quiesce));
-    rc = freeze ? qemuSnapshotFSFreeze(vm, NULL, 0) : qemuSnapshotFSThaw(vm, true);
+    rc = freeze ? qemuSnapshotFSFreeze(vm, /* mountpoints= */ NULL, /* nmountpoints= */ 0)
+                : qemuSnapshotFSThaw(vm, /* report= */ true);
     ferryQuiesceLimit(vm, timeout);
 
     virDomainObjEndAgentJob(vm);
@@ -104,8 +105,8 @@ ferryQuiesceAgent(virDomainObj *vm,
 /**
  * ferryQuiesceFreeze:
  *
- * A step: freezes the guest, if that is wanted. An agent that does not answer
- * in time is taken for one that may still freeze it.
+ * Step: freezes the guest, if the client wants that. Even when it fails, the agent may
+ * still freeze the guest later, so quiesce->frozen is set before the call.
  */
 int
 ferryQuiesceFreeze(ferryOp *op,
@@ -115,7 +116,7 @@ ferryQuiesceFreeze(ferryOp *op,
         return 0;
 
     quiesce->frozen = true;
-    if (ferryQuiesceAgent(op->vm, quiesce, true) == 0)
+    if (ferryQuiesceAgent(op->vm, quiesce, /* freeze= */ true) == 0)
         return 0;
 
     if (virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE) {
@@ -133,7 +134,7 @@ ferryQuiesceFreeze(ferryOp *op,
 /**
  * ferryQuiesceThaw:
  *
- * A step: ends the freeze.
+ * Step: thaws the guest, if the client wanted it frozen.
  */
 int
 ferryQuiesceThaw(ferryOp *op,
@@ -142,7 +143,7 @@ ferryQuiesceThaw(ferryOp *op,
     if (!quiesce->wanted)
         return 0;
 
-    if (ferryQuiesceAgent(op->vm, quiesce, false) < 0)
+    if (ferryQuiesceAgent(op->vm, quiesce, /* freeze= */ false) < 0)
         return -1;
 
     quiesce->frozen = false;
@@ -150,7 +151,7 @@ ferryQuiesceThaw(ferryOp *op,
 }
 
 
-/* The operation that thaws a guest whose agent does not answer yet. */
+/* Name of the operation that thaws a guest whose agent does not answer yet. */
 #define FERRY_THAW_NAME "thaw"
 
 
@@ -162,7 +163,7 @@ ferryThawParse(virQEMUDriver *driver G_GNUC_UNUSED,
 }
 
 
-/* By a worker: keeps at it, and lets others have the domain meanwhile. */
+/* Called by a worker: retries the thaw, and releases the domain's job meanwhile. */
 static void
 ferryThawTry(ferryOp *op)
 {
@@ -171,11 +172,11 @@ ferryThawTry(ferryOp *op)
     for (i = 0; i < FERRY_QUIESCE_RETRIES && !op->over; i++) {
         bool thawed;
 
-        /* the agent may take its time, and nobody else should have to wait */
+        /* the agent may be slow, and other threads need the domain's job */
         ferryOpYield(op);
         thawed = virDomainObjIsActive(op->vm) &&
-                 qemuDomainAgentAvailable(op->vm, false) &&
-                 ferryQuiesceAgent(op->vm, op->data, false) == 0;
+                 qemuDomainAgentAvailable(op->vm, /* reportError= */ false) &&
+                 ferryQuiesceAgent(op->vm, op->data, /* freeze= */ false) == 0;
         ferryOpResume(op);
 
         if (thawed || op->over)
@@ -228,7 +229,7 @@ ferryQuiesceThawLater(virDomainObj *vm)
         return;
 
     op = ferryOpNew(vm, &ferryThawClass, FERRY_THAW_NAME, g_new0(ferryQuiesce, 1));
-    ignore_value(ferryJournalWrite(vm, false));
+    ignore_value(ferryJournalWrite(vm, /* durable= */ false));
     ignore_value(ferryEngineSubmit(op));
 }
 
@@ -236,7 +237,7 @@ ferryQuiesceThawLater(virDomainObj *vm)
 /**
  * ferryQuiesceThawAlways:
  *
- * Takes back ferryQuiesceFreeze(), when the thaw step did not.
+ * Undo of ferryQuiesceFreeze(): thaws the guest, if the thaw step did not.
  */
 void
 ferryQuiesceThawAlways(ferryOp *op,
@@ -256,8 +257,8 @@ ferryQuiesceThawAlways(ferryOp *op,
     if (op->over)
         return;
 
-    /* a client need not wait for an agent that has just let it down */
-    if (quiesce->mute || ferryQuiesceAgent(op->vm, quiesce, false) < 0)
+    /* the agent has just failed to answer: do not let the client wait for it again */
+    if (quiesce->mute || ferryQuiesceAgent(op->vm, quiesce, /* freeze= */ false) < 0)
         ferryQuiesceThawLater(op->vm);
 
     quiesce->frozen = false;

@@ -1,5 +1,5 @@
 /*
- * quiesce.h: the guest's file systems, frozen for a moment
+ * quiesce.h: freeze and thaw the guest's file systems
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -13,8 +13,8 @@
 typedef struct _ferryQuiesce ferryQuiesce;
 struct _ferryQuiesce {
     bool wanted;
-    bool frozen;          /* maybe: thaw it. Not in the journal; its plan tells */
-    bool mute;            /* the agent did not answer in time */
+    bool frozen;          /* the guest may be frozen. Recovery derives it from the plan */
+    bool mute;            /* the agent did not answer the freeze in time */
     unsigned int timeout; /* seconds that freezing may take; 0: FERRY_QUIESCE_SECONDS */
 };
 

@@ -1,5 +1,5 @@
 /*
- * backup.c: backup: the operation, and how it begins
+ * backup.c: backup: the operation, and the request to begin one
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -41,14 +41,14 @@ const ferryOpClass ferryBackupClass = {
 };
 
 
-/* A backup is an asynchronous job of the domain: others wait for its end, but
- * those that change something elsewhere are let in. Nobody owns it: every step
- * takes a modify job inside it, and so does whoever ends it. */
+/* Begins the domain's asynchronous job of a backup, which lets in only the jobs of
+ * FERRY_BACKUP_JOB_MASK, and a modify job inside it. No thread owns the asynchronous job:
+ * threads that carry the backup on or end it hold a modify job. */
 static int
 ferryBackupBeginJob(virDomainObj *vm,
                     unsigned int flags)
 {
-    /* it is we who remove what we created, not the stock driver */
+    /* REUSE_EXTERNAL keeps the stock driver from removing images: Ferry does that */
     if (virDomainObjBeginAsyncJob(vm, VIR_ASYNC_JOB_BACKUP, VIR_DOMAIN_JOB_OPERATION_BACKUP,
                                   flags | VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) < 0)
         return -1;
@@ -66,8 +66,8 @@ ferryBackupBeginJob(virDomainObj *vm,
 }
 
 
-/* Is there no backup already? One that has just come to its end, while no
- * driver looked or since, is out of the way afterwards, or soon. */
+/* Checks that no backup is running. A backup whose jobs have ended is ended here, unless
+ * another thread is ending it: the asynchronous job is then free, or soon will be. */
 static int
 ferryBackupCheckNone(virDomainObj *vm)
 {
@@ -124,9 +124,9 @@ ferryBackupRun(virDomainObj *vm,
  * ferryBackupBegin:
  * @vm: domain, locked, without a job
  *
- * Begins the backup that @backupXML describes and makes the checkpoint of
- * @checkpointXML with it. Returns 0 once it runs, or -1 with an error reported
- * and everything as it was.
+ * Begins the backup of @backupXML, and with it makes the checkpoint of @checkpointXML (or
+ * NULL). Returns 0 once the backup runs, or -1 with an error reported and all steps
+ * undone; if QEMU cannot be reached, its end or the next driver undoes them.
  */
 int
 ferryBackupBegin(virDomainObj *vm,

@@ -1,5 +1,5 @@
 /*
- * backup.h: backup: the operation, and how it begins
+ * backup.h: backup: the operation, and the request to begin one
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

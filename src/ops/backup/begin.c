@@ -6,16 +6,14 @@
  *
  * Theory of operation
  *
- * A push backup is a job for every disk that copies what was there at one
- * moment into an image. A pull backup is a job that keeps what the guest
- * overwrites in a scratch image on top of the disk, and an NBD server that
- * shows this image to a client: the disk as it was. All jobs, the bitmap of a
- * checkpoint and those that say what an incremental backup has to copy come
- * into being in one transaction: one point in time.
+ * A push backup runs a job for every disk, which copies the disk's content of one point
+ * in time into an image. The job of a pull backup saves what the guest overwrites in a
+ * scratch image on top of the disk; an NBD server exports the scratch image, so a client
+ * reads the disk as it was. One transaction, for one point in time, starts all jobs and
+ * creates all bitmaps: of the checkpoint, and of what an incremental backup copies.
  *
- * A backup lives as an operation until its jobs have ended and everything
- * below is undone. What the undo leaves (images of a push, the checkpoint) its
- * result decides.
+ * The operation lives until its jobs have ended and the steps below are undone. Its
+ * result decides what the undo leaves: the images of a push, the checkpoint.
  */
 
 #include <config.h>
@@ -40,21 +38,21 @@ VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_TLS_BASE "libvirt_backup"
 
-/* Requests, of up to 1 MiB, that a push has in flight. More make no local disk any
- * faster, and what the guest writes to has to be copied behind all of them. */
+/* Requests of up to 1 MiB that a push job has in flight. More do not make a local disk
+ * faster, but a guest's write to an area not copied yet waits behind all of them. */
 #define FERRY_BACKUP_WORKERS 4
 
 
-/* publish: the stock driver knows of the backup, and keeps off its disks */
+/* publish: tells the stock driver of the backup, so that it keeps off the disks */
 static bool
 ferryBackupStockKnows(virStorageSource *store)
 {
-    /* It would not read others back from its status file. */
+    /* The stock driver could not parse its status file with a store of another type. */
     return store->type == VIR_STORAGE_TYPE_FILE || store->type == VIR_STORAGE_TYPE_BLOCK;
 }
 
 
-/* What the stock driver needs for statistics and thresholds of the stores. */
+/* Returns what the stock driver needs for the stores' statistics and block thresholds. */
 static virDomainBackupDef *
 ferryBackupStockView(ferryBackup *backup)
 {
@@ -63,7 +61,7 @@ ferryBackupStockView(ferryBackup *backup)
 
     view->type = backup->def->type;
     view->disks = g_new0(virDomainBackupDiskDef, backup->ndisks);
-    /* who created what is our business: it must remove nothing */
+    /* keeps the stock driver from removing images: Ferry knows which ones it created */
     view->apiFlags = VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL;
 
     for (i = 0; i < backup->ndisks; i++) {
@@ -85,15 +83,17 @@ ferryBackupStockView(ferryBackup *backup)
 }
 
 
-/* Marks @disk as one that has a block job. The stock driver looks for that in
- * its private data; its list of jobs to save, recover and follow has none. */
+/* Gives @disk a block job in the stock driver's private data, so that the stock driver
+ * keeps off the disk. The job is taken out of the hash of jobs that the stock driver
+ * saves, recovers and follows. */
 static void
 ferryBackupMark(virDomainObj *vm,
                 virDomainDiskDef *disk,
                 virStorageSource *store)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
-    g_autoptr(qemuBlockJobData) job = qemuBlockJobDiskNewBackup(vm, disk, store, NULL);
+    g_autoptr(qemuBlockJobData) job = qemuBlockJobDiskNewBackup(vm, disk, store,
+                                                               /* bitmap= */ NULL);
 
     if (!job)
         return;
@@ -106,7 +106,7 @@ ferryBackupMark(virDomainObj *vm,
 /**
  * ferryBackupPublish:
  *
- * Idempotent; also called after a restart.
+ * Tells the stock driver of the backup. Idempotent; recovery calls this, too.
  */
 void
 ferryBackupPublish(ferryOp *op)
@@ -156,7 +156,7 @@ ferryBackupUnpublish(ferryOp *op)
 }
 
 
-/* files: something to put labels on, and the checkpoint's definition */
+/* files: creates empty files, which can be labelled, and the file of the checkpoint */
 static int
 ferryBackupFiles(ferryOp *op)
 {
@@ -176,8 +176,8 @@ ferryBackupFiles(ferryOp *op)
 /**
  * ferryBackupUnfiles:
  *
- * Removes what the result of the backup does not let stay. Also called when
- * QEMU is gone, and (without a domain) when the domain is.
+ * Removes the images, unless the backup is a completed push, and the checkpoint, unless
+ * the backup completed. Also called without QEMU, and (op->vm is NULL) without a domain.
  */
 void
 ferryBackupUnfiles(ferryOp *op)
@@ -197,7 +197,7 @@ ferryBackupUnfiles(ferryOp *op)
 }
 
 
-/* access: QEMU may open the stores */
+/* access: lets QEMU open the stores */
 static int
 ferryBackupGrant(ferryOp *op)
 {
@@ -229,7 +229,7 @@ ferryBackupRevoke(ferryOp *op)
 }
 
 
-/* server: where clients will find the exports, but not yet */
+/* server: starts QEMU's NBD server on a socket that no client can reach yet */
 static int
 ferryBackupServe(ferryOp *op)
 {
@@ -272,7 +272,7 @@ ferryBackupUnserve(ferryOp *op)
 }
 
 
-/* freeze, thaw: around the transaction, and no longer */
+/* freeze, thaw: the guest is frozen for the "start" step only */
 static int
 ferryBackupFreeze(ferryOp *op)
 {
@@ -294,7 +294,7 @@ ferryBackupThaw(ferryOp *op)
 }
 
 
-/* Are the images of a disk, and where its backup goes, on this host? */
+/* Returns whether all images of chain @src, and @store, are local files or devices. */
 static bool
 ferryBackupIsLocal(virStorageSource *src,
                    virStorageSource *store)
@@ -310,7 +310,7 @@ ferryBackupIsLocal(virStorageSource *src,
 }
 
 
-/* start: one moment for all disks, bitmaps and the checkpoint */
+/* start: one transaction, so that all disks and bitmaps are of one point in time */
 static int
 ferryBackupDiskActions(ferryOp *op,
                        ferryBackupDisk *disk,
@@ -333,10 +333,11 @@ ferryBackupDiskActions(ferryOp *op,
         .bandwidth = backup->extras.bandwidth,
     };
 
-    /* what a client reads is the scratch image, what a push job reads the disk */
+    /* the bitmap belongs on what is read: clients read the store, a push job the disk */
     if (disk->bitmap &&
-        (qemuBlockGetBitmapMergeActions(src, NULL, pull ? store : src, disk->def->incremental,
-                                        disk->bitmap, NULL, &merge, nodes) < 0 ||
+        (qemuBlockGetBitmapMergeActions(src, /* basesrc= */ NULL, pull ? store : src,
+                                        disk->def->incremental, disk->bitmap,
+                                        /* writebitmapsrc= */ NULL, &merge, nodes) < 0 ||
          (merge && virJSONValueArrayConcat(actions, merge) < 0)))
         return -1;
 
@@ -371,7 +372,7 @@ ferryBackupStartWith(ferryOp *op,
         !(nodes = ferryNodeData(op->vm)))
         return -1;
 
-    /* takes broken bitmaps out of the way */
+    /* besides adding actions, this removes at once old bitmaps that cannot be reused */
     if (backup->chkdef &&
         ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0)
         return -1;
@@ -391,12 +392,12 @@ ferryBackupStart(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
 
     if (ferryBackupStartWith(op, FERRY_BACKUP_WORKERS) < 0) {
-        /* QEMU has looked at no more than the parameters */
+        /* If QEMU rejects x-perf, it has started nothing: try again without. */
         if (!strstr(virGetLastErrorMessage(), FERRY_QMP_PERF))
             return -1;
 
         virResetLastError();
-        if (ferryBackupStartWith(op, 0) < 0)
+        if (ferryBackupStartWith(op, /* workers= */ 0) < 0)
             return -1;
     }
 
@@ -405,7 +406,7 @@ ferryBackupStart(ferryOp *op)
 }
 
 
-/* A push job's bitmap is on the disk itself, and outlives the job. */
+/* Removes the temporary bitmaps of a push: they lie on the disks and outlive the jobs. */
 static int
 ferryBackupDropBitmaps(ferryOp *op)
 {
@@ -444,15 +445,15 @@ ferryBackupUnstart(ferryOp *op)
         return;
 
     if (ferryJobKillAll(op, "", backup->jobs) < 0)
-        VIR_WARN("backup of domain '%s' does not end: %s",
+        VIR_WARN("the jobs of the backup of domain '%s' do not end: %s",
                  vm->def->name, virGetLastErrorMessage());
 
     if (op->over)
         return;
 
-    /* the next backup would find its name taken */
+    /* Try twice: a bitmap that is left takes its name and makes the next backup fail. */
     if (ferryBackupDropBitmaps(op) < 0 && ferryBackupDropBitmaps(op) < 0)
-        VIR_WARN("temporary bitmaps of domain '%s' are left: %s",
+        VIR_WARN("temporary bitmaps of domain '%s' could not be removed: %s",
                  vm->def->name, virGetLastErrorMessage());
     virResetLastError();
 
@@ -465,7 +466,7 @@ ferryBackupUnstart(ferryOp *op)
 }
 
 
-/* adopt: the checkpoint is the domain's */
+/* adopt: adds the checkpoint to the domain's list */
 static int
 ferryBackupAdopt(ferryOp *op)
 {
@@ -475,7 +476,7 @@ ferryBackupAdopt(ferryOp *op)
 }
 
 
-/* export: what clients will find */
+/* export: adds an export for every disk, while clients cannot connect yet */
 static int
 ferryBackupExport(ferryOp *op)
 {
@@ -485,7 +486,7 @@ ferryBackupExport(ferryOp *op)
     for (i = 0; ferryBackupIsPull(backup) && i < backup->ndisks; i++) {
         virDomainBackupDiskDef *def = backup->disks[i].def;
 
-        if (ferryExportAdd(op->vm, def->store, def->exportname, false,
+        if (ferryExportAdd(op->vm, def->store, def->exportname, /* writable= */ false,
                            backup->disks[i].bitmap) < 0)
             return -1;
     }
@@ -494,7 +495,7 @@ ferryBackupExport(ferryOp *op)
 }
 
 
-/* open: let them in */
+/* open: lets clients connect to the server */
 static int
 ferryBackupOpen(ferryOp *op)
 {
@@ -512,7 +513,7 @@ ferryBackupClose(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
 
-    /* all exports go at once */
+    /* stopping the server removes all exports at once */
     if (backup->serving) {
         ignore_value(ferryExportServerStop(op->vm));
         ferryExportSocketRemove(backup->def->server);
@@ -521,7 +522,7 @@ ferryBackupClose(ferryOp *op)
 }
 
 
-/* begun: who finds this step in the journal knows that the one before is done */
+/* begun: if recovery finds this step in the journal, "open" has completed */
 static int
 ferryBackupBegun(ferryOp *op G_GNUC_UNUSED)
 {

@@ -1,5 +1,5 @@
 /*
- * control.c: backup: what clients do with a running one
+ * control.c: backup: client calls on a running backup
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -22,8 +22,8 @@
  * ferryBackupForgetCheckpoint:
  * @name: checkpoint of the domain that is being deleted
  *
- * Forgets the checkpoint if it was made with the backup. A checkpoint of the same name
- * that is made later was not, and stays when the backup fails.
+ * Forgets checkpoint @name if it was made with the backup. A new checkpoint of the same
+ * name does not belong to the backup, and must stay when the backup fails.
  */
 void
 ferryBackupForgetCheckpoint(ferryOp *op,
@@ -42,9 +42,9 @@ ferryBackupForgetCheckpoint(ferryOp *op,
 /**
  * ferryBackupAbort:
  *
- * Ends the backup on behalf of a client: for a pull that is how it completes,
- * a push is cancelled. Domain locked, modify job held; the caller has a
- * reference to @op.
+ * Ends the backup on behalf of a client: a pull has then completed, a push was canceled.
+ * Domain locked, modify job held; the caller has a reference to @op. Fails when another
+ * thread is starting or ending the backup.
  */
 int
 ferryBackupAbort(ferryOp *op,
@@ -68,17 +68,13 @@ ferryBackupAbort(ferryOp *op,
 }
 
 
-/**
- * ferryBackupGetXML:
- *
- * Returns the backup as virDomainBackupGetXMLDesc shows it.
- */
+/* Returns the XML for virDomainBackupGetXMLDesc(), or NULL with an error reported. */
 char *
 ferryBackupGetXML(ferryOp *op)
 {
     g_auto(virBuffer) buf = VIR_BUFFER_INITIALIZER;
 
-    if (virDomainBackupDefFormat(&buf, ferryBackupOf(op)->def, false,
+    if (virDomainBackupDefFormat(&buf, ferryBackupOf(op)->def, /* internal= */ false,
                                  op->driver->xmlopt) < 0)
         return NULL;
 

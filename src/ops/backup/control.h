@@ -1,5 +1,5 @@
 /*
- * control.h: backup: what clients do with a running one
+ * control.h: backup: client calls on a running backup
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,5 +1,5 @@
 /*
- * data.c: what a backup is
+ * data.c: the data of a backup operation
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -42,11 +42,7 @@ ferryBackupFree(void *data)
 }
 
 
-/**
- * ferryBackupListDisks:
- *
- * Fills in @backup->disks from its definition.
- */
+/* Fills in backup->disks with the disks of backup->def that have a store. */
 void
 ferryBackupListDisks(ferryBackup *backup)
 {
@@ -61,11 +57,7 @@ ferryBackupListDisks(ferryBackup *backup)
 }
 
 
-/**
- * ferryBackupFind:
- *
- * Returns the backup of @vm, borrowed, or NULL.
- */
+/* Returns the backup of @vm, without a reference, or NULL. Domain locked. */
 ferryOp *
 ferryBackupFind(virDomainObj *vm)
 {
@@ -73,11 +65,7 @@ ferryBackupFind(virDomainObj *vm)
 }
 
 
-/**
- * ferryBackupIsPull:
- *
- * Returns true when clients read the backup, false when jobs write it.
- */
+/* Returns true for a pull backup (clients read it), false for a push (jobs write it). */
 bool
 ferryBackupIsPull(ferryBackup *backup)
 {
@@ -88,8 +76,8 @@ ferryBackupIsPull(ferryBackup *backup)
 /**
  * ferryBackupDomainDisk:
  *
- * Returns the domain's disk that @disk backs up. One with a job cannot be
- * unplugged, so it is there as long as the operation is published.
+ * Returns the domain's disk that @disk backs up. A disk with a block job cannot be
+ * unplugged, so the result is not NULL while the "publish" step is in effect.
  */
 virDomainDiskDef *
 ferryBackupDomainDisk(ferryOp *op,

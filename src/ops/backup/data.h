@@ -1,5 +1,5 @@
 /*
- * data.h: what a backup is
+ * data.h: the data of a backup operation
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -16,7 +16,7 @@
 
 /* How a backup ended. */
 typedef enum {
-    FERRY_BACKUP_RESULT_NONE, /* it runs, or never did */
+    FERRY_BACKUP_RESULT_NONE, /* still running, or never begun */
     FERRY_BACKUP_RESULT_COMPLETED,
     FERRY_BACKUP_RESULT_FAILED,
     FERRY_BACKUP_RESULT_CANCELED,
@@ -28,48 +28,48 @@ VIR_ENUM_DECL(ferryBackupResult);
 
 typedef struct _ferryBackupDisk ferryBackupDisk;
 struct _ferryBackupDisk {
-    virDomainBackupDiskDef *def; /* of ferryBackup.def: name, store, names of the export */
-    char *bitmap;                /* temporary bitmap of what is to be copied; NULL for all */
-    ferryImageOrigin origin;     /* what was where the store is */
-
-    bool granted;                /* QEMU may open the store; these are not in the journal */
-    bool ended;                  /* its job has */
+    virDomainBackupDiskDef *def; /* in ferryBackup.def: name, store, names of the export */
+    char *bitmap;                /* temporary bitmap that marks what to copy; NULL: copy all */
+    ferryImageOrigin origin;     /* what was at the store's path before the backup */
+    /* not in the journal: */
+    bool granted;                /* the backup may have given QEMU access to the store */
+    bool ended;                  /* the disk's QEMU job has concluded */
 };
 
-/* What a client may ask for beside libvirt's own XML. */
+/* What a client may ask for with elements of Ferry's XML namespace. */
 typedef struct _ferryBackupExtras ferryBackupExtras;
 struct _ferryBackupExtras {
     ferryQuiesce quiesce;
-    unsigned long long bandwidth; /* bytes/s for each disk at start-up; push */
-    unsigned int idleTimeout;     /* seconds without a client; 0: none; pull */
+    unsigned long long bandwidth; /* push: initial limit of each job, bytes/s; 0: none */
+    unsigned int idleTimeout;     /* pull: seconds without a client until it fails; 0: never */
 };
 
-/* A backup. All but the last group goes into the journal. */
+/* A backup. The first group goes into the journal, all but extras.bandwidth. */
 typedef struct _ferryBackup ferryBackup;
 struct _ferryBackup {
     virDomainBackupDef *def;
-    ferryBackupDisk *disks; /* those that are backed up */
+    ferryBackupDisk *disks; /* the disks of @def that are backed up */
     size_t ndisks;
-    char *checkpoint;       /* made with it, or NULL */
+    char *checkpoint;       /* name of the checkpoint made with the backup, or NULL */
     ferryBackupExtras extras;
-    bool reuse;             /* stores are images already: do not touch them */
+    bool reuse;             /* the client prepared the images: do not create or remove them */
     ferryBackupResult result;
 
-    virDomainCheckpointDef *chkdef; /* until it is the domain's */
-    GPtrArray *jobs;        /* as just seen, for ferryBackupEnd(); else NULL */
-    bool creating;          /* jobs that format images may be there */
-    bool started;           /* the transaction took place */
-    bool serving;           /* the NBD server is ours */
+    virDomainCheckpointDef *chkdef; /* of @checkpoint; NULL after a restart of the driver */
+    GPtrArray *jobs;        /* the jobs as just queried, for ferryBackupEnd(); else NULL */
+    bool creating;          /* QEMU may have jobs that create or format images */
+    bool started;           /* the "start" transaction may have taken place */
+    bool serving;           /* the backup may have started QEMU's NBD server */
     ferryExportServer server;
     unsigned long long cur; /* progress of all jobs, in bytes */
     unsigned long long end;
-    char *error;            /* why a job failed */
-    unsigned long long idleSince; /* ms; 0: somebody is connected */
+    char *error;            /* why the backup failed */
+    unsigned long long idleSince; /* ms: no client since this time; 0: one is connected */
 };
 
 #define FERRY_BACKUP_NAME "backup"
 
-/* What others may do to the domain while a backup runs. */
+/* The domain jobs that may run inside the asynchronous job of a backup. */
 #define FERRY_BACKUP_JOB_MASK \
     (VIR_JOB_DEFAULT_MASK | JOB_MASK(VIR_JOB_SUSPEND) | JOB_MASK(VIR_JOB_MODIFY))
 

@@ -1,11 +1,11 @@
 /*
- * end.c: backup: how it ends
+ * end.c: backup: ending it and telling clients
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * To end a backup is to undo its steps. The result is in the journal before that
- * begins, so whoever goes on with the end of the backup comes to the same result.
+ * To end a backup is to undo its steps. The result is written to the journal before the
+ * undo begins, so that a driver that continues an interrupted undo keeps the same result.
  */
 
 #include <config.h>
@@ -21,8 +21,7 @@
 #include "virerror.h"
 
 
-/* What clients learn afterwards: the events of the disks, and the statistics and
- * the event of the completed job. */
+/* Sends the block job event of every disk, as the result says. Domain locked. */
 void
 ferryBackupTellDisks(ferryOp *op)
 {
@@ -33,7 +32,7 @@ ferryBackupTellDisks(ferryOp *op)
     if (backup->result == FERRY_BACKUP_RESULT_FAILED)
         status = VIR_DOMAIN_BLOCK_JOB_FAILED;
     else if (backup->result == FERRY_BACKUP_RESULT_CANCELED || ferryBackupIsPull(backup))
-        /* a pull's client has what it wanted, but no job ran to its end */
+        /* the jobs of a pull never run to their end, also when the backup completes */
         status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
 
     for (i = 0; i < backup->ndisks; i++) {
@@ -45,6 +44,7 @@ ferryBackupTellDisks(ferryOp *op)
 }
 
 
+/* Saves the statistics of the completed job and sends its event. Domain locked. */
 void
 ferryBackupTellJob(ferryOp *op)
 {
@@ -73,14 +73,12 @@ ferryBackupTellJob(ferryOp *op)
 
 /**
  * ferryBackupEnd:
- * @result: how it ended; NONE: it never ran, nobody is told
+ * @result: becomes backup->result if that is NONE; NONE: begin failed, no event is sent
  *
- * Ends the backup: takes back what it did but for what @result says is to
- * stay, tells clients, and lets the next job begin. Domain locked, modify job
- * held; the caller has a reference to @op. Keeps the last error.
- *
- * The operation is not over afterwards when QEMU cannot be reached: its end,
- * or the next driver, settles it.
+ * Undoes the steps of the backup, leaves what the result says, sends the events and ends
+ * the asynchronous job. Domain locked, modify job held; the caller has a reference to
+ * @op. Keeps the last error. If QEMU cannot be reached, the operation is not over on
+ * return: the end of QEMU or the next driver settles it.
  */
 void
 ferryBackupEnd(ferryOp *op,
@@ -100,15 +98,15 @@ ferryBackupEnd(ferryOp *op,
         backup->result = result;
         if (result != FERRY_BACKUP_RESULT_FAILED)
             g_clear_pointer(&backup->error, g_free);
-        /* What must not be taken back, if we do not live to see the end. A host that
-         * dies takes QEMU with it, and what QEMU has not flushed: nothing of that is
-         * told to anybody before the journal is gone. */
+        /* If this driver dies during the undo, the next one must keep the result. The
+         * entry need not survive a crash of the host, which also loses what QEMU has not
+         * flushed: clients are told the result only when the journal is gone. */
         if (result != FERRY_BACKUP_RESULT_NONE)
-            ignore_value(ferryJournalWrite(vm, false));
+            ignore_value(ferryJournalWrite(vm, /* durable= */ false));
     }
 
     if (ferryPlanUndo(op, &ferryBackupBeginPlan) == 0 && !op->over) {
-        /* first: who tells twice has not ended */
+        /* First remove the journal: a driver that finds it sends the events again. */
         ferryOpEnd(op);
         if (backup->result != FERRY_BACKUP_RESULT_NONE) {
             ferryBackupTellDisks(op);

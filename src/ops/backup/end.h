@@ -1,5 +1,5 @@
 /*
- * end.h: backup: how it ends
+ * end.h: backup: ending it and telling clients
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,11 +1,11 @@
 /*
- * images.c: backup: the steps that make its images and their nodes
+ * images.c: backup: the steps that create its images and their block nodes
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Whatever can be done for all disks at the same time is: a backup of sixteen disks
- * is to begin in little more time than that of one.
+ * The jobs of all disks run at the same time, so that a backup of sixteen disks begins in
+ * little more time than a backup of one.
  */
 
 #include <config.h>
@@ -21,15 +21,16 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* Creating images is quick, but remote ones may hang. */
+/* Time limit for all images: creating them is quick, but remote storage may hang. */
 #define FERRY_BACKUP_CREATE_MS (5 * 60 * 1000)
 
-/* What a disk must be able to hold, in bytes, for its backup to bypass the page
- * cache: QEMU takes a millisecond longer to open an image so. */
+/* Smallest capacity in bytes of a disk whose push bypasses the page cache: QEMU takes a
+ * millisecond longer to open an image with direct I/O. */
 #define FERRY_BACKUP_LARGE (256 * 1024 * 1024ULL)
 
 
-/* create, format: the images, all at the same time; alone, see copy.c */
+/* create, format: create all images at once. Both steps are alone: QEMU up to 7.2 dies
+ * when it is asked for its nodes while an image is being formatted. */
 static char *
 ferryBackupCreateJobName(ferryOp *op,
                          ferryBackupDisk *disk)
@@ -54,7 +55,7 @@ ferryBackupBacking(ferryOp *op,
 }
 
 
-/* @started: how many jobs */
+/* Waits until the @started jobs have ended, and reports the error of one that failed. */
 static int
 ferryBackupCreateWait(ferryOp *op,
                       int started)
@@ -102,7 +103,8 @@ ferryBackupCreate(ferryOp *op)
 
         if (qemuBlockStorageSourceCreateDetectSize(nodes, store,
                                                    ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0 ||
-            (rc = ferryImageFormatStart(op->vm, store, NULL, true, jobname)) < 0)
+            (rc = ferryImageFormatStart(op->vm, store, /* backing= */ NULL,
+                                        /* storage= */ true, jobname)) < 0)
             return -1;
 
         started += rc;
@@ -112,25 +114,25 @@ ferryBackupCreate(ferryOp *op)
 }
 
 
-/* A push of a whole disk bypasses the page cache, where the storage can: a guest's
- * own writes would have to wait for the host to write all that back. What is small,
- * or lies here and there, is better left to the page cache; and a scratch image gets
- * what the guest waits for. */
+/* A full push bypasses the page cache where the storage supports that: otherwise the
+ * guest's own writes wait while the host writes the cached backup back. The page cache is
+ * better for small and incremental backups, and for scratch images (the guest waits). */
 static bool
 ferryBackupBypassesCache(ferryOp *op,
                          ferryBackupDisk *disk)
 {
     virStorageSource *store = disk->def->store;
 
-    /* nobody has looked how large a prepared image is */
+    /* the capacity is 0, that is unknown, for an image that the client prepared */
     return !ferryBackupIsPull(ferryBackupOf(op)) && !disk->bitmap &&
            (store->capacity == 0 || store->capacity >= FERRY_BACKUP_LARGE) &&
            ferryNodeMayBypassCache(store);
 }
 
 
-/* Starts formatting the image of @disk, unless that is the same as for one
- * before, by @done: then that one is returned, and the image is its clone. */
+/* Starts the job that formats the image of @disk. If @done (format options -> disk; or
+ * NULL) has a plain image with the same options, sets @same to its disk: the caller
+ * clones that image. Returns the number of jobs started, or -1 with an error reported. */
 static int
 ferryBackupFormatDisk(ferryOp *op,
                       ferryBackupDisk *disk,
@@ -141,8 +143,8 @@ ferryBackupFormatDisk(ferryOp *op,
     virStorageSource *store = disk->def->store;
     g_autofree char *jobname = ferryBackupCreateJobName(op, disk);
     g_autofree char *key = NULL;
-    /* what a pull opens has its backing chain given; what a push leaves must
-     * know its own */
+    /* A scratch image gets its backing node when it is opened; the image of a push must
+     * name its backing file itself. */
     g_autoptr(virStorageSource) backing = ferryBackupIsPull(backup) ? virStorageSourceNew() :
                                                                        ferryBackupBacking(op, disk);
     g_autoptr(virJSONValue) props = NULL;
@@ -154,8 +156,8 @@ ferryBackupFormatDisk(ferryOp *op,
         return 0;
 
     if (ferryImageIsPlain(store)) {
-        if (virJSONValueObjectRemoveKey(props, "file", NULL) < 0 ||
-            !(key = virJSONValueToString(props, false)))
+        if (virJSONValueObjectRemoveKey(props, "file", /* value= */ NULL) < 0 ||
+            !(key = virJSONValueToString(props, /* pretty= */ false)))
             return -1;
 
         if (done && (*same = g_hash_table_lookup(done, key)))
@@ -202,7 +204,7 @@ ferryBackupFormatImages(ferryOp *op)
                                         ferryBackupBypassesCache(op, disk)) == 0)
             continue;
 
-        if ((rc = ferryBackupFormatDisk(op, disk, NULL, &same[i])) < 0)
+        if ((rc = ferryBackupFormatDisk(op, disk, /* done= */ NULL, &same[i])) < 0)
             return -1;
         started += rc;
     }
@@ -217,12 +219,11 @@ ferryBackupUncreate(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
 
     if (backup->creating)
-        ignore_value(ferryJobKillAll(op, "create-", NULL));
+        ignore_value(ferryJobKillAll(op, "create-", /* known= */ NULL));
 }
 
 
-/* storage, node: the stores' nodes in QEMU; with plain ones the first comes with
- * the second */
+/* storage, node: add the stores' nodes; "node" adds both of a plain image at once */
 int
 ferryBackupAddStorage(ferryOp *op)
 {

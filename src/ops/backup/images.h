@@ -1,5 +1,5 @@
 /*
- * images.h: backup: the steps that make its images and their nodes
+ * images.h: backup: the steps that create its images and their block nodes
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,5 +1,5 @@
 /*
- * progress.c: how far the jobs of a backup are
+ * progress.c: backup: the progress of its jobs
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -44,7 +44,8 @@ ferryBackupCount(ferryOp *op,
 }
 
 
-/* Asks QEMU for all jobs of @op, and adds up how far they are. Returns them. */
+/* Returns QEMU's jobs of @op, or NULL with an error reported. Fills in @state, cur and
+ * end of the backup and, if a job failed, its error. Domain locked, job held. */
 GPtrArray *
 ferryBackupQuery(ferryOp *op,
                  ferryBackupJobs *state)
@@ -67,11 +68,7 @@ ferryBackupQuery(ferryOp *op,
 }
 
 
-/**
- * ferryBackupProgress:
- *
- * Brings backup->cur and backup->end up to date.
- */
+/* Updates backup->cur and backup->end. Returns 0, or -1 with an error reported. */
 int
 ferryBackupProgress(ferryOp *op)
 {
@@ -82,11 +79,7 @@ ferryBackupProgress(ferryOp *op)
 }
 
 
-/**
- * ferryBackupFillStats:
- *
- * Writes what is known of the progress into @data.
- */
+/* Writes backup->cur and backup->end into the statistics of @data. */
 void
 ferryBackupFillStats(ferryOp *op,
                      virDomainJobData *data)
@@ -108,7 +101,7 @@ ferryBackupFillStats(ferryOp *op,
 /**
  * ferryBackupStats:
  *
- * Fills in @data as it is now. Domain locked, job held.
+ * Fills in @data with current statistics. Domain locked, job held.
  */
 int
 ferryBackupStats(ferryOp *op,

@@ -1,5 +1,5 @@
 /*
- * progress.h: how far the jobs of a backup are
+ * progress.h: backup: the progress of its jobs
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,11 +9,11 @@
 
 #include "ops/backup/data.h"
 
-/* How many jobs of a backup have come to which end. */
+/* How many jobs of a backup have ended, and how. */
 typedef struct _ferryBackupJobs ferryBackupJobs;
 struct _ferryBackupJobs {
     size_t ended;  /* concluded, or unknown to QEMU */
-    size_t failed; /* of these: not concluded without an error */
+    size_t failed; /* of these: concluded with an error, or unknown to QEMU */
 };
 
 GPtrArray *ferryBackupQuery(ferryOp *op, ferryBackupJobs *state);

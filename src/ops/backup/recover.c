@@ -1,5 +1,5 @@
 /*
- * recover.c: backup: after the driver or QEMU went away
+ * recover.c: backup: recovery after the driver or QEMU has ended
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -24,9 +24,9 @@ VIR_LOG_INIT("ferry.backup");
 /**
  * ferryBackupRecover:
  *
- * The driver is back, QEMU still runs. A backup that runs goes on; one that
- * was being begun is taken back, and one that was being ended is ended. By a
- * worker, since both may wait: for jobs, or for the guest's agent.
+ * The driver was restarted, QEMU still runs. A backup that had begun goes on. After a
+ * begin or an end that was interrupted a worker undoes the steps, as that may wait for
+ * jobs or for the guest's agent. Domain locked, job held by the reconnecting thread.
  */
 void
 ferryBackupRecover(ferryOp *op)
@@ -50,7 +50,7 @@ ferryBackupRecover(ferryOp *op)
     ferryBackupPublish(op);
 
     if (vm->job->asyncJob != VIR_ASYNC_JOB_BACKUP)
-        qemuDomainObjRestoreAsyncJob(vm, VIR_ASYNC_JOB_BACKUP, 0, 0,
+        qemuDomainObjRestoreAsyncJob(vm, VIR_ASYNC_JOB_BACKUP, /* phase= */ 0, /* started= */ 0,
                                      VIR_DOMAIN_JOB_OPERATION_BACKUP,
                                      QEMU_DOMAIN_JOB_STATS_TYPE_BACKUP,
                                      VIR_DOMAIN_JOB_STATUS_ACTIVE,
@@ -63,8 +63,8 @@ ferryBackupRecover(ferryOp *op)
 }
 
 
-/* What is known of a backup by what the stock driver was told. What was at the
- * stores before is not: that is not ours to remove. */
+/* Makes a failed backup of priv->backup, which is taken over. What was at the stores
+ * before is unknown, so their origin is FERRY_IMAGE_FOREIGN and no image is removed. */
 static ferryBackup *
 ferryBackupGuess(qemuDomainObjPrivate *priv)
 {
@@ -76,7 +76,7 @@ ferryBackupGuess(qemuDomainObjPrivate *priv)
 
     ferryBackupListDisks(backup);
     backup->result = FERRY_BACKUP_RESULT_FAILED;
-    backup->error = g_strdup(_("what is needed to go on with the backup was lost"));
+    backup->error = g_strdup(_("the journal of the backup was lost"));
 
     return backup;
 }
@@ -85,8 +85,8 @@ ferryBackupGuess(qemuDomainObjPrivate *priv)
 /**
  * ferryBackupRevive:
  *
- * The driver is back, QEMU still runs: a backup of which neither the stock driver
- * nor the journal knows more than that it ran is one of ours, and has failed.
+ * The driver was restarted, QEMU still runs. A backup in priv->backup without a journal
+ * and without block jobs of the stock driver was Ferry's: makes it up again, as failed.
  */
 void
 ferryBackupRevive(const ferryOpClass *klass,
@@ -106,20 +106,20 @@ ferryBackupRevive(const ferryOpClass *klass,
             return;
     }
 
-    VIR_WARN("domain '%s': its backup is in no journal and cannot go on; look for images "
+    VIR_WARN("domain '%s': the journal of its backup was lost, so the backup is ended; look for images "
              "that it may have left", vm->def->name);
 
     op = ferryOpNew(vm, klass, FERRY_BACKUP_NAME, ferryBackupGuess(priv));
-    ferryPlanAssume(op, &ferryBackupBeginPlan, NULL);
+    ferryPlanAssume(op, &ferryBackupBeginPlan, /* last= */ NULL);
 }
 
 
 /**
  * ferryBackupReconnected:
  *
- * A driver that died before its first journal entry, or after the last, may
- * have left the domain the asynchronous job of a backup that there is not: ends
- * it, or nobody would. Called with @vm locked when it has been recovered.
+ * Ends the asynchronous job of a backup that does not exist: a driver that died before
+ * the first journal entry or after removing the journal leaves such a job, and nothing
+ * else ends it. Called with @vm locked, after its operations were recovered.
  */
 void
 ferryBackupReconnected(virDomainObj *vm)
@@ -133,9 +133,9 @@ ferryBackupReconnected(virDomainObj *vm)
 /**
  * ferryBackupStopped:
  *
- * QEMU is gone, or the host was restarted: there is no backup, unless it was
- * complete already. Labels and the final event are the stock driver's, which has
- * ended the asynchronous job, if it still knew of a backup.
+ * QEMU is gone, or the host was restarted: undoes the backup. Only a completed one leaves
+ * its checkpoint and the images of a push. If the stock driver still knew of the backup
+ * (priv->backup), it has restored labels, sent the job's event and ended the async job.
  */
 void
 ferryBackupStopped(ferryOp *op)
@@ -143,19 +143,19 @@ ferryBackupStopped(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     bool started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
 
-    /* the last of an image is written when QEMU closes it */
+    /* QEMU writes the last data of an image on closing it, and may not have closed all */
     if (backup->result == FERRY_BACKUP_RESULT_COMPLETED && !ferryBackupIsPull(backup) &&
         ferryPlanReached(op, &ferryBackupBeginPlan, "storage")) {
         backup->result = FERRY_BACKUP_RESULT_FAILED;
         started = true;
     }
 
-    /* a journal that was on the disk in time may not know of the server yet */
+    /* after a host crash the journal on the disk may be older than the "server" step */
     if (ferryBackupIsPull(backup))
         ferryExportSocketRemove(backup->def->server);
 
     if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED && started)
-        ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, false);
+        ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, /* chain= */ false);
 
     if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
         ferryBackupUnfiles(op);
@@ -164,7 +164,7 @@ ferryBackupStopped(ferryOp *op)
 
     if (op->vm && backup->result != FERRY_BACKUP_RESULT_NONE) {
         ferryBackupTellDisks(op);
-        /* it was being ended, and the stock driver did not know of it any more */
+        /* the undo had cleared priv->backup, so the stock driver has not ended the job */
         if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP) {
             ferryBackupTellJob(op);
             virDomainObjEndAsyncJob(op->vm);

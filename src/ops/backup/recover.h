@@ -1,5 +1,5 @@
 /*
- * recover.h: backup: after the driver or QEMU went away
+ * recover.h: backup: recovery after the driver or QEMU has ended
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,11 +1,11 @@
 /*
- * request.c: is a backup possible, and what will it touch?
+ * request.c: backup: checks of a request
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Everything that can be known to be wrong is found here, while nothing is changed
- * yet. Error codes are those that clients of the stock driver know.
+ * All checks of a request are done here, before anything is changed. The error codes are
+ * ones that clients know from the stock driver.
  */
 
 #include <config.h>
@@ -32,7 +32,7 @@ ferryBackupCheckServer(virDomainObj *vm,
     if (def->type != VIR_DOMAIN_BACKUP_TYPE_PULL)
         return 0;
 
-    /* nothing listens on TCP unless asked */
+    /* no default: QEMU must not listen on TCP unless the client asks for that */
     if (!def->server) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
                        _("<domainbackup> must specify a <server> for a pull backup"));
@@ -79,7 +79,7 @@ ferryBackupCheckStore(virDomainObj *vm,
             break;
     }
 
-    if (backup->disks + i < disk || ferrySourceInUse(vm->def, store, NULL)) {
+    if (backup->disks + i < disk || ferrySourceInUse(vm->def, store, /* except= */ NULL)) {
         virReportError(VIR_ERR_INVALID_ARG,
                        _("store '%1$s' for backup of '%2$s' is already used by domain '%3$s'; "
                          "name another one"),
@@ -124,7 +124,7 @@ ferryBackupCheckFormat(ferryBackup *backup,
 }
 
 
-/* Was @disk there when checkpoint @def was made? */
+/* Returns whether checkpoint @def has a bitmap for disk @dst. */
 static bool
 ferryBackupDiskInCheckpoint(virDomainCheckpointDef *def,
                             const char *dst)
@@ -166,7 +166,7 @@ ferryBackupCheckIncremental(virDomainObj *vm,
     nodes = *nodeData;
 
     if (!qemuBlockBitmapChainIsValid(domdisk->src, def->incremental, nodes)) {
-        /* a disk that came later has all its data still to be backed up */
+        /* a disk that the checkpoint does not cover (new, raw) is backed up in full */
         if (!ferryBackupDiskInCheckpoint(from, def->name) &&
             !qemuBlockNamedNodeDataGetBitmapByName(nodes, domdisk->src, def->incremental)) {
             VIR_INFO("domain '%s': disk '%s' is not in checkpoint '%s': full backup",
@@ -190,8 +190,8 @@ ferryBackupCheckIncremental(virDomainObj *vm,
         def->exportbitmap = g_strdup(disk->bitmap);
     } else if (qemuBlockNamedNodeDataGetBitmapByName(nodes, domdisk->src, disk->bitmap)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("disk '%1$s' of domain '%2$s' has a bitmap '%3$s' already: remove it, or stop "
-                         "who uses it"), def->name, vm->def->name, disk->bitmap);
+                       _("disk '%1$s' of domain '%2$s' has a bitmap '%3$s' already: remove it, or end "
+                         "the operation that uses it"), def->name, vm->def->name, disk->bitmap);
         return -1;
     }
 
@@ -213,7 +213,7 @@ ferryBackupCheckDisk(virDomainObj *vm,
         qemuDomainDiskBlockJobIsActive(domdisk) ||
         ferryBackupCheckFormat(backup, disk) < 0 ||
         ferryBackupCheckStore(vm, backup, disk) < 0 ||
-        qemuDomainPrepareStorageSourceBlockdev(NULL, disk->def->store, priv, cfg) < 0 ||
+        qemuDomainPrepareStorageSourceBlockdev(/* disk= */ NULL, disk->def->store, priv, cfg) < 0 ||
         ferryBackupCheckIncremental(vm, backup, disk, nodes) < 0)
         return -1;
 
@@ -228,7 +228,7 @@ static int
 ferryBackupCheckDisks(virDomainObj *vm,
                       ferryBackup *backup)
 {
-    g_autoptr(GHashTable) nodes = NULL; /* asked for when the first disk needs it */
+    g_autoptr(GHashTable) nodes = NULL; /* queried when the first disk needs it */
     size_t i;
 
     ferryBackupListDisks(backup);
@@ -249,14 +249,12 @@ ferryBackupCheckDisks(virDomainObj *vm,
 
 /**
  * ferryBackupPrepare:
- * @def: what is asked for; taken over
- * @checkpointXML: checkpoint to make with it, or NULL
+ * @def: the client's request; taken over, also on failure
+ * @checkpointXML: checkpoint to create with the backup, or NULL
  * @flags: virDomainBackupBeginFlags
  *
- * Checks the request against @vm, which is locked and whose modify job is
- * held. Changes nothing.
- *
- * Returns the backup to be made, or NULL with an error reported.
+ * Checks the request against @vm and fills in defaults; changes no image. Domain locked,
+ * modify job held. Returns the backup, or NULL with an error reported.
  */
 ferryBackup *
 ferryBackupPrepare(virDomainObj *vm,

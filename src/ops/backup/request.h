@@ -1,5 +1,5 @@
 /*
- * request.h: is a backup possible, and what will it touch?
+ * request.h: backup: checks of a request
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,10 +1,11 @@
 /*
- * watch.c: backup: what becomes of a running one
+ * watch.c: backup: events that end a running backup
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Its jobs end, a pull backup is not read by anybody, or runs out of space.
+ * A backup ends when its jobs end; a pull backup also when no client is connected for too
+ * long, or when its scratch image is full.
  */
 
 #include <config.h>
@@ -31,11 +32,11 @@ VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_WATCH_MS 1000
 
-/* Less than QEMU allocates at a time. */
+/* Bytes. Less free space counts as full: QEMU copies up to 1 MiB at a time. */
 #define FERRY_BACKUP_SPACE_MIN (1024 * 1024)
 
 
-/* Looks, in the event loop, and leaves the rest to a worker. */
+/* Runs in the event loop, so it only looks for clients: a worker ends the backup. */
 static void
 ferryBackupWatchTick(int timer,
                      void *opaque)
@@ -67,8 +68,8 @@ ferryBackupWatchTick(int timer,
 /**
  * ferryBackupWatch:
  *
- * From now on somebody must be connected to the pull backup @op, or be back
- * within its idle timeout. Domain locked.
+ * Starts a timer that has the pull backup @op ended after its idle timeout without a
+ * client. Domain locked.
  */
 void
 ferryBackupWatch(ferryOp *op)
@@ -89,10 +90,9 @@ ferryBackupWatch(ferryOp *op)
 /**
  * ferryBackupIsForsaken:
  *
- * Returns true when nobody was connected for longer than the client allowed;
- * backup->error says so then.
+ * Returns true, with backup->error set, when no client came within the idle timeout.
  */
-bool
+static bool
 ferryBackupIsForsaken(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
@@ -109,7 +109,7 @@ ferryBackupIsForsaken(ferryOp *op)
 }
 
 
-/* Is the file system of a scratch file full? */
+/* Returns a disk whose scratch file is on a full file system, or NULL. */
 static ferryBackupDisk *
 ferryBackupFindFull(ferryBackup *backup)
 {
@@ -131,8 +131,8 @@ ferryBackupFindFull(ferryBackup *backup)
 /**
  * ferryBackupIOError:
  *
- * A write of the guest failed and QEMU stopped it. Called in the monitor's
- * thread with @vm locked.
+ * A request of the guest failed: lets a worker find out whether a scratch image is full
+ * (ferryBackupFreeGuest()). Called in the monitor's thread with @vm locked.
  */
 void
 ferryBackupIOError(virDomainObj *vm)
@@ -149,14 +149,12 @@ ferryBackupIOError(virDomainObj *vm)
 /**
  * ferryBackupFreeGuest:
  *
- * Before the guest overwrites data of a pull backup it waits for the scratch
- * image to have them. When that is full QEMU stops the guest as if its own disk
- * were: the backup is what has to go. Ends it then, and lets the guest on; its
- * write is done again, and it never knows.
- *
- * Returns true when that was so.
+ * During a pull backup a write of the guest waits until the old data are in the scratch
+ * image. When that is full, QEMU stops the guest as if the guest's own disk were full. In
+ * this case the function ends the backup, resumes the guest and returns true. QEMU
+ * repeats the write, so the guest sees no error. Domain locked, modify job held.
  */
-bool
+static bool
 ferryBackupFreeGuest(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
@@ -187,11 +185,7 @@ ferryBackupFreeGuest(ferryOp *op)
 }
 
 
-/**
- * ferryBackupJobMatters:
- *
- * Returns true for the end of a job: nothing else is to be acted upon.
- */
+/* Returns true when a job has concluded: no other state needs action. */
 bool
 ferryBackupJobMatters(ferryOp *op G_GNUC_UNUSED,
                       int status)
@@ -200,20 +194,21 @@ ferryBackupJobMatters(ferryOp *op G_GNUC_UNUSED,
 }
 
 
-/* QEMU cancels its jobs when it ends, and forgets them: no news of theirs. */
+/* Returns whether QEMU is about to end: its jobs are then canceled, but did not fail. */
 static bool
 ferryBackupQEMUEnds(ferryOp *op)
 {
     return QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed ||
-           virDomainObjGetState(op->vm, NULL) == VIR_DOMAIN_SHUTDOWN;
+           virDomainObjGetState(op->vm, /* reason= */ NULL) == VIR_DOMAIN_SHUTDOWN;
 }
 
 
 /**
  * ferryBackupJobChanged:
  *
- * Does what the state of the jobs asks for: one that failed ends all, and so
- * does the end of the last one.
+ * Ends the backup when a job failed, all jobs have ended, the scratch image is full or no
+ * client came in time; finishes an end, or undoes a begin, that was interrupted. Domain
+ * locked, modify job held; the caller drives @op.
  */
 void
 ferryBackupJobChanged(ferryOp *op)

@@ -1,5 +1,5 @@
 /*
- * watch.h: backup: what becomes of a running one
+ * watch.h: backup: events that end a running backup
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,13 +1,12 @@
 /*
- * xml.c: backups as XML: what a client says, and the journal
+ * xml.c: backup: the XML of the client's request and of the journal
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What libvirt's own parser and schema do not know is taken out before they
- * see the document: elements of our namespace, and stores on the network. All
- * the rest they check as ever, so a driver without Ferry refuses these
- * documents, and we refuse what is wrong in them.
+ * libvirt's parser and schema know neither the elements of Ferry's namespace nor stores
+ * on the network. Both are taken out of the document before libvirt checks the rest, so
+ * errors in the rest are still found. A driver without Ferry refuses such documents.
  */
 
 #include <config.h>
@@ -34,7 +33,8 @@ ferryBackupParseNumber(xmlNodePtr node,
                        unsigned long long max,
                        unsigned long long *value)
 {
-    if (!text || virStrToLong_ullp(text, NULL, 10, value) < 0 || *value == 0 || *value > max) {
+    if (!text || virStrToLong_ullp(text, /* end_ptr= */ NULL, 10, value) < 0 ||
+        *value == 0 || *value > max) {
         virReportError(VIR_ERR_XML_ERROR,
                        _("'%1$s' of <%2$s> must be a number from 1 to %3$llu"),
                        NULLSTR(text), node->name, max);
@@ -117,7 +117,7 @@ ferryBackupParseElement(xmlNodePtr node,
 }
 
 
-/* Takes our elements out of the document. */
+/* Moves the elements of Ferry's namespace from the document into @extras. */
 static int
 ferryBackupParseExtras(xmlNodePtr root,
                        ferryBackupExtras *extras)
@@ -143,8 +143,8 @@ ferryBackupParseExtras(xmlNodePtr root,
 }
 
 
-/* Reads the store of a <disk type='network'>, and puts a file in its place, so
- * that the rest of the element is read as ever. */
+/* Returns the store of a <disk type='network'>, and replaces it in the document by a file
+ * so that libvirt's schema and parser accept the element; NULL with an error reported. */
 static virStorageSource *
 ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
                              xmlNodePtr disk,
@@ -165,11 +165,11 @@ ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
         return NULL;
     }
 
-    if (!(store = virDomainStorageSourceParseBase("network", format, NULL)) ||
-        virDomainStorageSourceParse(source, ctxt, store, 0, xmlopt) < 0)
+    if (!(store = virDomainStorageSourceParseBase("network", format, /* index= */ NULL)) ||
+        virDomainStorageSourceParse(source, ctxt, store, /* flags= */ 0, xmlopt) < 0)
         return NULL;
 
-    placeholder = xmlNewNode(NULL, source->name);
+    placeholder = xmlNewNode(/* ns= */ NULL, source->name);
     xmlNewProp(placeholder, BAD_CAST "file", BAD_CAST "/network");
     xmlReplaceNode(source, placeholder);
     xmlFreeNode(source);
@@ -179,7 +179,7 @@ ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
 }
 
 
-/* Returns the stores on the network by the name of their disk. */
+/* Returns the network stores, keyed by disk name, or NULL with an error reported. */
 static GHashTable *
 ferryBackupParseNetworkStores(xmlXPathContextPtr ctxt,
                               virDomainXMLOption *xmlopt)
@@ -205,8 +205,8 @@ ferryBackupParseNetworkStores(xmlXPathContextPtr ctxt,
 }
 
 
-/* Checks @doc by libvirt's schema of backups. It is kept: to read it takes
- * longer than to begin the backup of a disk. */
+/* Validates @doc against libvirt's schema of backups. The parsed schema is kept, as
+ * parsing it takes longer than beginning the backup of a disk. */
 static int
 ferryBackupValidate(xmlDocPtr doc)
 {
@@ -225,7 +225,7 @@ ferryBackupValidate(xmlDocPtr doc)
     if (virXMLValidatorValidate(schema, doc) == 0)
         return 0;
 
-    /* it would repeat its errors with the next document's */
+    /* the validator keeps its error texts and would add them to the next document's */
     g_clear_pointer(&schema, virXMLValidatorFree);
     return -1;
 }
@@ -233,9 +233,9 @@ ferryBackupValidate(xmlDocPtr doc)
 
 /**
  * ferryBackupParseXML:
- * @extras: filled with what is asked for beside libvirt's own XML
+ * @extras: filled in with what the elements of Ferry's namespace ask for
  *
- * Returns what the client's @xml says, or NULL with an error reported.
+ * Returns the definition in the client's @xml, or NULL with an error reported.
  */
 virDomainBackupDef *
 ferryBackupParseXML(virQEMUDriver *driver,
@@ -248,11 +248,12 @@ ferryBackupParseXML(virQEMUDriver *driver,
     g_autoptr(GHashTable) stores = NULL;
     size_t i;
 
-    if (!(doc = virXMLParse(NULL, xml, _("(domain_backup)"), "domainbackup", &ctxt, NULL, false)) ||
+    if (!(doc = virXMLParse(/* filename= */ NULL, xml, _("(domain_backup)"), "domainbackup", &ctxt,
+                            /* schemafile= */ NULL, /* validate= */ false)) ||
         ferryBackupParseExtras(ctxt->node, extras) < 0 ||
         !(stores = ferryBackupParseNetworkStores(ctxt, driver->xmlopt)) ||
         ferryBackupValidate(doc) < 0 ||
-        !(def = virDomainBackupDefParseXML(ctxt, driver->xmlopt, 0)))
+        !(def = virDomainBackupDefParseXML(ctxt, driver->xmlopt, /* flags= */ 0)))
         return NULL;
 
     for (i = 0; i < def->ndisks; i++) {
@@ -288,7 +289,7 @@ ferryBackupFormatDisk(virBuffer *buf,
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
         virBufferEscapeString(&attrs, " bitmap='%s'", disk->bitmap);
 
-        if (ferrySourceFormat(&children, def->store, xmlopt, true) < 0)
+        if (ferrySourceFormat(&children, def->store, xmlopt, /* runtime= */ true) < 0)
             return -1;
     }
 
@@ -315,14 +316,14 @@ ferryBackupFormatServer(virBuffer *buf,
     if (def->tls != VIR_TRISTATE_BOOL_ABSENT)
         virBufferAsprintf(&attrs, " tls='%s'", virTristateBoolTypeToString(def->tls));
 
-    virXMLFormatElement(buf, "server", &attrs, NULL);
+    virXMLFormatElement(buf, "server", &attrs, /* childBuf= */ NULL);
 }
 
 
 /**
  * ferryBackupFormat:
  *
- * What undo and recovery need, for the journal.
+ * Writes what undo and recovery need into @buf, for the journal.
  */
 int
 ferryBackupFormat(ferryOp *op,
@@ -340,7 +341,7 @@ ferryBackupFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " reuse='%s'", backup->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " result='%s'", ferryBackupResultTypeToString(backup->result));
     virBufferAsprintf(&attrs, " idle='%u'", backup->extras.idleTimeout);
-    virXMLFormatElement(buf, "backup", &attrs, NULL);
+    virXMLFormatElement(buf, "backup", &attrs, /* childBuf= */ NULL);
 
     ferryBackupFormatServer(buf, backup->def);
     ferryQuiesceFormat(buf, &backup->extras.quiesce);
@@ -390,7 +391,7 @@ ferryBackupParseDisk(xmlXPathContextPtr ctxt,
 
     if (!(def->name = virXMLPropStringRequired(node, "name")) ||
         virXMLPropInt(node, "mode", 10, VIR_XML_PROP_REQUIRED | VIR_XML_PROP_NONNEGATIVE,
-                      &mode, 0) < 0)
+                      &mode, /* defaultResult= */ 0) < 0)
         return -1;
 
     if (mode >= VIR_DOMAIN_BACKUP_DISK_BACKUP_MODE_LAST) {
@@ -407,14 +408,14 @@ ferryBackupParseDisk(xmlXPathContextPtr ctxt,
     if (!store)
         return 0;
 
-    if (!(def->store = ferrySourceParse(store, xmlopt, true)))
+    if (!(def->store = ferrySourceParse(store, xmlopt, /* runtime= */ true)))
         return -1;
 
     return virXMLPropUInt(node, "index", 10, VIR_XML_PROP_REQUIRED, &def->store->id);
 }
 
 
-/* What of a disk is ours and not libvirt's. */
+/* Reads what the journal says of a disk beyond libvirt's definition. */
 static int
 ferryBackupParseDiskState(xmlNodePtr node,
                           ferryBackupDisk *disk)
@@ -462,8 +463,8 @@ ferryBackupParseDisks(ferryBackup *backup,
 /**
  * ferryBackupParse:
  *
- * Reads what ferryBackupFormat() wrote; @ctxt stands on the operation. Returns
- * NULL with an error reported.
+ * Reads what ferryBackupFormat() wrote; the context node of @ctxt is the operation's
+ * element. Returns the ferryBackup, or NULL with an error reported.
  */
 void *
 ferryBackupParse(virQEMUDriver *driver,

@@ -1,5 +1,5 @@
 /*
- * xml.h: backups as XML: what a client says, and the journal
+ * xml.h: backup: the XML of the client's request and of the journal
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

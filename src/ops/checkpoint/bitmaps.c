@@ -5,11 +5,9 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * A checkpoint is a bitmap of its name in the image of every disk, and a file that
- * says so (metadata.c). Each bitmap goes on recording whatever comes later. So an
- * incremental backup from any ancestor needs one bitmap only, and to delete a
- * checkpoint leaves the others as they are.
- *
- * A checkpoint is made on its own or with a backup: both plans use what is here.
+ * describes the checkpoint (metadata.c). Each bitmap records all later writes on its own.
+ * So an incremental backup from any ancestor needs one bitmap only, and deleting one
+ * checkpoint leaves the others unchanged. Checkpoint and backup plans use this file.
  */
 
 #include <config.h>
@@ -32,10 +30,10 @@ VIR_LOG_INIT("ferry.checkpoint");
 /**
  * ferryCheckpointAddBitmaps:
  *
- * Adds to @actions what makes the bitmaps of @def. A bitmap of that name which
- * no checkpoint knows any more (its file was lost, say) is emptied and used:
- * that can be taken back with the transaction, while removing it could not.
- * One that is inconsistent has no content to lose and is removed at once.
+ * Adds to @actions what creates the bitmaps of @def. A bitmap of the same name may be
+ * left from a checkpoint whose file was lost: it is cleared and reused, since QEMU rolls
+ * that back when the transaction fails; a removal beforehand would be final. A bitmap
+ * that is inconsistent or not persistent is removed at once, before the transaction.
  */
 int
 ferryCheckpointAddBitmaps(virDomainObj *vm,
@@ -56,7 +54,7 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
         if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
             continue;
 
-        /* it was there, but whoever prepared this may have waited since */
+        /* the disk may have been unplugged while an earlier step waited */
         if (!disk) {
             virReportError(VIR_ERR_OPERATION_INVALID,
                            _("disk '%1$s' of domain '%2$s' was removed while checkpoint '%3$s' "
@@ -77,7 +75,8 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
         }
 
         if ((old && qemuMonitorTransactionBitmapRemove(broken, node, chkdisk->bitmap) < 0) ||
-            qemuMonitorTransactionBitmapAdd(actions, node, chkdisk->bitmap, true, false, 0) < 0)
+            qemuMonitorTransactionBitmapAdd(actions, node, chkdisk->bitmap, /* persistent= */ true,
+                                            /* disabled= */ false, /* granularity= */ 0) < 0)
             return -1;
     }
 
@@ -88,8 +87,8 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
 /**
  * ferryCheckpointDropBitmaps:
  *
- * Takes back what ferryCheckpointAddBitmaps() added, as far as it is there.
- * Reports no error.
+ * Undoes the transaction of ferryCheckpointAddBitmaps(): removes those bitmaps of @def
+ * that exist. Domain locked, job held. Reports no error.
  */
 void
 ferryCheckpointDropBitmaps(virDomainObj *vm,
@@ -110,7 +109,7 @@ ferryCheckpointDropBitmaps(virDomainObj *vm,
     }
 
     if (ferryQMPTransaction(vm, &actions) < 0)
-        VIR_WARN("bitmaps of checkpoint '%s' of domain '%s' are left: %s",
+        VIR_WARN("bitmaps of checkpoint '%s' of domain '%s' could not be removed: %s",
                  def->parent.name, vm->def->name, virGetLastErrorMessage());
     virResetLastError();
 }
@@ -118,11 +117,11 @@ ferryCheckpointDropBitmaps(virDomainObj *vm,
 
 /**
  * ferryCheckpointDropOffline:
- * @def: of the checkpoint; NULL when it is to be found by @name
- * @chain: also from the images below the top ones, where a new one has none
+ * @def: definition of checkpoint @name; NULL: look it up in the domain's list
+ * @chain: also clean images below the top one, where a new checkpoint has no bitmaps
  *
- * QEMU is gone, and what it did of the checkpoint's bitmaps is not known: they
- * go from the images that it covers. Reports no error.
+ * Removes the checkpoint's bitmaps from its disks' images. QEMU is gone, so nobody
+ * knows which bitmaps it wrote. Reports no error.
  */
 void
 ferryCheckpointDropOffline(virDomainObj *vm,

@@ -1,5 +1,5 @@
 /*
- * checkpoint.c: checkpoints on their own: the operation, how it begins, and recovery
+ * checkpoint.c: checkpoints without a backup: the operation, its start, and recovery
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -61,7 +61,7 @@ ferryCheckpointParse(virQEMUDriver *driver G_GNUC_UNUSED,
             goto error;
         g_ptr_array_add(data->names, name);
 
-        /* it becomes a part of a path */
+        /* the name becomes a part of a path */
         if (!*name || strchr(name, '/')) {
             virReportError(VIR_ERR_XML_DETAIL, _("bad checkpoint name '%1$s'"), name);
             goto error;
@@ -86,7 +86,7 @@ ferryCheckpointParse(virQEMUDriver *driver G_GNUC_UNUSED,
 }
 
 
-/* What recovery left to a worker. */
+/* Finishes or undoes a half-done operation. Recovery leaves that to a worker. */
 static void
 ferryCheckpointJobChanged(ferryOp *op)
 {
@@ -127,12 +127,13 @@ ferryCheckpointStopped(ferryOp *op)
 
     if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
         for (i = 0; !data->metadataOnly && i < data->names->len; i++)
-            ferryCheckpointDropOffline(op->vm, NULL, g_ptr_array_index(data->names, i), true);
+            ferryCheckpointDropOffline(op->vm, /* def= */ NULL, g_ptr_array_index(data->names, i),
+                                       /* chain= */ true);
         ignore_value(ferryCheckpointRemoveAll(op->vm, data->names));
     } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
                !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
         if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
-            ferryCheckpointDropOffline(op->vm, data->def, name, false);
+            ferryCheckpointDropOffline(op->vm, data->def, name, /* chain= */ false);
         ferryCheckpointRemove(op->vm, name);
     }
 
@@ -153,7 +154,7 @@ const ferryOpClass ferryCheckpointClass = {
 };
 
 
-/* Carries out @plan. Takes over @data. */
+/* Runs @plan as a new operation. Takes over @data, also on failure. */
 static int
 ferryCheckpointRun(virDomainObj *vm,
                    ferryCheckpoint *data,
@@ -164,7 +165,7 @@ ferryCheckpointRun(virDomainObj *vm,
 
     if (ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("an earlier operation on checkpoints of domain '%1$s' is not settled yet; "
+                       _("an earlier operation on checkpoints of domain '%1$s' is not finished yet; "
                          "try again"), vm->def->name);
         ferryCheckpointFree(data);
         return -1;
@@ -178,7 +179,7 @@ ferryCheckpointRun(virDomainObj *vm,
         ferryOpEnd(op);
     ferryOpRelease(op);
 
-    /* what could not be finished is tried once more, and at the next delete */
+    /* not settled: a worker tries once more; ferryCheckpointDelete() finishes a delete */
     if (!op->over)
         ignore_value(ferryEngineSubmit(op));
 
@@ -189,10 +190,10 @@ ferryCheckpointRun(virDomainObj *vm,
 /**
  * ferryCheckpointCreate:
  * @vm: domain, locked, without a job
- * @name: set to the checkpoint's name
+ * @name: set to the checkpoint's name, perhaps also on failure; the caller frees it
  *
- * Creates the checkpoint that @xml describes. Returns 0, or -1 with an error
- * reported and everything as it was.
+ * Creates the checkpoint that @xml describes. Returns 0, or -1 with an error reported;
+ * the checkpoint is then undone, by recovery if QEMU cannot be reached.
  */
 int
 ferryCheckpointCreate(virDomainObj *vm,
@@ -245,7 +246,7 @@ ferryCheckpointList(void *payload,
 }
 
 
-/* Fills in what is to be deleted. */
+/* Fills data->names with the checkpoints to delete: @name, its descendants, or both. */
 static int
 ferryCheckpointSelect(virDomainObj *vm,
                       const char *name,
@@ -281,8 +282,8 @@ ferryCheckpointSelect(virDomainObj *vm,
  * @vm: domain, locked, without a job
  * @flags: virDomainCheckpointDeleteFlags
  *
- * Deletes a checkpoint, or its descendants, or both. What is left of their
- * bitmaps goes; bitmaps that are missing do no harm.
+ * Deletes checkpoint @name, its descendants, or both, with those of their bitmaps that
+ * exist. Returns 0, or -1 with an error reported.
  */
 int
 ferryCheckpointDelete(virDomainObj *vm,
@@ -300,7 +301,7 @@ ferryCheckpointDelete(virDomainObj *vm,
         return -1;
     }
 
-    /* one that could not save the definitions, say: go on with it first */
+    /* first finish a half-done delete, e.g. one that could not save the definitions */
     if ((op = ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) && !op->driven &&
         ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
         ferryOpDrive(op);

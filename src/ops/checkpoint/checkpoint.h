@@ -1,5 +1,5 @@
 /*
- * checkpoint.h: checkpoints on their own: the operation, and how it begins
+ * checkpoint.h: checkpoints without a backup: the operation, and its start
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -4,7 +4,7 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * A checkpoint that was not created to the end is taken back.
+ * Unless all steps were taken, the checkpoint is undone, also after a restart.
  */
 
 #include <config.h>
@@ -17,7 +17,7 @@
 #include "ops/checkpoint/metadata.h"
 
 
-/* create: file */
+/* create: file: writes the checkpoint's definition */
 static int
 ferryCheckpointRunFile(ferryOp *op)
 {
@@ -56,7 +56,7 @@ ferryCheckpointThaw(ferryOp *op)
 }
 
 
-/* create: start: the bitmaps of all disks */
+/* create: start: adds the bitmaps of all disks in one transaction */
 static int
 ferryCheckpointStart(ferryOp *op)
 {
@@ -88,7 +88,7 @@ ferryCheckpointUnstart(ferryOp *op)
 }
 
 
-/* create: adopt */
+/* create: adopt: puts the checkpoint into the domain's list */
 static int
 ferryCheckpointRunAdopt(ferryOp *op)
 {

@@ -1,5 +1,5 @@
 /*
- * data.c: what is created or deleted: checkpoints
+ * data.c: the data of an operation on checkpoints
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,5 +1,5 @@
 /*
- * data.h: what is created or deleted: checkpoints
+ * data.h: the data of an operation on checkpoints
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -11,16 +11,16 @@
 #include "ops/quiesce.h"
 #include "checkpoint_conf.h"
 
-/* What is created or deleted. All but the last group goes into the journal. */
+/* The checkpoints to create or delete. The journal has the first group of fields. */
 typedef struct _ferryCheckpoint ferryCheckpoint;
 struct _ferryCheckpoint {
-    GPtrArray *names;     /* of checkpoints: the one to create, those to delete */
-    bool metadataOnly;    /* leave bitmaps alone */
+    GPtrArray *names;     /* of the checkpoint to create, or of those to delete */
+    bool metadataOnly;    /* delete definitions, leave bitmaps alone */
     ferryQuiesce quiesce;
 
-    virDomainCheckpointDef *def; /* to create */
-    bool started;         /* its bitmaps are there */
-    GHashTable *writable; /* images that were opened for writing; NULL: not known */
+    virDomainCheckpointDef *def; /* of the checkpoint to create; NULL after a restart */
+    bool started;         /* the checkpoint's bitmaps were added, or may have been */
+    GHashTable *writable; /* images opened for writing, borrowed; NULL: not known */
 };
 
 ferryCheckpoint *ferryCheckpointNew(void);

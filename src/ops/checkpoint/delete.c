@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * The transaction that removes the bitmaps is the point of no return. From there on
- * the plan goes forward: definitions without bitmaps are of no use.
+ * the plan only goes forward, because a definition without bitmaps is useless.
  */
 
 #include <config.h>
@@ -23,7 +23,6 @@
 
 VIR_LOG_INIT("ferry.checkpoint");
 
-/* Calls @func for every image that has a bitmap of @def. */
 typedef int (*ferryCheckpointBitmapFunc)(ferryOp *op,
                                          virDomainDiskDef *disk,
                                          virStorageSource *src,
@@ -31,6 +30,7 @@ typedef int (*ferryCheckpointBitmapFunc)(ferryOp *op,
                                          void *opaque);
 
 
+/* Calls @func for every image that has a bitmap of @def. */
 static int
 ferryCheckpointForEachImage(ferryOp *op,
                             virDomainCheckpointDef *def,
@@ -45,7 +45,7 @@ ferryCheckpointForEachImage(ferryOp *op,
         virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, chkdisk->name);
         virStorageSource *n;
 
-        /* it may have been unplugged */
+        /* the disk may have been unplugged since */
         if (!disk || chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP || !chkdisk->bitmap)
             continue;
 
@@ -60,7 +60,7 @@ ferryCheckpointForEachImage(ferryOp *op,
 }
 
 
-/* The same for all checkpoints that are to be deleted. */
+/* Calls @func for every image that has a bitmap of a checkpoint to be deleted. */
 static int
 ferryCheckpointForEachBitmap(ferryOp *op,
                              ferryCheckpointBitmapFunc func,
@@ -85,7 +85,7 @@ ferryCheckpointForEachBitmap(ferryOp *op,
 }
 
 
-/* The stock driver writes to it as long as the commit runs. */
+/* A commit's base must stay writable: the stock driver's job writes to the image. */
 static bool
 ferryCheckpointIsCommitBase(virDomainDiskDef *disk,
                             virStorageSource *src)
@@ -97,7 +97,7 @@ ferryCheckpointIsCommitBase(virDomainDiskDef *disk,
 }
 
 
-/* delete: open: images below the top one are not writable as a rule */
+/* delete: open: makes images below the top one writable, which as a rule are read-only */
 static int
 ferryCheckpointOpenImage(ferryOp *op,
                          virDomainDiskDef *disk,
@@ -113,7 +113,8 @@ ferryCheckpointOpenImage(ferryOp *op,
 
     g_hash_table_add(data->writable, src);
 
-    if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, false, false, false) < 0)
+    if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, /* readonly= */ false,
+                                           /* newSource= */ false, /* chainTop= */ false) < 0)
         return -1;
 
     return qemuBlockReopenReadWrite(op->vm, src, VIR_ASYNC_JOB_NONE);
@@ -129,7 +130,7 @@ ferryCheckpointOpen(ferryOp *op)
         return 0;
 
     data->writable = g_hash_table_new(NULL, NULL);
-    return ferryCheckpointForEachBitmap(op, ferryCheckpointOpenImage, NULL);
+    return ferryCheckpointForEachBitmap(op, ferryCheckpointOpenImage, /* opaque= */ NULL);
 }
 
 
@@ -148,10 +149,13 @@ ferryCheckpointClose(ferryOp *op)
                 ferryCheckpointIsCommitBase(disk, n))
                 continue;
 
-            /* a driver that was just started believes that it is */
+            /* After a restart n->readonly is true although QEMU has the image open for
+             * writing, so qemuBlockReopenReadOnly() would do nothing. */
             n->readonly = false;
             if (qemuBlockReopenReadOnly(op->vm, n, VIR_ASYNC_JOB_NONE) < 0 ||
-                qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, true, false, false) < 0)
+                qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, /* readonly= */ true,
+                                                   /* newSource= */ false,
+                                                   /* chainTop= */ false) < 0)
                 VIR_WARN("image '%s' of domain '%s' stays writable: %s",
                          NULLSTR(n->path), op->vm->def->name, virGetLastErrorMessage());
         }
@@ -179,10 +183,10 @@ ferryCheckpointRemoveBitmaps(ferryOp *op)
     ferryCheckpoint *data = ferryCheckpointOf(op);
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
 
-    /* one that is not there need not be removed */
     if (data->metadataOnly)
         return 0;
 
+    /* when the step is taken again, bitmaps that are gone already are not found */
     if (ferryCheckpointForEachBitmap(op, ferryCheckpointRemoveBitmap, actions) < 0)
         return -1;
 
@@ -190,7 +194,7 @@ ferryCheckpointRemoveBitmaps(ferryOp *op)
 }
 
 
-/* delete: close */
+/* delete: close: makes the images read-only again */
 static int
 ferryCheckpointRunClose(ferryOp *op)
 {
@@ -199,7 +203,7 @@ ferryCheckpointRunClose(ferryOp *op)
 }
 
 
-/* metadata: operations that keep something of a checkpoint forget it first */
+/* delete: metadata: first, other operations forget what they keep of the checkpoint */
 static void
 ferryCheckpointTell(virDomainObj *vm,
                     const char *name)

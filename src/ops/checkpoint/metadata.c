@@ -1,5 +1,5 @@
 /*
- * metadata.c: what the driver knows of a domain's checkpoints: its list, and a file for each
+ * metadata.c: the definitions of a domain's checkpoints: the list, and a file for each
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -23,7 +23,7 @@ VIR_LOG_INIT("ferry.checkpoint");
 /**
  * ferryCheckpointFind:
  *
- * Returns the definition of checkpoint @name of @vm, borrowed, or NULL.
+ * Returns the definition of checkpoint @name of @vm, borrowed, or NULL. @vm is locked.
  */
 virDomainCheckpointDef *
 ferryCheckpointFind(virDomainObj *vm,
@@ -63,13 +63,14 @@ ferryCheckpointCheckDisk(virDomainObj *vm,
 }
 
 
-/* A checkpoint keeps the domain's definition of its moment. */
+/* Returns a copy of the live definition, or NULL with an error reported. */
 static virDomainDef *
 ferryCheckpointCopyDomain(virDomainObj *vm)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
     g_autofree char *xml = qemuDomainDefFormatLive(priv->driver, priv->qemuCaps, vm->def,
-                                                   priv->origCPU, true, true);
+                                                   priv->origCPU, /* inactive= */ true,
+                                                   /* compatible= */ true);
 
     if (!xml)
         return NULL;
@@ -82,10 +83,10 @@ ferryCheckpointCopyDomain(virDomainObj *vm)
 
 /**
  * ferryCheckpointPrepare:
- * @xml: what the client asks for
  *
- * Returns the checkpoint that @xml describes, its disks filled in and checked
- * against @vm, its parent the current one; or NULL with an error reported.
+ * Returns a new definition of the checkpoint that @xml describes, or NULL with an error
+ * reported. Its disks are filled in and checked against @vm; its parent is the current
+ * checkpoint. @vm is locked.
  */
 virDomainCheckpointDef *
 ferryCheckpointPrepare(virDomainObj *vm,
@@ -95,7 +96,8 @@ ferryCheckpointPrepare(virDomainObj *vm,
     g_autoptr(virDomainCheckpointDef) def = NULL;
     size_t i;
 
-    if (!(def = virDomainCheckpointDefParseString(xml, priv->driver->xmlopt, priv->qemuCaps, 0)) ||
+    if (!(def = virDomainCheckpointDefParseString(xml, priv->driver->xmlopt, priv->qemuCaps,
+                                                 /* flags= */ 0)) ||
         !(def->parent.dom = ferryCheckpointCopyDomain(vm)) ||
         virDomainCheckpointAlignDisks(def) < 0)
         return NULL;
@@ -119,8 +121,8 @@ ferryCheckpointPrepare(virDomainObj *vm,
 /**
  * ferryCheckpointSave:
  *
- * Writes the file of @def. The checkpoint is not in the domain's list yet, and
- * so not seen by anyone.
+ * Writes the file of @def. Clients do not see a new checkpoint before
+ * ferryCheckpointAdopt() puts it into the domain's list.
  */
 int
 ferryCheckpointSave(virDomainObj *vm,
@@ -137,8 +139,8 @@ ferryCheckpointSave(virDomainObj *vm,
 /**
  * ferryCheckpointAdopt:
  *
- * Puts @def into the domain's list, as the current one. Nothing to do when it
- * is there already.
+ * Puts @def into the domain's list as the current checkpoint, unless @def is listed. The
+ * list gets its own reference. Returns 0, or -1 with an error reported.
  */
 int
 ferryCheckpointAdopt(virDomainObj *vm,
@@ -152,7 +154,7 @@ ferryCheckpointAdopt(virDomainObj *vm,
     if (!(chk = virDomainCheckpointAssignDef(vm->checkpoints, def)))
         return -1;
 
-    virObjectRef(def); /* the list took ours over */
+    virObjectRef(def); /* for the list, which took none */
     virDomainCheckpointSetCurrent(vm->checkpoints, chk);
     virDomainCheckpointLinkParent(vm->checkpoints, chk);
     return 0;
@@ -167,7 +169,7 @@ ferryCheckpointIsListed(GPtrArray *names,
 }
 
 
-/* The nearest ancestor of @chk, or itself, that stays. */
+/* Returns @chk, or its nearest ancestor, that is not in @names; NULL: none. */
 static virDomainMomentObj *
 ferryCheckpointSurvivor(virDomainObj *vm,
                         GPtrArray *names,
@@ -213,7 +215,7 @@ ferryCheckpointReparent(void *payload,
 }
 
 
-/* Children that stay go to the nearest ancestor that does. */
+/* Reparents remaining children of @names to their nearest ancestor outside @names. */
 static int
 ferryCheckpointReparentAll(virDomainObj *vm,
                            GPtrArray *names)
@@ -225,8 +227,7 @@ ferryCheckpointReparentAll(virDomainObj *vm,
 }
 
 
-/* Removes the file of checkpoint @name, and what is left of one that was being
- * written when the driver died. */
+/* Removes the file of checkpoint @name, and the ".new" file of an interrupted write. */
 static void
 ferryCheckpointUnsave(virDomainObj *vm,
                       const char *name)
@@ -241,7 +242,7 @@ ferryCheckpointUnsave(virDomainObj *vm,
 }
 
 
-/* Takes checkpoints off the domain's list. */
+/* Removes the files of the checkpoints, and takes them off the domain's list. */
 static void
 ferryCheckpointDrop(virDomainObj *vm,
                     GPtrArray *names)
@@ -268,12 +269,9 @@ ferryCheckpointDrop(virDomainObj *vm,
 
 /**
  * ferryCheckpointRemoveAll:
- * @names: of checkpoints
  *
- * Removes what the driver knows of these checkpoints, in memory and in files.
- * Does again what may have been done.
- *
- * Returns 0, or -1 with an error reported and the checkpoints still there.
+ * Removes checkpoints @names from the domain's list, and their files. May be called again
+ * after an interruption. Returns 0, or -1 with an error reported and all still listed.
  */
 int
 ferryCheckpointRemoveAll(virDomainObj *vm,
@@ -290,8 +288,8 @@ ferryCheckpointRemoveAll(virDomainObj *vm,
 /**
  * ferryCheckpointRemove:
  *
- * Removes what the driver knows of checkpoint @name, if anything: it was not
- * to be. Reports no error.
+ * Removes checkpoint @name, which was not created completely, from the domain's list if
+ * listed, and its file. Reports no error.
  */
 void
 ferryCheckpointRemove(virDomainObj *vm,
@@ -301,9 +299,9 @@ ferryCheckpointRemove(virDomainObj *vm,
 
     g_ptr_array_add(names, (char *) name);
 
-    /* a child whose parent is not found is a root to the next driver */
+    /* only a warning: a restarted driver takes a child of an unknown parent for a root */
     if (ferryCheckpointReparentAll(vm, names) < 0)
-        VIR_WARN("children of checkpoint '%s' of domain '%s' name it still: %s",
+        VIR_WARN("children of checkpoint '%s' of domain '%s' still name it as their parent: %s",
                  name, vm->def->name, virGetLastErrorMessage());
     virResetLastError();
 

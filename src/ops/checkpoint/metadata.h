@@ -1,5 +1,5 @@
 /*
- * metadata.h: what the driver knows of a domain's checkpoints: its list, and a file for each
+ * metadata.h: the definitions of a domain's checkpoints: the list, and a file for each
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

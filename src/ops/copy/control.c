@@ -1,5 +1,5 @@
 /*
- * control.c: block copy: what a client does with a running one
+ * control.c: block copy: abort, pivot, and reactions to the mirror job
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -36,9 +36,9 @@ ferryCopyStatusIsReady(qemuMonitorJobStatus status)
 /**
  * ferryCopySettle:
  *
- * The mirror job of @op ended, or never began, and the guest is on the source:
- * takes back what the copy did and ends the operation. What stays is the
- * target of an abort in the mirror phase.
+ * Undoes the steps of @op and ends @op, unless QEMU cannot be reached. The guest must be
+ * on the source. The target's file stays if copy->keep and the mirror job had no error.
+ * Domain locked, job held. Keeps the last error.
  */
 void
 ferryCopySettle(ferryOp *op)
@@ -76,7 +76,7 @@ ferryCopySettle(ferryOp *op)
 }
 
 
-/* Cancels the mirror: gracefully when its target is worth keeping. */
+/* Cancels the mirror job: gracefully if its target shall be kept, else by force. */
 static int
 ferryCopyCancel(ferryOp *op)
 {
@@ -92,7 +92,7 @@ ferryCopyCancel(ferryOp *op)
 }
 
 
-/* Waits for the end of a cancelled mirror, and settles. */
+/* Waits until the cancelled mirror job has ended, and settles the copy. */
 static int
 ferryCopyAwaitEnd(ferryOp *op)
 {
@@ -100,8 +100,8 @@ ferryCopyAwaitEnd(ferryOp *op)
     g_auto(ferryJobInfo) info = { 0 };
 
     while (true) {
-        if (ferryJobWait(op, jobname,
-                         FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+        if (ferryJobWait(op, jobname, FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED),
+                         /* timeout= */ 0, &info) < 0)
             return -1;
 
         if (info.status != QEMU_MONITOR_JOB_STATUS_PENDING)
@@ -112,7 +112,7 @@ ferryCopyAwaitEnd(ferryOp *op)
         qemuDomainObjExitMonitor(op->vm);
         virResetLastError();
 
-        if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+        if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
             return -1;
     }
 
@@ -121,8 +121,8 @@ ferryCopyAwaitEnd(ferryOp *op)
 }
 
 
-/* A pivot waits for a target that does not catch up: end the job under it. The
- * thread that pivots then takes everything back. */
+/* Cancels the mirror job while a pivot waits for a target that does not catch up. The
+ * pivoting thread sees the job end, and undoes the pivot and the copy. */
 static int
 ferryCopyAbortPivot(ferryOp *op,
                     bool async)
@@ -133,7 +133,7 @@ ferryCopyAbortPivot(ferryOp *op,
     copy->goal = FERRY_COPY_GOAL_ABORT;
     copy->keep = false;
 
-    if (ferryJournalWrite(vm, false) < 0 || ferryCopyCancel(op) < 0)
+    if (ferryJournalWrite(vm, /* durable= */ false) < 0 || ferryCopyCancel(op) < 0)
         return -1;
 
     if (async)
@@ -153,11 +153,11 @@ ferryCopyAbortPivot(ferryOp *op,
 
 /**
  * ferryCopyAbort:
- * @async: return once the end is under way
+ * @async: return as soon as the mirror job was told to end
  *
- * Ends the copy with the guest on the source. In the mirror phase the target
- * stays, as a copy of this moment; while it still streams what we created is
- * removed. Domain locked, modify job held; the caller has a reference to @op.
+ * Ends the copy with the guest on the source. If the mirror job is ready, the target
+ * stays as a copy of this moment; else the file that the copy created is removed.
+ * Domain locked, modify job held; the caller has a reference to @op.
  */
 int
 ferryCopyAbort(ferryOp *op,
@@ -191,7 +191,7 @@ ferryCopyAbort(ferryOp *op,
     copy->goal = FERRY_COPY_GOAL_ABORT;
     copy->keep = ferryCopyStatusIsReady(info.status);
 
-    if (ferryJournalWrite(op->vm, false) < 0) {
+    if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
         copy->goal = FERRY_COPY_GOAL_MIRROR;
         copy->keep = false;
         return -1;
@@ -202,7 +202,7 @@ ferryCopyAbort(ferryOp *op,
 
     ferryOpDrive(op);
 
-    /* it may have ended by itself just now; the wait tells */
+    /* not an error: the job may have ended by itself just now */
     if (ferryCopyCancel(op) < 0)
         virResetLastError();
     if (!async)
@@ -233,8 +233,8 @@ ferryCopyPivotRun(ferryOp *op)
         return 0;
     }
 
-    /* the outcome is not known, or the guest has moved and the rest failed:
-     * the next attempt, or recovery, goes on from there */
+    /* It is unknown whether the guest moved, or it moved and a later step failed: the
+     * next ferryCopyPivot(), or recovery, resumes the plan. */
     if (ferryPlanPastReturn(op, &ferryCopyPivotPlan))
         return -1;
 
@@ -244,13 +244,13 @@ ferryCopyPivotRun(ferryOp *op)
         copy->goal = FERRY_COPY_GOAL_MIRROR;
     g_clear_pointer(&copy->old, virObjectUnref);
 
-    /* is there a mirror to go back to? */
+    /* go on mirroring if the mirror job is still ready, else settle */
     jobname = ferryJobName(op, "mirror");
     if (ferryJobQuery(op, jobname, &info) == 0) {
         if (ferryCopyStatusIsReady(info.status)) {
             disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_READY;
             qemuDomainSaveStatus(op->vm);
-            ignore_value(ferryJournalWrite(op->vm, false));
+            ignore_value(ferryJournalWrite(op->vm, /* durable= */ false));
         } else {
             ferryCopySettle(op);
         }
@@ -263,11 +263,11 @@ ferryCopyPivotRun(ferryOp *op)
 
 /**
  * ferryCopyPivot:
- * @async: return once the pivot is under way
+ * @async: leave the work to another thread and return at once
  *
- * Moves the guest to the target. Refused before both are the same: whether
- * they are, QEMU is asked. Domain locked, modify job held; the caller has a
- * reference to @op.
+ * Moves the guest to the target. Refused unless QEMU says that the mirror job is ready;
+ * a pivot that failed past its point of no return is resumed in any case. Domain locked,
+ * modify job held; the caller has a reference to @op.
  */
 int
 ferryCopyPivot(ferryOp *op,
@@ -298,8 +298,8 @@ ferryCopyPivot(ferryOp *op,
     ferryCopyDisk(op)->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_PIVOT;
 
     if (async) {
-        /* from here on it happens, even if we do not live to see it */
-        if (ferryJournalWrite(op->vm, false) < 0) {
+        /* once the goal is in the journal, recovery pivots even if the driver dies */
+        if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
             copy->goal = FERRY_COPY_GOAL_MIRROR;
             return -1;
         }
@@ -320,7 +320,7 @@ ferryCopyReady(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    /* QEMU leaves and enters READY at every reopen */
+    /* the job leaves and enters READY at every reopen: tell clients only once */
     if (copy->ready)
         return;
 
@@ -334,8 +334,8 @@ ferryCopyReady(ferryOp *op)
 /**
  * ferryCopyJobMatters:
  *
- * Returns true for the states that ferryCopyJobChanged(), or a thread that
- * waits, has to do with. That a copy is ready matters once.
+ * Returns true if ferryCopyJobChanged(), or a waiting thread, must react to @status.
+ * While the goal is to mirror, READY matters only the first time.
  */
 bool
 ferryCopyJobMatters(ferryOp *op,
@@ -354,8 +354,8 @@ ferryCopyJobMatters(ferryOp *op,
 /**
  * ferryCopyJobChanged:
  *
- * Does what the state of the job and the goal ask for: the one place that
- * decides it, for events and for recovery alike.
+ * Does what the mirror job's state and the goal require, after events and in recovery.
+ * Domain locked, job held, QEMU runs. May wait for the job.
  */
 void
 ferryCopyJobChanged(ferryOp *op)
@@ -380,8 +380,7 @@ ferryCopyJobChanged(ferryOp *op)
         break;
 
     case FERRY_COPY_GOAL_ABORT:
-        /* whether QEMU was told before the driver died, nobody knows; telling
-         * it again does no harm */
+        /* the driver may have died before its cancel; a second one does no harm */
         if (!ended && info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
             ferryCopyCancel(op) < 0)
             virResetLastError();
@@ -389,8 +388,8 @@ ferryCopyJobChanged(ferryOp *op)
         break;
 
     case FERRY_COPY_GOAL_MIRROR:
-        /* PENDING: somebody completed our job behind our back, and the guest's
-         * requests wait for a decision that nobody wrote down */
+        /* PENDING: somebody else sent job-complete. The guest's requests wait for
+         * job-finalize, but the journal has no pivot: end the job. */
         if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
             ignore_value(ferryJobKill(op, jobname));
         if (ended || info.status == QEMU_MONITOR_JOB_STATUS_PENDING)

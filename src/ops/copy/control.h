@@ -1,5 +1,5 @@
 /*
- * control.h: block copy: what a client does with a running one
+ * control.h: block copy: abort, pivot, and reactions to the mirror job
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

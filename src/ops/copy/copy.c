@@ -38,8 +38,8 @@ const ferryOpClass ferryCopyClass = {
  * ferryCopyStart:
  * @vm: domain, locked, with a modify job
  *
- * Starts the copy that @req asks for. Returns 0 once the mirror runs, or -1
- * with an error reported and everything as it was.
+ * Starts the copy that @req asks for. Returns 0 once the mirror job runs, or -1 with an
+ * error reported and all steps undone (later, by recovery, if QEMU is unreachable).
  */
 int
 ferryCopyStart(virDomainObj *vm,

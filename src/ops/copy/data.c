@@ -1,5 +1,5 @@
 /*
- * data.c: what a block copy is
+ * data.c: block copy: the data of the operation
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -30,8 +30,8 @@ ferryCopyFree(void *data)
 /**
  * ferryCopyDisk:
  *
- * Returns the disk that @op copies. A disk with a mirror cannot be unplugged,
- * so it is there as long as the operation is published.
+ * Returns the disk of @op. The disk exists as long as the copy is published, because a
+ * disk with a mirror cannot be unplugged.
  */
 virDomainDiskDef *
 ferryCopyDisk(ferryOp *op)
@@ -45,9 +45,9 @@ ferryCopyDisk(ferryOp *op)
 /**
  * ferryCopyTargetBacking:
  *
- * Returns (a reference to) the image below the target while the copy runs.
- * The backing chain of a reused image is opened only at the pivot: oVirt fills
- * it while the top image is being copied.
+ * Returns a new reference to the image below the target while the copy runs. For a
+ * reused image this is an empty source, meaning no backing image: its chain is opened
+ * only at the pivot, because oVirt fills it while the top image is being copied.
  */
 virStorageSource *
 ferryCopyTargetBacking(ferryOp *op)
@@ -64,8 +64,9 @@ ferryCopyTargetBacking(ferryOp *op)
 }
 
 
-/* Whether only the top layer is copied because it is all there is. Not to a file
- * that we format: as long as that has no data its zeroes cost nothing. */
+/* Returns whether the mirror job is told to copy only the top layer because the source
+ * has no other (ferrySourceIsOneRawLayer). A local target does not need that: zeroing a
+ * new file, which has no data yet, costs nothing. */
 bool
 ferryCopyIsOneLayer(ferryOp *op)
 {
@@ -79,9 +80,10 @@ ferryCopyIsOneLayer(ferryOp *op)
 /**
  * ferryCopyDiscard:
  *
- * Returns the discard mode of the target while it is copied to. In a file zeroes
- * must not be written where a hole will do; nor in a network image, unless the
- * mirror job would begin with zeroing all of it, which takes seconds over TCP.
+ * Returns the discard mode of the target while the mirror job runs. With "unmap", QEMU
+ * makes holes instead of writing zeroes, but a full mirror also begins with zeroing the
+ * whole target. That takes seconds over TCP: of network images only those that
+ * ferryCopyIsOneLayer() accepts get it.
  */
 int
 ferryCopyDiscard(ferryOp *op)

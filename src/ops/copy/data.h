@@ -1,5 +1,5 @@
 /*
- * data.h: what a block copy is
+ * data.h: block copy: the data of the operation
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -10,35 +10,35 @@
 #include "block/image.h"
 #include "engine/op.h"
 
-/* What a copy is heading for. */
+/* What the client wants of a copy. */
 typedef enum {
     FERRY_COPY_GOAL_MIRROR, /* copy, then keep both images the same */
-    FERRY_COPY_GOAL_PIVOT,  /* the guest shall go on with the target */
-    FERRY_COPY_GOAL_ABORT,  /* the guest shall stay with the source */
+    FERRY_COPY_GOAL_PIVOT,  /* move the guest to the target */
+    FERRY_COPY_GOAL_ABORT,  /* end the copy, the guest stays on the source */
 
     FERRY_COPY_GOAL_LAST
 } ferryCopyGoal;
 
 VIR_ENUM_DECL(ferryCopyGoal);
 
-/* A copy of one disk. All but the last group goes into the journal. */
+/* A copy of one disk. The journal holds all fields but those of the last group. */
 typedef struct _ferryCopy ferryCopy;
 struct _ferryCopy {
-    char *dst;                /* the disk's target in the guest: vda */
-    virStorageSource *target; /* where to; also disk->mirror once published */
-    virStorageSource *old;    /* the source's chain, once a pivot is under way */
-    ferryImageOrigin origin;  /* what was where the target is */
+    char *dst;                /* the disk's name in the guest, such as vda */
+    virStorageSource *target; /* the image copied to; also disk->mirror once published */
+    virStorageSource *old;    /* the source's chain; NULL before the pivot */
+    ferryImageOrigin origin;  /* what was at the target's path before the copy */
     ferryCopyGoal goal;
     bool shallow;             /* copy the top image only */
-    bool reuse;               /* the target is formatted: do not touch it */
-    bool keep;                /* aborted when ready: the copy is worth keeping */
+    bool reuse;               /* the target exists and is formatted: do not create it */
+    bool keep;                /* aborted when ready: the target is a full copy, keep it */
 
-    bool granted;             /* QEMU may open the target */
-    bool ready;               /* clients were told */
-    bool synchronous;
-    unsigned long long bandwidth;
-    unsigned long long granularity;
-    unsigned long long bufSize;
+    bool granted;             /* the "access" step let QEMU open the target */
+    bool ready;               /* clients got the READY event */
+    bool synchronous;         /* a guest write ends when both images have it */
+    unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
+    unsigned long long granularity; /* bytes; 0: QEMU chooses */
+    unsigned long long bufSize;     /* bytes; 0: the mirror step chooses */
 };
 
 void ferryCopyFree(void *data);

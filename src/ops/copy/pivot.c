@@ -6,20 +6,19 @@
  *
  * Theory of operation
  *
- * Once the guest writes to the target, the source is old, and whoever takes it
- * for the disk again loses those writes. So "the guest moved" must be known
- * for good before the first such write, even if QEMU, the driver and the host
- * die right after it. The mirror job therefore waits for us: job-complete
- * makes it drain the disk and stop in state PENDING, both images the same and
- * the guest's requests held back; we write to the journal that it goes
- * forward; job-finalize lets the guest on, on the target.
+ * Once the guest writes to the target, the source is out of date: a guest that starts on
+ * the source again loses these writes. QEMU, driver and host may die right after the
+ * first such write, so the journal on the disk must name the move before. Therefore the
+ * mirror job waits: job-complete drains the disk and leaves the job PENDING, both images
+ * the same and the guest's requests held; then the driver writes the journal; then
+ * job-finalize lets the guest go on, on the target.
  *
- * What takes time is done before the drain: the target's caches are flushed
- * and its cache mode set while the guest still works on the source.
+ * Slow work is done before the drain: the target's caches are flushed and its cache mode
+ * is set while the guest still works on the source.
  *
- *  - Before "finalize" is in the journal, the guest is on the source.
- *  - After it, QEMU tells; a QEMU that is gone had both images the same, or
- *    the target newer: forward.
+ *  - As long as the journal does not have "finalize", the guest is on the source.
+ *  - Afterwards, ask QEMU. If QEMU is gone, the target is as new as the source or newer,
+ *    so use the target.
  */
 
 #include <config.h>
@@ -44,8 +43,8 @@ VIR_LOG_INIT("ferry.pivot");
 #define FERRY_PIVOT_FINALIZE_TRIES 3
 
 
-/* Gives the target's nodes the options of a copy under way, or those of the
- * disk's definition. QEMU flushes the image while it does so. */
+/* Gives the target's nodes the options for the mirror phase (@copying), or those of the
+ * disk's definition. A reopen flushes the image. */
 static int
 ferryPivotReopenTarget(ferryOp *op,
                        virStorageSource *backing,
@@ -65,7 +64,7 @@ ferryPivotReopenTarget(ferryOp *op,
 
     rc = ferryNodeReopen(op->vm, target, backing);
 
-    /* where the storage cannot, it was not so before either */
+    /* ignored: storage that cannot bypass the cache did not do so before either */
     if (copying && ferryNodeMayBypassCache(target)) {
         target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         ignore_value(ferryNodeReopenStorage(op->vm, target));
@@ -77,8 +76,7 @@ ferryPivotReopenTarget(ferryOp *op,
 }
 
 
-/* chain: open what lies below a reused image, which its owner was free to fill
- * until now */
+/* chain: opens the backing chain of a reused image; until now its owner could fill it */
 static bool
 ferryPivotHasLateChain(ferryCopy *copy)
 {
@@ -115,14 +113,14 @@ ferryPivotRemoveChain(ferryOp *op)
         return;
 
     none = virStorageSourceNew();
-    if (ferryPivotReopenTarget(op, none, true) < 0)
+    if (ferryPivotReopenTarget(op, none, /* copying= */ true) < 0)
         VIR_WARN("target of disk '%s' keeps its backing chain: %s",
                  copy->dst, virGetLastErrorMessage());
     ferryNodeRemove(op->vm, copy->target->backingStore);
 }
 
 
-/* bitmaps: checkpoints go on with the target */
+/* bitmaps: copies the checkpoints' bitmaps to the target */
 static int
 ferryPivotCarryBitmaps(ferryOp *op)
 {
@@ -141,8 +139,8 @@ ferryPivotDropBitmaps(ferryOp *op)
 }
 
 
-/* flush: nothing may be left to write out while the guest is drained, and the
- * disk's own cache mode holds from here on */
+/* flush: flushes the target, so that nothing is left to write while the guest's requests
+ * wait, and sets the cache mode of the disk's definition */
 static virStorageSource *
 ferryPivotTargetBacking(ferryOp *op)
 {
@@ -161,9 +159,9 @@ ferryPivotFlush(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
 
-    /* Recovery must find the chain that is to go even when the definition no
-     * longer has it: the next step's journal entry, the last full one before
-     * the point of no return, takes it along. */
+    /* Recovery must find the old chain even after "adopt" took it out of the definition.
+     * It is set here because the journal entry of "drain", the next step, is the last
+     * full one before the point of no return. */
     if (!copy->old)
         copy->old = virObjectRef(ferryCopyDisk(op)->src);
 
@@ -171,7 +169,7 @@ ferryPivotFlush(ferryOp *op)
     ferryImageSync(copy->target);
     virObjectLock(op->vm);
 
-    return ferryPivotReopenTarget(op, backing, false);
+    return ferryPivotReopenTarget(op, backing, /* copying= */ false);
 }
 
 
@@ -180,12 +178,12 @@ ferryPivotUnflush(ferryOp *op)
 {
     g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
 
-    ignore_value(ferryPivotReopenTarget(op, backing, true));
+    ignore_value(ferryPivotReopenTarget(op, backing, /* copying= */ true));
     virResetLastError();
 }
 
 
-/* drain: the guest's requests wait, both images are the same */
+/* drain: makes both images the same and holds the guest's requests */
 static bool
 ferryPivotIsUnderWay(ferryOp *op)
 {
@@ -216,14 +214,14 @@ ferryPivotDrain(ferryOp *op)
     rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
     qemuDomainObjExitMonitor(op->vm);
 
-    /* a step that is resumed may have said so already */
+    /* a resumed step may have sent job-complete before, so that QEMU now refuses it */
     if (rc < 0 && !ferryPivotIsUnderWay(op))
         return -1;
 
-    /* A target slower than the guest may never catch up: an abort gets in
-     * while this waits, and ends it. */
+    /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
+     * wait: the domain's job is not held meanwhile. */
     if (ferryJobWait(op, jobname, FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED),
-                     0, &info) < 0)
+                     /* timeout= */ 0, &info) < 0)
         return -1;
 
     if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING) {
@@ -233,14 +231,14 @@ ferryPivotDrain(ferryOp *op)
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("block job '%1$s' failed while pivoting: %2$s; disk '%3$s' of domain '%4$s' "
-                     "stays where it was"),
+                     "stays on the source"),
                    jobname, info.error ? info.error : _("it was cancelled"),
                    copy->dst, op->vm->def->name);
     return -1;
 }
 
 
-/* Asks QEMU whether the guest is on the target. 1: yes, 0: no, -1: unknown. */
+/* Asks QEMU whether the guest is on the target. Returns 1: yes, 0: no, -1: unknown. */
 static int
 ferryPivotHappened(ferryOp *op,
                    const ferryJobInfo *info)
@@ -249,9 +247,9 @@ ferryPivotHappened(ferryOp *op,
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *node = NULL;
 
-    /* A job that was finalized and has no error did what it was for. One that
-     * failed did not, as far as can be told under a copy-on-read filter, which
-     * stays on top of whichever image it is. */
+    /* A concluded job without an error has pivoted. After an error the disk's node tells,
+     * but not if it is a copy-on-read filter, which stays on top of either image: then
+     * take the error as a no. */
     if (info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
         (!info->error || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
         return !info->error;
@@ -263,8 +261,8 @@ ferryPivotHappened(ferryOp *op,
 }
 
 
-/* A job that QEMU was not told to end waits for ever, and the guest with it: is told
- * again as long as it waits, up to a few times. Returns -1 if it still does. */
+/* Sends job-finalize, and again while the job stays PENDING: the guest waits as long as
+ * the job does. Returns -1 if the job is PENDING after the last try, or on an error. */
 static int
 ferryPivotTellFinalize(ferryOp *op,
                        const char *jobname)
@@ -278,7 +276,7 @@ ferryPivotTellFinalize(ferryOp *op,
         if (i > 0 && ferryOpSleep(op, 1000) < 0)
             return -1;
 
-        /* whoever waits for it sees that */
+        /* the caller's ferryJobWait() reports it */
         if (!virDomainObjIsActive(op->vm))
             return 0;
 
@@ -295,7 +293,7 @@ ferryPivotTellFinalize(ferryOp *op,
 }
 
 
-/* finalize: the point of no return; that this step was begun is on the disk */
+/* finalize: the point of no return. The journal on the disk has this step already. */
 static int
 ferryPivotFinalize(ferryOp *op)
 {
@@ -303,11 +301,10 @@ ferryPivotFinalize(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
 
-    /* The reply says little: a job may be finalized and fail, or the reply be
-     * lost, or this be the second try. How the job ended counts, and where the
-     * disk is. */
+    /* The reply to job-finalize proves little: the job may still fail, the reply may be
+     * lost, or this may be the second try. Ask for the job's result and disk's node. */
     if (ferryPivotTellFinalize(op, jobname) < 0 ||
-        ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), 0, &info) < 0)
+        ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
         return FERRY_STEP_UNKNOWN;
 
     switch (ferryPivotHappened(op, &info)) {
@@ -317,7 +314,7 @@ ferryPivotFinalize(ferryOp *op)
     case 0:
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("block job '%1$s' failed while pivoting: %2$s; disk '%3$s' of domain '%4$s' "
-                         "stays where it was"),
+                         "stays on the source"),
                        jobname, NULLSTR(info.error), copy->dst, op->vm->def->name);
         return FERRY_STEP_FAILED;
     default:
@@ -326,8 +323,8 @@ ferryPivotFinalize(ferryOp *op)
 }
 
 
-/* The persistent definition: beside the live one while the domain runs or QEMU
- * has only just gone. NULL for a transient domain. */
+/* Returns the persistent definition, NULL for a transient domain. While the domain runs,
+ * and right after QEMU has ended, it is vm->newDef. */
 static virDomainDef *
 ferryPivotConfig(virDomainObj *vm)
 {
@@ -338,7 +335,7 @@ ferryPivotConfig(virDomainObj *vm)
 }
 
 
-/* Its disk, if it is still the one that was copied. */
+/* Returns the copied disk in @def, or NULL if its source is not the old image. */
 static virDomainDiskDef *
 ferryPivotConfigDisk(ferryOp *op,
                      virDomainDef *def)
@@ -356,11 +353,11 @@ ferryPivotConfigDisk(ferryOp *op,
 /**
  * ferryCopyAdoptConfig:
  *
- * Makes the persistent definition name the target, if it named the source.
- * Domain locked; it may be shut off, and QEMU gone.
+ * Makes the persistent definition name the target, if it names the source. Domain locked;
+ * it may be shut off.
  *
- * Returns 0, or -1 with an error reported when it could not be saved: then it
- * still names the source on the disk, and the journal must not be dropped.
+ * Returns 0, or -1 with an error reported: the definition on the disk may still name the
+ * source then, so keep the journal, or tell the user.
  */
 int
 ferryCopyAdoptConfig(ferryOp *op)
@@ -376,14 +373,14 @@ ferryCopyAdoptConfig(ferryOp *op)
 
     if ((disk = ferryPivotConfigDisk(op, def))) {
         if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
-            virStorageSourceInitChainElement(src, disk->src, true) < 0)
+            virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ true) < 0)
             return -1;
 
         virObjectUnref(disk->src);
         disk->src = g_steal_pointer(&src);
     }
 
-    /* Also when the disk was changed before: that it was saved is not sure. */
+    /* also when the disk names the target already: an earlier save may have failed */
     if (virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) {
         virErrorPtr err = NULL;
 
@@ -398,7 +395,7 @@ ferryCopyAdoptConfig(ferryOp *op)
 }
 
 
-/* adopt: the definitions say what is */
+/* adopt: makes the live and the persistent definition name the target */
 static int
 ferryPivotAdopt(ferryOp *op)
 {
@@ -406,8 +403,8 @@ ferryPivotAdopt(ferryOp *op)
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     if (disk->src != copy->target) {
-        /* a shallow copy that we created goes on with the chain below the old
-         * image; what is below one that was given to us, its owner knows */
+        /* a shallow copy that we created uses the old image's backing chain; the owner of
+         * a reused image chose its chain */
         if (copy->shallow && !copy->reuse &&
             !virStorageSourceIsBacking(copy->target->backingStore)) {
             virObjectUnref(copy->target->backingStore);
@@ -439,8 +436,7 @@ ferryPivotAdopt(ferryOp *op)
 }
 
 
-/* release: the old image's nodes and rights go, except for what the new chain
- * uses */
+/* release: removes nodes and access of the old images that the new chain does not use */
 static int
 ferryPivotRelease(ferryOp *op)
 {
@@ -449,7 +445,7 @@ ferryPivotRelease(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     virStorageSource *n;
 
-    /* after a restart the old chain is a copy that still has the shared part */
+    /* after a restart copy->old comes from the journal, with images of the new chain */
     for (n = copy->old; virStorageSourceIsBacking(n); n = n->backingStore) {
         virStorageSource *m;
 

@@ -1,5 +1,5 @@
 /*
- * recover.c: block copy: after the driver or QEMU went away
+ * recover.c: block copy: journal data, and recovery after the driver or QEMU ended
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -38,16 +38,16 @@ ferryCopyFormatSource(virBuffer *buf,
     if (!src)
         return 0;
 
-    if (ferrySourceFormat(&children, src, xmlopt, true) < 0)
+    if (ferrySourceFormat(&children, src, xmlopt, /* runtime= */ true) < 0)
         return -1;
 
-    virXMLFormatElement(buf, name, NULL, &children);
+    virXMLFormatElement(buf, name, /* attrBuf= */ NULL, &children);
     return 0;
 }
 
 
-/* Was what is below @target found there, or asked for? Only the latter belongs
- * into the configuration, and XML does not tell them apart. */
+/* Returns whether the chain below @target was detected in the image, not named by the
+ * client: only a named one goes into the configuration. The XML does not record which. */
 static bool
 ferryCopyIsDetected(virStorageSource *target)
 {
@@ -68,7 +68,7 @@ ferryCopySetDetected(virStorageSource *target)
 /**
  * ferryCopyFormat:
  *
- * What undo and recovery need, for the journal.
+ * Writes to @buf, for the journal, what undo and recovery need.
  */
 int
 ferryCopyFormat(ferryOp *op,
@@ -84,7 +84,7 @@ ferryCopyFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
     virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
-    virXMLFormatElement(buf, "copy", &attrs, NULL);
+    virXMLFormatElement(buf, "copy", &attrs, /* childBuf= */ NULL);
 
     if (ferryCopyFormatSource(buf, "target", copy->target, op->driver->xmlopt) < 0 ||
         ferryCopyFormatSource(buf, "old", copy->old, op->driver->xmlopt) < 0)
@@ -112,8 +112,8 @@ ferryCopyParseBool(xmlNodePtr node,
 /**
  * ferryCopyParse:
  *
- * Reads what ferryCopyFormat() wrote; @ctxt stands on the operation. Returns
- * NULL with an error reported.
+ * Reads what ferryCopyFormat() wrote; the node of @ctxt is the operation. Returns a
+ * ferryCopy (free: ferryCopyFree()), or NULL with an error reported.
  */
 void *
 ferryCopyParse(virQEMUDriver *driver,
@@ -126,7 +126,7 @@ ferryCopyParse(virQEMUDriver *driver,
     virTristateBool detected;
 
     if (!node || !target) {
-        virReportError(VIR_ERR_XML_DETAIL, "%s", _("copy or target is missing"));
+        virReportError(VIR_ERR_XML_DETAIL, "%s", _("the journal lacks the copy or its target"));
         goto error;
     }
 
@@ -139,8 +139,8 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
         virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
-        !(copy->target = ferrySourceParse(target, driver->xmlopt, true)) ||
-        (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, true))))
+        !(copy->target = ferrySourceParse(target, driver->xmlopt, /* runtime= */ true)) ||
+        (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, /* runtime= */ true))))
         goto error;
 
     if (detected == VIR_TRISTATE_BOOL_YES)
@@ -154,8 +154,8 @@ ferryCopyParse(virQEMUDriver *driver,
 }
 
 
-/* What a copy of @disk to its mirror must have been. What was at the target
- * before is not known: it is not ours to remove. */
+/* Makes up the data of a copy of @disk to its mirror that no journal has. What was at the
+ * target before is unknown, so undo must not remove the target: FERRY_IMAGE_FOREIGN. */
 static ferryCopy *
 ferryCopyGuess(virDomainObj *vm,
                virDomainDiskDef *disk,
@@ -179,8 +179,8 @@ ferryCopyGuess(virDomainObj *vm,
 }
 
 
-/* Where the guest is decides: on the source the copy goes on, if it still does,
- * and on the target it is a pivot that is to be finished. */
+/* Makes up the operation. With the guest on the source, the copy goes on if its mirror
+ * job still runs; with the guest on the target, a pivot has to be finished. */
 static void
 ferryCopyReviveDisk(const ferryOpClass *klass,
                     virDomainObj *vm,
@@ -191,21 +191,21 @@ ferryCopyReviveDisk(const ferryOpClass *klass,
     bool moved = STREQ_NULLABLE(node, disk->mirror->nodeformat);
     g_autoptr(ferryOp) op = NULL;
 
-    /* which image is below a filter QEMU does not tell */
+    /* with a copy-on-read filter, QEMU names the filter and not the image below it */
     if (!node || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON) {
-        VIR_ERROR(_("domain '%1$s': copy of disk '%2$s' to '%3$s' is in no journal; look which image the "
-                    "guest uses before you shut it off"),
+        VIR_ERROR(_("domain '%1$s': the journal of the copy of disk '%2$s' to '%3$s' was lost; find out "
+                    "which image the guest uses before you shut it off"),
                   vm->def->name, disk->dst, NULLSTR(disk->mirror->path));
         return;
     }
 
-    VIR_WARN("domain '%s': copy of disk '%s' to '%s' is in no journal; the guest uses '%s'",
+    VIR_WARN("domain '%s': the journal of the copy of disk '%s' to '%s' was lost; the guest uses '%s'",
              vm->def->name, disk->dst, NULLSTR(disk->mirror->path),
              NULLSTR(moved ? disk->mirror->path : disk->src->path));
 
     op = ferryOpNew(vm, klass, name, ferryCopyGuess(vm, disk, moved));
 
-    ferryPlanAssume(op, &ferryCopyStartPlan, NULL);
+    ferryPlanAssume(op, &ferryCopyStartPlan, /* last= */ NULL);
     if (moved)
         ferryPlanAssume(op, &ferryCopyPivotPlan, "finalize");
 }
@@ -214,8 +214,8 @@ ferryCopyReviveDisk(const ferryOpClass *klass,
 /**
  * ferryCopyRevive:
  *
- * The driver is back, QEMU still runs: every disk with a mirror that the stock
- * driver does not know of was being copied.
+ * The driver was restarted, QEMU still runs: makes up an operation for every disk that
+ * has a copy's mirror but neither a stock block job nor an operation in the journal.
  */
 void
 ferryCopyRevive(const ferryOpClass *klass,
@@ -234,8 +234,8 @@ ferryCopyRevive(const ferryOpClass *klass,
 }
 
 
-/* The driver read disk and mirror from its status file, and the journal has
- * them, too: make them the same objects again. */
+/* After a restart the disk's images come from the status file, those of the copy from
+ * the journal: makes both use the same objects again. */
 static void
 ferryCopyRejoin(ferryOp *op,
                 virDomainDiskDef *disk)
@@ -260,7 +260,7 @@ ferryCopyRejoin(ferryOp *op,
     copy->target->discard = disk->discard;
     copy->target->detect_zeroes = disk->detect_zeroes;
 
-    /* not when the status file already knows of the pivot */
+    /* not after "adopt": disk->src is the target by then */
     if (copy->old && live != disk->src) {
         virObjectUnref(copy->old);
         copy->old = virObjectRef(disk->src);
@@ -274,10 +274,10 @@ ferryCopyRejoin(ferryOp *op,
 /**
  * ferryCopyRecover:
  *
- * The driver is back, QEMU still runs. A copy that runs goes on. One that was
- * being started is taken back: whoever asked for it was told that it failed.
- * An abort or a pivot that was asked for is carried out; when QEMU's part of
- * it is not done yet, by a worker, since the driver waits for us here.
+ * The driver was restarted, QEMU still runs. A running copy goes on. A copy that was
+ * being started is undone: its client was told that it failed. A requested abort or
+ * pivot is carried out; if the mirror job still runs, by a worker, because the caller,
+ * the reconnecting thread, must not wait long. Domain locked, job held.
  */
 void
 ferryCopyRecover(ferryOp *op)
@@ -288,7 +288,7 @@ ferryCopyRecover(ferryOp *op)
     g_auto(ferryJobInfo) info = { 0 };
 
     if (!disk) {
-        VIR_ERROR(_("domain '%1$s' has no disk '%2$s' any more; check '%3$s' for an unfinished copy"),
+        VIR_ERROR(_("domain '%1$s' has no disk '%2$s' any more; '%3$s' may hold an unfinished copy of it"),
                   op->vm->def->name, copy->dst, NULLSTR(copy->target->path));
         ferryOpEnd(op);
         return;
@@ -302,7 +302,7 @@ ferryCopyRecover(ferryOp *op)
         return;
     }
 
-    /* these steps are begun anew */
+    /* the steps before "drain" are undone here and taken again by the pivot */
     if (!ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
         ferryPlanUndo(op, &ferryCopyPivotPlan) < 0)
         return;
@@ -323,8 +323,9 @@ ferryCopyRecover(ferryOp *op)
 /**
  * ferryCopyStopped:
  *
- * QEMU is gone, or the host was restarted. The configuration names the source,
- * or, if the guest may have written to the target, the target.
+ * QEMU is gone, or the host was restarted. If the guest may have written to the target,
+ * makes the configuration name the target; else removes what the copy created. Ends the
+ * operation. Domain locked; op->vm is NULL if the domain is gone.
  */
 void
 ferryCopyStopped(ferryOp *op)

@@ -1,5 +1,5 @@
 /*
- * recover.h: block copy: after the driver or QEMU went away
+ * recover.h: block copy: journal data, and recovery after the driver or QEMU ended
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,11 +1,11 @@
 /*
- * request.c: is a block copy possible, and what will it touch?
+ * request.c: block copy: the request and its checks
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * Everything that can be known to be wrong is found here, while nothing is changed
- * yet. Error codes are those that clients of the stock driver know.
+ * Finds every error that can be found before anything is changed. The error codes are
+ * those of the stock driver, which clients know.
  */
 
 #include <config.h>
@@ -22,7 +22,7 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* A request, resolved: what the checks look at and fill in. */
+/* What the checks read and fill in. */
 typedef struct {
     virDomainObj *vm;
     qemuDomainObjPrivate *priv;
@@ -87,7 +87,7 @@ ferryCopyCheckDisk(ferryCopyCheck *c)
 static int
 ferryCopyCheckQEMU(ferryCopyCheck *c)
 {
-    /* all in QEMU 6.1; 7.2 is the oldest this was tried with */
+    /* QEMU 6.1 has both; the oldest version tested is 7.2 */
     if (!virQEMUCapsGet(c->priv->qemuCaps, QEMU_CAPS_BLOCKDEV_REOPEN) ||
         !virQEMUCapsGet(c->priv->qemuCaps, QEMU_CAPS_BLOCKDEV_SNAPSHOT_ALLOW_WRITE_ONLY)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
@@ -109,9 +109,9 @@ ferryCopyCheckTarget(ferryCopyCheck *c)
         return -1;
     }
 
-    /* QEMU's image locks would find most of these, but only after the target
-     * was formatted */
-    if (ferrySourceInUse(c->vm->def, c->target, NULL)) {
+    /* QEMU's image locks would refuse most of these, but only after the target was
+     * formatted */
+    if (ferrySourceInUse(c->vm->def, c->target, /* except= */ NULL)) {
         virReportError(VIR_ERR_INVALID_ARG,
                        _("block copy target '%1$s' is already used by domain '%2$s'; name another one"),
                        NULLSTR(c->target->path), c->vm->def->name);
@@ -135,7 +135,7 @@ ferryCopyCheckBacking(ferryCopyCheck *c)
     ferryCopy *copy = c->copy;
 
     copy->reuse = c->req->flags & VIR_DOMAIN_BLOCK_COPY_REUSE_EXT;
-    /* a chain of one image has nothing to share */
+    /* without backing images, shallow and full are the same */
     copy->shallow = (c->req->flags & VIR_DOMAIN_BLOCK_COPY_SHALLOW) &&
                     virStorageSourceHasBacking(c->disk->src);
 
@@ -146,7 +146,7 @@ ferryCopyCheckBacking(ferryCopyCheck *c)
                              "doesn't make sense"));
             return -1;
         }
-        if (qemuDomainStorageSourceValidateDepth(c->target, 0, NULL) < 0)
+        if (qemuDomainStorageSourceValidateDepth(c->target, /* add= */ 0, /* diskdst= */ NULL) < 0)
             return -1;
     } else if (!c->target->backingStore && !copy->shallow) {
         c->target->backingStore = virStorageSourceNew();
@@ -214,8 +214,7 @@ ferryCopyCheckPresent(ferryCopyCheck *c,
 }
 
 
-/* Looks at what is where the target shall be. Decides what there is to remove
- * should the copy come to nothing. */
+/* Finds out what is at the target's path: copy->origin tells undo what to remove. */
 static int
 ferryCopyCheckExisting(ferryCopyCheck *c)
 {
@@ -228,7 +227,7 @@ ferryCopyCheckExisting(ferryCopyCheck *c)
         virStorageSourceSupportsAccess(c->target) != 1)
         return 0;
 
-    if (qemuDomainStorageFileInit(c->priv->driver, c->vm, c->target, NULL) < 0)
+    if (qemuDomainStorageFileInit(c->priv->driver, c->vm, c->target, /* parent= */ NULL) < 0)
         return -1;
 
     if (virStorageSourceAccess(c->target, F_OK) < 0) {
@@ -258,8 +257,8 @@ ferryCopyCheckFormat(ferryCopyCheck *c)
         return 0;
     }
 
-    /* Probing is safe: nothing but this image gives us its content, and who
-     * knows better can say so. */
+    /* A client that does not trust the content of the reused image can avoid the probing
+     * by naming the format. */
     if (virStorageSourceIsLocalStorage(c->target) &&
         virStorageSourceSupportsBackingChainTraversal(c->target) == 1 &&
         (c->target->format = virStorageFileProbeFormat(c->target->path,
@@ -273,8 +272,8 @@ ferryCopyCheckFormat(ferryCopyCheck *c)
 }
 
 
-/* Fills in what QEMU will know the target by: node names, secrets, and the
- * chain below an image that exists. */
+/* Fills in what QEMU needs to open the target: node names, secrets, and the chain below
+ * an existing image. */
 static int
 ferryCopyCheckNodes(ferryCopyCheck *c)
 {
@@ -284,7 +283,7 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
     if (virStorageSourceInitChainElement(c->target, c->disk->src, c->req->keepLabel) < 0)
         return -1;
 
-    /* it must be written to before it can be read-only */
+    /* the mirror job writes to the target; the pivot makes it read-only if need be */
     c->target->readonly = false;
 
     for (n = c->target; virStorageSourceIsBacking(n); n = n->backingStore) {
@@ -317,10 +316,10 @@ static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
 /**
  * ferryCopyPrepare:
  *
- * Checks @req against @vm, which is locked and whose job is held. Changes
- * nothing outside req->target.
+ * Checks @req against @vm, which is locked and whose job is held. Changes nothing but
+ * req->target.
  *
- * Returns the copy to be made, or NULL with an error reported.
+ * Returns the copy (free: ferryCopyFree()), or NULL with an error reported.
  */
 ferryCopy *
 ferryCopyPrepare(virDomainObj *vm,

@@ -1,5 +1,5 @@
 /*
- * request.h: is a block copy possible, and what will it touch?
+ * request.h: block copy: the request and its checks
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,12 +9,12 @@
 
 #include "ops/copy/data.h"
 
-/* What a client asked for, before any of it is checked. */
+/* What a client asked for, unchecked. */
 typedef struct _ferryCopyRequest ferryCopyRequest;
 struct _ferryCopyRequest {
-    const char *path;             /* disk: target, or path of its source */
+    const char *path;             /* the disk's name in the guest, or the path of its source */
     virStorageSource *target;     /* borrowed */
-    bool keepLabel;               /* target takes the source's seclabels */
+    bool keepLabel;               /* the target gets the source's seclabels */
     unsigned long long bandwidth; /* bytes/s */
     unsigned int granularity;     /* bytes */
     unsigned long long bufSize;   /* bytes */

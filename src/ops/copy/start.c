@@ -4,14 +4,13 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * A copy lives as an operation from its first step until it is pivoted, aborted or
- * fails. To take a copy back is to undo the steps below; a pivot is a second plan
- * (pivot.c) on top of them.
+ * The operation exists from the first step until the copy is pivoted, is aborted or
+ * fails. An abort undoes the steps below; a pivot is a second plan (pivot.c) after them.
  *
- * While the mirror job copies, target and source bypass the host's page cache. That
- * costs a fraction of the CPU time, does not push the guest's data out of the cache,
- * and leaves nothing to flush while the guest waits for the pivot. The cache mode of
- * the disk's definition holds again afterwards.
+ * While the mirror job runs, target and source bypass the host's page cache where the
+ * storage supports it. This takes a fraction of the CPU time, does not push the guest's
+ * data out of the cache, and leaves nothing to flush while the guest waits for the pivot.
+ * Afterwards the cache mode of the disk's definition applies again.
  */
 
 #include <config.h>
@@ -31,18 +30,17 @@
 
 VIR_LOG_INIT("ferry.copy");
 
-/* Data in flight. QEMU's own 16 MiB starve a TCP connection; more than this
- * gains nothing. A local disk is kept busy by less, and the guest waits at the
- * pivot while QEMU gives the memory back: 6 ms for 64 MiB. */
+/* Bytes that the mirror job has in flight. QEMU's default of 16 MiB starves a TCP
+ * connection; more than 64 MiB gains nothing. A local disk needs less, and at the pivot
+ * the guest waits while QEMU frees this memory: 6 ms for 64 MiB. */
 #define FERRY_COPY_BUF_NETWORK (64 * 1024 * 1024)
 #define FERRY_COPY_BUF_LOCAL (8 * 1024 * 1024)
 
-/* Creating an image is quick, but a remote one may hang. */
+/* Creating an image takes little time, but the server of a remote image may hang. */
 #define FERRY_COPY_CREATE_MS (5 * 60 * 1000)
 
 
-/* publish: the target shows as <mirror>, which makes every other operation on
- * the disk keep off */
+/* publish: makes the target the disk's <mirror>, which keeps other operations off */
 static int
 ferryCopyPublish(ferryOp *op)
 {
@@ -74,7 +72,7 @@ ferryCopyUnpublish(ferryOp *op)
 }
 
 
-/* file: something to put labels on */
+/* file: creates the target as an empty file, so that "access" can label it */
 static int
 ferryCopyFile(ferryOp *op)
 {
@@ -97,7 +95,7 @@ ferryCopyUnfile(ferryOp *op)
 }
 
 
-/* access: QEMU may open the target */
+/* access: lets QEMU open the target */
 static int
 ferryCopyGrant(ferryOp *op)
 {
@@ -116,14 +114,14 @@ ferryCopyRevoke(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    /* what was there before us may have its own rights */
+    /* only what this copy granted: an image in use before still needs its labels */
     if (copy->granted)
         ferryAccessRevoke(op->vm, copy->target);
     copy->granted = false;
 }
 
 
-/* backing: the user's own chain below a shallow copy */
+/* backing: adds the chain that the client gave for the target of a shallow copy */
 static bool
 ferryCopyHasOwnBacking(ferryCopy *copy)
 {
@@ -153,8 +151,8 @@ ferryCopyRemoveBacking(ferryOp *op)
 }
 
 
-/* create, format: the image itself, unless it is there already. Alone: QEMU up to
- * 7.2 dies when it is asked for its nodes while one of them is half an image. */
+/* create, format: create the image, unless one is reused. Both steps are "alone": QEMU up
+ * to 7.2 dies when it is asked for its nodes while an image is being formatted. */
 static int
 ferryCopyCreateLayer(ferryOp *op,
                      bool storage)
@@ -209,14 +207,14 @@ ferryCopyCreate(ferryOp *op)
                                                ferryCopyDisk(op)->src) < 0)
         return -1;
 
-    return ferryCopyCreateLayer(op, true);
+    return ferryCopyCreateLayer(op, /* storage= */ true);
 }
 
 
 static int
 ferryCopyFormatImage(ferryOp *op)
 {
-    return ferryCopyCreateLayer(op, false);
+    return ferryCopyCreateLayer(op, /* storage= */ false);
 }
 
 
@@ -229,8 +227,8 @@ ferryCopyUncreate(ferryOp *op)
 }
 
 
-/* storage, node: the target's nodes in QEMU; both of a plain file when it has
- * its format */
+/* storage, node: add the target's nodes to QEMU. For a plain image "node" adds both,
+ * because QEMU formats it without a storage node. */
 static int
 ferryCopyAddStorage(ferryOp *op)
 {
@@ -252,7 +250,7 @@ ferryCopyAddPlainStorage(ferryOp *op)
         rc = ferryNodeAddStorage(op->vm, copy->target);
         copy->target->cachemode = cachemode;
 
-        /* not every file system can */
+        /* not every file system supports direct I/O */
         if (rc == 0)
             return 0;
         virResetLastError();
@@ -287,13 +285,13 @@ ferryCopyRemoveNodes(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virStorageSource *backing = g_steal_pointer(&copy->target->backingStore);
 
-    /* the chain below is another step's, or not ours at all */
+    /* hidden: another step removes the chain below, or it was not added by this copy */
     ferryNodeRemove(op->vm, copy->target);
     copy->target->backingStore = backing;
 }
 
 
-/* size: QEMU would notice, but after the guest's disk has changed its size */
+/* size: QEMU would notice a difference only after the guest's disk changed its size */
 static int
 ferryCopyCheckSize(ferryOp *op)
 {
@@ -316,33 +314,32 @@ ferryCopyCheckSize(ferryOp *op)
 }
 
 
-/* cache: source and target bypass the page cache, as far as they do not yet.
- * After the target was formatted: that is many small writes, each of which would
- * wait for the disk. */
+/* cache: makes source and target bypass the page cache. Not before the target is
+ * formatted: that takes many small writes, each of which would wait for the disk. */
 static int
 ferryCopyCacheOff(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    /* a plain one does since its node was added */
+    /* "node" opened a plain target with direct I/O already, if possible */
     if (!ferryImageIsPlain(copy->target))
-        ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, true);
-    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, true);
+        ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, /* direct= */ true);
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, /* direct= */ true);
     return 0;
 }
 
 
-/* the target's nodes go away, or a pivot gave it its mode */
+/* Only for the source: the undo of "storage" removes the target's nodes. */
 static void
 ferryCopyCacheBack(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, false);
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, /* direct= */ false);
 }
 
 
-/* mirror: go */
+/* mirror: starts the mirror job */
 static unsigned long long
 ferryCopyBufSize(ferryCopy *copy)
 {
@@ -363,7 +360,7 @@ ferryCopyMirror(ferryOp *op)
     const char *top = qemuDomainDiskGetTopNodename(disk);
     const ferryMirrorParams params = {
         .source = top,
-        /* a copy-on-read filter stays where it is */
+        /* a copy-on-read filter stays on top: the pivot replaces the image below it */
         .replaces = STREQ(top, disk->src->nodeformat) ? NULL : disk->src->nodeformat,
         .target = copy->target->nodeformat,
         .shallow = copy->shallow || ferryCopyIsOneLayer(op),
@@ -375,7 +372,7 @@ ferryCopyMirror(ferryOp *op)
     };
     int rc = ferryQMPMirror(op->vm, jobname, &params);
 
-    virDomainAuditDisk(op->vm, NULL, copy->target, "mirror", rc == 0);
+    virDomainAuditDisk(op->vm, /* oldDef= */ NULL, copy->target, "mirror", rc == 0);
     return rc;
 }
 
@@ -386,7 +383,7 @@ ferryCopyUnmirror(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
 
     if (ferryJobKill(op, jobname) < 0)
-        VIR_WARN("mirror of disk '%s' of domain '%s' does not end: %s",
+        VIR_WARN("the mirror job of disk '%s' of domain '%s' does not end: %s",
                  ferryCopyOf(op)->dst, op->vm->def->name, virGetLastErrorMessage());
 }
 

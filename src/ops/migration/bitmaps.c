@@ -4,14 +4,14 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * QEMU hands bitmaps over with the memory; which ones, both ends are told by
- * the cookie's <blockDirtyBitmaps>, as with stock hosts. The definitions of the
- * checkpoints, which say what the bitmaps are for, are our addition:
+ * QEMU migrates bitmaps with the memory. <blockDirtyBitmaps> in the cookie tells both
+ * hosts which ones, as between stock hosts. A checkpoint's definition says what its
+ * bitmap is for; Ferry adds the definitions to the cookie:
  *
  *   <ferry><checkpoint>DOCUMENT</checkpoint>...</ferry>
  *
- * parents first. The destination defines them when the guest has arrived, as
- * a client would with checkpoint-create --redefine.
+ * Parents come first. When the guest has arrived, the destination redefines the
+ * checkpoints, as a client would with checkpoint-create --redefine.
  */
 
 #include <config.h>
@@ -29,13 +29,13 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* A cookie may say that these must be understood: the stock driver does. */
+/* What the stock driver parses here, but NBD. Mandatory features must be parsed. */
 #define FERRY_COOKIE_FEATURES \
     (QEMU_MIGRATION_COOKIE_LOCKSTATE | QEMU_MIGRATION_COOKIE_MEMORY_HOTPLUG | \
      QEMU_MIGRATION_COOKIE_CPU_HOTPLUG | QEMU_MIGRATION_COOKIE_CPU | \
      QEMU_MIGRATION_COOKIE_CAPS | QEMU_MIGRATION_COOKIE_BLOCK_DIRTY_BITMAPS)
 
-/* A cookie has room for 4 MiB; the rest of it is small. */
+/* Bytes. The remote protocol limits a cookie to 4 MiB; its other parts are small. */
 #define FERRY_CHECKPOINTS_MAX (3 * 1024 * 1024)
 
 
@@ -62,14 +62,14 @@ ferryMigrationOfferCheckpoint(void *payload,
         data->rc = -1;
     } else {
         data->size += strlen(xml);
-        xmlNewTextChild(data->node, NULL, BAD_CAST "checkpoint", BAD_CAST xml);
+        xmlNewTextChild(data->node, /* ns= */ NULL, BAD_CAST "checkpoint", BAD_CAST xml);
     }
 
     return 0;
 }
 
 
-/* What all checkpoints descend from, and is none itself. */
+/* Finds the metaroot: the ancestor of all checkpoints, which is no checkpoint itself. */
 static int
 ferryMigrationFindRoot(void *payload,
                        const char *name G_GNUC_UNUSED,
@@ -86,17 +86,17 @@ ferryMigrationFindRoot(void *payload,
 
 /**
  * ferryMigrationCheckpointsOffer:
- * @root: of the source's cookie
+ * @root: root element of the source's cookie
  *
- * Adds the definitions of the checkpoints of @vm. Reports no error: a guest can
- * do without.
+ * Adds the checkpoints of @vm, which is locked. Only warns on failure: a guest can do
+ * without them.
  */
 void
 ferryMigrationCheckpointsOffer(virDomainObj *vm,
                                xmlNodePtr root)
 {
     ferryMigrationOfferCheckpoints data = {
-        .node = xmlNewChild(root, NULL, BAD_CAST "ferry", NULL),
+        .node = xmlNewChild(root, /* ns= */ NULL, BAD_CAST "ferry", /* content= */ NULL),
         .xmlopt = QEMU_DOMAIN_PRIVATE(vm)->driver->xmlopt,
     };
     virDomainMomentObj *top = NULL;
@@ -107,13 +107,14 @@ ferryMigrationCheckpointsOffer(virDomainObj *vm,
 
     if (data.rc == 0 && data.size > FERRY_CHECKPOINTS_MAX) {
         virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("the checkpoints of domain '%1$s' are too many to go along"),
+                       _("the definitions of the checkpoints of domain '%1$s' are too large for "
+                         "the migration cookie"),
                        vm->def->name);
         data.rc = -1;
     }
 
     if (data.rc < 0) {
-        VIR_WARN("the checkpoints of domain '%s' stay behind: %s",
+        VIR_WARN("the checkpoints of domain '%s' are not migrated: %s",
                  vm->def->name, virGetLastErrorMessage());
         virResetLastError();
     }
@@ -128,8 +129,7 @@ ferryMigrationCheckpointsOffer(virDomainObj *vm,
 /**
  * ferryMigrationCheckpointsRead:
  *
- * Returns the documents that ferryMigrationCheckpointsOffer() added, or NULL
- * when there are none.
+ * Returns a new list of what ferryMigrationCheckpointsOffer() added, or NULL.
  */
 char **
 ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
@@ -150,11 +150,11 @@ ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
         return NULL;
 
     g_ptr_array_add(found, NULL);
-    return (char **) g_ptr_array_free(g_steal_pointer(&found), false);
+    return (char **) g_ptr_array_free(g_steal_pointer(&found), /* free_segment= */ false);
 }
 
 
-/* Images that can hold bitmaps, and have none of that name. */
+/* Skips bitmaps that an image cannot hold (only qcow2 v3 can), or whose names it has. */
 static void
 ferryMigrationBitmapsFilter(GSList *disks,
                             GHashTable *nodes)
@@ -179,7 +179,7 @@ ferryMigrationBitmapsFilter(GSList *disks,
 }
 
 
-/* What is accepted, for the source. */
+/* Returns the <blockDirtyBitmaps> that tells the source which bitmaps are accepted. */
 static char *
 ferryMigrationBitmapsFormat(GSList *disks)
 {
@@ -208,7 +208,7 @@ ferryMigrationBitmapsFormat(GSList *disks)
             virXMLFormatElement(&all, "disk", &attrs, &children);
     }
 
-    virXMLFormatElement(&buf, "blockDirtyBitmaps", NULL, &all);
+    virXMLFormatElement(&buf, "blockDirtyBitmaps", /* attrBuf= */ NULL, &all);
     return virBufferContentAndReset(&buf);
 }
 
@@ -216,9 +216,9 @@ ferryMigrationBitmapsFormat(GSList *disks)
 /**
  * ferryMigrationBitmapsAccept:
  * @vm: the destination's domain, locked, with a job
- * @cookie: the source's
- * @params: of the incoming migration; what is accepted is added
- * @answer: set to what the source must be told; NULL when there is nothing
+ * @cookie: the source's cookie
+ * @params: parameters of the incoming migration; the accepted bitmaps are added
+ * @answer: set to a new element for the source; left as it is if no bitmap is accepted
  *
  * Returns 0, or -1 with an error reported.
  */

@@ -4,19 +4,19 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The cookie is the stock driver's: a document that each phase hands to the
- * next, on the other host. Ours has nothing a stock host could not read:
+ * The cookie is an XML document of the stock driver, which each phase hands to the next
+ * phase on the other host. A stock host understands or ignores what Ferry writes:
  *
  *   source to destination, made by Begin
  *     <nbd><disk target='vda' capacity='BYTES' clusterSize='BYTES'
  *                backing='PATH' backingFormat='qcow2'/></nbd>
  *   destination to source, made by Prepare
- *     <nbd port='49153'/>
- *   source to destination, made by Perform: stop the server
+ *     <nbd port='49153' nodelay='yes'/>
+ *   source to destination, made by Perform, so that the server is stopped
  *     <nbd/>
  *
- * What follows capacity is our addition, and optional. All of it comes from
- * another host, so none is trusted.
+ * The attributes after capacity, and nodelay, are our additions and optional. The cookie
+ * comes from another host, so every value is checked.
  */
 
 #include <config.h>
@@ -30,7 +30,7 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* of qcow2 */
+/* bytes: the limits of qcow2 */
 #define FERRY_CLUSTER_SIZE_MIN 512
 #define FERRY_CLUSTER_SIZE_MAX (2 * 1024 * 1024)
 
@@ -79,7 +79,7 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
     if (backing) {
         int type = format ? virStorageFileFormatTypeFromString(format) : -1;
 
-        /* QEMU does not guess formats */
+        /* qemu-img needs the format to create an image on top of this one */
         if (*backing != '/' || type <= VIR_STORAGE_FILE_NONE) {
             virReportError(VIR_ERR_XML_DETAIL,
                            _("backing image '%1$s' of format '%2$s' of disk '%3$s' cannot be used"),
@@ -107,8 +107,8 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
 
 /**
  * ferryMigrationCookieRead:
- * @req: its disks are set, to NULL when the other host says nothing of NBD; its
- *       port, unless it has one; and how that host answers
+ * @req: disks, checkpoints, nodelay and the cookie's text are set, as is the port if the
+ *       client gave none; all are left as they are if the cookie has no <nbd>
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -203,8 +203,8 @@ ferryMigrationCookieOfferDisk(xmlNodePtr node,
  * ferryMigrationCookieOffer:
  * @vm: domain, locked, with a job
  *
- * Adds to the source's cookie what the destination needs to make images like
- * these. One without storage stays as it is.
+ * Adds cluster sizes, backing images and checkpoints to the source's cookie, unless it
+ * has no disks. Returns 0, or -1 with an error reported.
  */
 int
 ferryMigrationCookieOffer(virDomainObj *vm,
@@ -245,8 +245,8 @@ ferryMigrationCookieOffer(virDomainObj *vm,
 /**
  * ferryMigrationCookieWithout:
  *
- * Returns @cookie without anything about storage, for a stock function that is
- * to leave it alone; or NULL with an error reported.
+ * Returns a copy of @cookie without <nbd>, so that a stock function which is given the
+ * copy leaves storage alone; or NULL with an error reported.
  */
 char *
 ferryMigrationCookieWithout(const char *cookie,
@@ -270,10 +270,10 @@ ferryMigrationCookieWithout(const char *cookie,
 
 /**
  * ferryMigrationCookieAnswer:
- * @port: of the NBD server; 0: none, or a socket
- * @extra: an element to add, or NULL
+ * @port: TCP port of the NBD server; 0: it has a UNIX socket, or is to be stopped
+ * @extra: XML elements to add, or NULL
  *
- * Adds to a cookie for the other host that there is NBD storage.
+ * Adds <nbd> to a cookie for the other host. Returns 0, or -1 with an error reported.
  */
 int
 ferryMigrationCookieAnswer(char **cookie,
@@ -290,7 +290,8 @@ ferryMigrationCookieAnswer(char **cookie,
         return -1;
 
     if (!(nbd = virXPathNode("./nbd", ctxt)))
-        nbd = xmlNewChild(xmlDocGetRootElement(doc), NULL, BAD_CAST "nbd", NULL);
+        nbd = xmlNewChild(xmlDocGetRootElement(doc), /* ns= */ NULL, BAD_CAST "nbd",
+                          /* content= */ NULL);
 
     if (port > 0) {
         g_autofree char *text = g_strdup_printf("%u", port);
@@ -300,8 +301,8 @@ ferryMigrationCookieAnswer(char **cookie,
     }
 
     if (extra) {
-        if (xmlParseInNodeContext(xmlDocGetRootElement(doc), extra, strlen(extra), 0,
-                                  &more) != XML_ERR_OK) {
+        if (xmlParseInNodeContext(xmlDocGetRootElement(doc), extra, strlen(extra),
+                                  /* options= */ 0, &more) != XML_ERR_OK) {
             virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("cannot add to the migration cookie"));
             return -1;
         }

@@ -6,17 +6,15 @@
  *
  * Theory of operation
  *
- * The stock driver starts a QEMU that waits for the memory. It calls us before
- * that (images that are missing are created) and after it (they are exported).
- * The second plan ends in the finish phase: from its point of no return on the
- * images are the guest's: whatever happens, nobody removes them unless it is
- * certain that the guest did not start here. All that can be done before that is:
- * the guest is paused meanwhile.
+ * The stock driver starts a QEMU that waits for the memory. Before that it calls us to
+ * create missing images (plan "images"), after that to export all images (plan "serve").
+ * "serve" ends in the finish phase. Most of it runs before, as the guest is paused then.
  *
- * Until then the images that we created go with the QEMU that was to use them,
- * however it ends, and those that were here before are not touched.
+ * The step "keep" is the point of no return. From then on the images belong to the guest,
+ * and are removed only if the guest certainly did not start here. Until then the images
+ * that we created are removed when QEMU ends for any reason; existing images never are.
  *
- * The steps are here, the calls of the prepare phase in prepare.c.
+ * This file has the steps. prepare.c has the functions that the prepare phase calls.
  */
 
 #include <config.h>
@@ -41,7 +39,7 @@
 VIR_LOG_INIT("ferry.migration");
 
 
-/* images: those that are missing */
+/* images: create those that are missing */
 static int
 ferryIncomingCreateImage(ferryOp *op,
                          ferryIncomingDisk *disk)
@@ -65,7 +63,7 @@ ferryIncomingCreateImage(ferryOp *op,
     }
 
     if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
-        /* not opened: that is for QEMU, as its user */
+        /* -u: do not open the backing image; QEMU will, as its own user */
         virCommandAddArgList(cmd, "-u", "-b", offer->backing, "-F",
                              virStorageFileFormatTypeToString(offer->backingFormat), NULL);
     }
@@ -74,7 +72,7 @@ ferryIncomingCreateImage(ferryOp *op,
     virCommandAddArgFormat(cmd, "%llu", offer->capacity);
     virCommandSetUmask(cmd, 0077);
 
-    return virCommandRun(cmd, NULL);
+    return virCommandRun(cmd, /* exitstatus= */ NULL);
 }
 
 
@@ -97,8 +95,8 @@ ferryIncomingRunImages(ferryOp *op)
 /**
  * ferryIncomingDiscard:
  *
- * Removes the images that were created for a guest which goes on at the source
- * and did not run here for a moment. Its QEMU is gone here; @op may be over.
+ * Removes the images that we created for a guest that never ran here and goes on at the
+ * source. No QEMU may be using them; @op may be over. Keeps the last error.
  */
 void
 ferryIncomingDiscard(ferryOp *op)
@@ -106,9 +104,10 @@ ferryIncomingDiscard(ferryOp *op)
     ferryIncoming *incoming = ferryIncomingOf(op);
     size_t i;
 
-    /* the domain's user may not be allowed to, and its QEMU is gone */
+    /* without @vm the daemon's user removes them: the domain's user may lack the right */
     for (i = 0; i < incoming->ndisks; i++)
-        ferryImageRestore(op->driver, NULL, incoming->disks[i].image, incoming->disks[i].origin);
+        ferryImageRestore(op->driver, /* vm= */ NULL,
+                          incoming->disks[i].image, incoming->disks[i].origin);
 }
 
 
@@ -121,9 +120,9 @@ const ferryPlan ferryIncomingImagesPlan = {
 };
 
 
-/* cache, restore: to write past the page cache costs less of the CPU, leaves what is
- * in it, and has nothing to be written out when the guest is paused. A QEMU whose
- * exports fail is ended: there is nothing to undo. */
+/* cache, restore: Writes that bypass the page cache cost less CPU time, evict nothing
+ * from the cache, and leave nothing to be written out while the guest is paused. There is
+ * no undo, because the stock driver ends QEMU when its exports fail. */
 static void
 ferryIncomingSetCache(ferryOp *op,
                       bool direct)
@@ -143,7 +142,7 @@ ferryIncomingSetCache(ferryOp *op,
 static int
 ferryIncomingCacheOff(ferryOp *op)
 {
-    ferryIncomingSetCache(op, true);
+    ferryIncomingSetCache(op, /* direct= */ true);
     return 0;
 }
 
@@ -151,12 +150,11 @@ ferryIncomingCacheOff(ferryOp *op)
 static int
 ferryIncomingRestoreCache(ferryOp *op)
 {
-    ferryIncomingSetCache(op, false);
+    ferryIncomingSetCache(op, /* direct= */ false);
     return 0;
 }
 
 
-/* server: every image, before anybody gets in */
 static int
 ferryIncomingReservePort(ferryOp *op)
 {
@@ -191,10 +189,11 @@ ferryIncomingFiles(ferryIncoming *incoming)
     }
 
     g_ptr_array_add(paths, NULL);
-    return (char **) g_ptr_array_free(g_steal_pointer(&paths), false);
+    return (char **) g_ptr_array_free(g_steal_pointer(&paths), /* free_segment= */ false);
 }
 
 
+/* server: export all images; only then can clients connect */
 static int
 ferryIncomingRunServer(ferryOp *op)
 {
@@ -214,7 +213,8 @@ ferryIncomingRunServer(ferryOp *op)
         virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
         g_autofree char *name = qemuAliasDiskDriveFromDisk(disk);
 
-        if (!name || ferryExportAdd(op->vm, disk->src, name, true, NULL) < 0)
+        if (!name || ferryExportAdd(op->vm, disk->src, name, /* writable= */ true,
+                                    /* bitmap= */ NULL) < 0)
             return -1;
     }
 
@@ -239,7 +239,7 @@ ferryIncomingRelease(ferryIncoming *incoming)
 }
 
 
-/* keep: who finds this step in the journal must not remove an image */
+/* keep: does nothing; if recovery finds this step in the journal, it keeps the images. */
 static int
 ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
 {
@@ -247,8 +247,8 @@ ferryIncomingKeep(ferryOp *op G_GNUC_UNUSED)
 }
 
 
-/* close: the source has written all there is. Who can still write to the images
- * from outside must not find a guest on them. */
+/* close: the source has written everything. End the exports before the guest starts, so
+ * that no NBD client can write to the images of a running guest. */
 static int
 ferryIncomingCloseServer(ferryOp *op)
 {
@@ -298,7 +298,7 @@ ferryIncomingFormat(ferryOp *op,
         virBufferEscapeString(&attrs, " name='%s'", disk->dst);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
 
-        if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, false) < 0)
+        if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, /* runtime= */ false) < 0)
             return -1;
 
         virXMLFormatElement(buf, "image", &attrs, &children);
@@ -331,7 +331,7 @@ ferryIncomingParseDisk(xmlNodePtr node,
         return -1;
     }
 
-    return (disk->image = ferrySourceParse(image, xmlopt, false)) ? 0 : -1;
+    return (disk->image = ferrySourceParse(image, xmlopt, /* runtime= */ false)) ? 0 : -1;
 }
 
 
@@ -371,7 +371,7 @@ ferryIncomingParse(virQEMUDriver *driver,
 }
 
 
-/* The memory has arrived, and the source is about to say that all has. */
+/* The memory has arrived. Restores the cache modes ahead of the finish phase. */
 static void
 ferryIncomingMemoryArrived(ferryOp *op)
 {
@@ -383,7 +383,7 @@ ferryIncomingMemoryArrived(ferryOp *op)
 }
 
 
-/* Ends the operation. @arrived: the guest is here, or may be: keep its images. */
+/* Ends the operation. @arrived: the guest runs here, or may have: keep its images. */
 static void
 ferryIncomingSettle(ferryOp *op,
                     bool arrived)
@@ -396,8 +396,7 @@ ferryIncomingSettle(ferryOp *op,
 }
 
 
-/* The stock driver ends a QEMU that waits for a migration nobody makes, and does
- * not get here. The guest has arrived. */
+/* If the guest did not arrive, the reconnecting driver has already ended QEMU. */
 static void
 ferryIncomingRecover(ferryOp *op)
 {
@@ -406,7 +405,7 @@ ferryIncomingRecover(ferryOp *op)
 }
 
 
-/* Its QEMU is gone. */
+/* QEMU is gone. After the point of no return the guest may have run here. */
 static void
 ferryIncomingStopped(ferryOp *op)
 {
@@ -430,8 +429,8 @@ const ferryOpClass ferryIncomingClass = {
 /**
  * ferryIncomingClose:
  *
- * The source is done, and the guest is about to start here: ends the exports; the
- * images are the guest's from now on. Domain locked, job held.
+ * Ends the exports and gives the images to the guest, which is about to start. Domain
+ * locked, job held. Returns 0, or -1 with an error reported if the guest must not start.
  */
 int
 ferryIncomingClose(ferryOp *op)
@@ -453,7 +452,7 @@ ferryIncomingClose(ferryOp *op)
 }
 
 
-/* Slices that the live definition was given are the configuration's, too. */
+/* Copies to @config the slices that only @live has. Returns true if there were any. */
 static bool
 ferryIncomingCopySlices(virDomainDef *live,
                         virDomainDef *config)
@@ -481,10 +480,10 @@ ferryIncomingCopySlices(virDomainDef *live,
 
 /**
  * ferryIncomingReconnected:
- * @vm: domain, locked, whose QEMU was just asked by a new driver what it does
+ * @vm: domain, locked; the reconnecting driver has just asked QEMU for the guest's state
  *
- * A guest that still waits for its migration was never started, whatever the
- * last driver was about to do.
+ * A guest that still waits for its migration never ran, even if the journal has "keep".
+ * Sets the plan back to before that step, so that the images are removed with QEMU.
  */
 void
 ferryIncomingReconnected(virDomainObj *vm)
@@ -502,10 +501,10 @@ ferryIncomingReconnected(virDomainObj *vm)
 /**
  * ferryIncomingStatus:
  * @vm: domain, locked, in the monitor's thread
- * @status: of the migration to it (qemuMonitorMigrationStatus)
+ * @status: new status of the incoming migration (qemuMonitorMigrationStatus)
  *
- * Between the arrival of the memory and the finish phase there are a few
- * milliseconds, of which a worker makes use. It matters to nobody if it does not.
+ * When the memory has arrived, a worker restores the cache modes in the few milliseconds
+ * before the finish phase. If no worker does, the finish phase does it.
  */
 void
 ferryIncomingStatus(virDomainObj *vm,
@@ -520,7 +519,9 @@ ferryIncomingStatus(virDomainObj *vm,
 
 /**
  * ferryIncomingArrived:
- * @vm: domain, locked; its guest runs here now, or could
+ *
+ * The guest of @vm, which is locked, has arrived: copies slices of the live definition to
+ * the persistent one and ends @op. Reports no error.
  */
 void
 ferryIncomingArrived(ferryOp *op,
@@ -536,5 +537,5 @@ ferryIncomingArrived(ferryOp *op,
     }
 
     if (!op->over)
-        ferryIncomingSettle(op, true);
+        ferryIncomingSettle(op, /* arrived= */ true);
 }

@@ -1,5 +1,5 @@
 /*
- * incoming.c: what the destination keeps of a storage migration
+ * incoming.c: the destination's data of a storage migration
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -35,7 +35,7 @@ ferryIncomingFree(void *opaque)
 /**
  * ferryIncomingFind:
  *
- * Returns the migration of storage to @vm, borrowed, or NULL. @vm is locked.
+ * Returns the storage migration to @vm, borrowed, or NULL. @vm is locked.
  */
 ferryOp *
 ferryIncomingFind(virDomainObj *vm)

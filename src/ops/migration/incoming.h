@@ -1,5 +1,5 @@
 /*
- * incoming.h: what the destination keeps of a storage migration
+ * incoming.h: the destination's data of a storage migration
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -13,35 +13,34 @@
 #include "engine/op.h"
 #include "ops/migration/request.h"
 
-/* A disk at the destination. Name, image and origin go into the journal. */
+/* A disk at the destination. The journal keeps its name, image and origin. */
 typedef struct _ferryIncomingDisk ferryIncomingDisk;
 struct _ferryIncomingDisk {
-    char *dst;
+    char *dst;                /* the disk's target in the guest: vda */
     virStorageSource *image;
-    ferryImageOrigin origin;  /* what was where the image is */
-    bool direct;              /* what arrives goes past the page cache */
+    ferryImageOrigin origin;  /* what was at the image's path before */
+    bool direct;              /* QEMU bypasses the page cache */
 };
 
-/* The destination's part. */
 typedef struct _ferryIncoming ferryIncoming;
 struct _ferryIncoming {
     ferryIncomingDisk *disks;
     size_t ndisks;
     virStorageNetHostDef address; /* of the NBD server */
 
-    bool reserved;            /* the port, if it has one */
-    bool serving;             /* the NBD server is ours */
-    bool recovered;           /* another driver began it */
-    char *tlsAlias;
-    char *bitmaps;            /* answer to the source: those that are accepted */
-    char **checkpoints;       /* to be defined when the guest is here */
+    bool reserved;            /* a TCP port is reserved in the port allocator */
+    bool serving;             /* QEMU's NBD server runs */
+    bool recovered;           /* read from the journal after a driver restart */
+    char *tlsAlias;           /* the NBD server's TLS credentials; NULL: no TLS */
+    char *bitmaps;            /* element for the source: the accepted bitmaps; or NULL */
+    char **checkpoints;       /* definitions, to be redefined when the guest has arrived */
     ferryExportServer server;
-    ferrySync *sync;          /* writes out what arrives in the page cache */
+    ferrySync *sync;          /* writes images out of the page cache; may be NULL */
     virErrorPtr error;        /* why the guest cannot start here */
-    const ferryMigrationRequest *req; /* borrowed, while the call runs */
+    const ferryMigrationRequest *req; /* borrowed; NULL after the prepare phase */
 };
 
-/* One domain has one migration at a time, in either direction. */
+/* The same as FERRY_MIGRATION_NAME: a domain has one migration, in either direction. */
 #define FERRY_INCOMING_NAME "migration"
 
 void ferryIncomingFree(void *opaque);

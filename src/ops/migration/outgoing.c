@@ -1,5 +1,5 @@
 /*
- * outgoing.c: what the source keeps of a storage migration
+ * outgoing.c: the source's data of a storage migration
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -32,7 +32,7 @@ ferryMigrationFree(void *opaque)
 /**
  * ferryMigrationFind:
  *
- * Returns the migration of storage from @vm, borrowed, or NULL. @vm is locked.
+ * Returns the storage migration from @vm, borrowed, or NULL. @vm is locked.
  */
 ferryOp *
 ferryMigrationFind(virDomainObj *vm)
@@ -46,8 +46,7 @@ ferryMigrationFind(virDomainObj *vm)
 /**
  * ferryMigrationTargetNew:
  *
- * Returns the nodes by which this QEMU knows what the destination exports of disk
- * @dst, without where that is.
+ * Returns a new source for the destination's export of disk @dst, without its address.
  */
 virStorageSource *
 ferryMigrationTargetNew(const char *dst)
@@ -67,8 +66,8 @@ ferryMigrationTargetNew(const char *dst)
 /**
  * ferryMigrationYank:
  *
- * Cuts the connections of all mirrors. What is in flight would wait as long as TCP
- * does, and with it QEMU's main loop when it drains or closes a node.
+ * Cuts the connections of all mirrors. Requests to a lost destination would last until
+ * TCP's timeout, and QEMU's main loop would wait for them to drain or close a node.
  */
 void
 ferryMigrationYank(ferryOp *op)

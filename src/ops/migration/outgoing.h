@@ -1,5 +1,5 @@
 /*
- * outgoing.h: what the source keeps of a storage migration
+ * outgoing.h: the source's data of a storage migration
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,27 +9,26 @@
 
 #include "engine/op.h"
 
-/* A disk at the source. The name goes into the journal. */
+/* A disk at the source. The journal keeps its name. */
 typedef struct _ferryMigrationDisk ferryMigrationDisk;
 struct _ferryMigrationDisk {
-    char *dst;                /* its target in the guest: vda */
-    virStorageSource *target; /* what the destination exports */
+    char *dst;                /* the disk's target in the guest: vda */
+    virStorageSource *target; /* the destination's export, as this QEMU's NBD client */
 };
 
-/* The source's part. */
 typedef struct _ferryMigration ferryMigration;
 struct _ferryMigration {
     ferryMigrationDisk *disks;
     size_t ndisks;
 
-    bool shallow;                 /* the backing images are there already */
-    bool synchronous;
+    bool shallow;                 /* the destination has the backing images */
+    bool synchronous;             /* a guest write ends when both images have it */
     unsigned long long bandwidth; /* bytes/s of all mirrors together; 0: unlimited */
-    unsigned long long bufSize;   /* bytes in flight of each mirror */
-    virStorageNetHostDef server;  /* of the destination, its host as a number; or nothing */
-    bool lost;                    /* peer to peer: the other driver */
-    bool aborted;                 /* a client wants no more of it */
-    virErrorPtr error;            /* why a mirror failed while the memory moved */
+    unsigned long long bufSize;   /* bytes that each mirror may have in flight */
+    virStorageNetHostDef server;  /* the NBD server; numeric host, NULL: unknown */
+    bool lost;                    /* peer to peer: the destination's driver is lost */
+    bool aborted;                 /* a client has aborted the migration */
+    virErrorPtr error;            /* why the disks failed once the memory moved */
 };
 
 #define FERRY_MIGRATION_NAME "migration"

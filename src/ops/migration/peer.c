@@ -4,8 +4,14 @@
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The source's driver is the client of the destination's, and takes the phases in
- * turn as any client of both would.
+ * The source's driver opens a connection to the destination's driver and calls libvirt's
+ * virDomainMigrate3(), which runs all phases as it does for any client of both drivers.
+ *
+ * Why `peer` is thread-local: in the same thread virDomainMigrate3() calls our API entry
+ * ferryDomainMigrateConfirm3Params(). Its signature has the domain but no connection, and
+ * the domain's operation has ended by then. So only the thread can take the connection to
+ * ferryMigrationPeerConfirm(). ferryMigrationPeer() sets `peer` just before it calls
+ * virDomainMigrate3() and clears it afterwards, also on failure. Otherwise it is NULL.
  */
 
 #include <config.h>
@@ -22,11 +28,11 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* The destination's driver, in the thread that plays the client. */
+/* Connection to the destination's driver while this thread runs the phases; else NULL. */
 static __thread virConnectPtr peer;
 
 
-/* The connection to the other driver is closed. Does not wait. */
+/* Tells the operation that the connection is closed. Domain locked; does not wait. */
 static void
 ferryMigrationPeerLost(virDomainObj *vm)
 {
@@ -58,7 +64,7 @@ ferryMigrationPeerClosed(virConnectPtr dconn G_GNUC_UNUSED,
 }
 
 
-/* A destination that does not answer is given as much time as its disks are. */
+/* Gives a silent driver at least migrate_reconnect seconds, as an NBD server has. */
 static int
 ferryMigrationPeerWatch(virDomainObj *vm,
                         virConnectPtr dconn)
@@ -86,7 +92,7 @@ ferryMigrationPeerWatch(virDomainObj *vm,
 /**
  * ferryMigrationPeer:
  * @vm: domain of @dom, referenced, not locked
- * @uri: of the destination's driver
+ * @uri: URI of the destination's driver
  * @flags: without VIR_MIGRATE_PEER2PEER
  *
  * Returns 0 when the guest runs at the destination, or -1 with an error reported.
@@ -128,12 +134,12 @@ ferryMigrationPeer(virDomainPtr dom,
 
 /**
  * ferryMigrationPeerConfirm:
- * @vm: domain, locked; the stock driver is about to be told that its guest does not
- *      run at the destination
+ * @vm: domain, locked; virDomainMigrate3() is about to tell the stock driver that the
+ *      guest does not run at the destination
  *
- * Whoever tells it does not know, if the connection broke after the memory had
- * arrived: then the guest stays paused, as after the end of a daemon at this moment.
- * Two guests on two copies of a disk could never be one again.
+ * If the connection broke after the perform phase, virDomainMigrate3() cannot know that.
+ * The guest then stays paused, as after a restart of the source's driver in this phase:
+ * two running guests would write to two copies of the disks that cannot be merged.
  */
 void
 ferryMigrationPeerConfirm(virDomainObj *vm)

@@ -1,11 +1,19 @@
 /*
- * perform.c: storage migration: within the perform phase
+ * perform.c: storage migration: what the perform phase calls
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What the stock driver's perform phase calls us for, in its own thread: see
- * source.c.
+ * Most of these functions run within the stock perform phase: see source.c. Why `call` is
+ * thread-local: our entry ferryDomainMigratePerform3Params() has the client's request,
+ * but the work is done in seams (hook/seams.c). Stock functions call the seams in the
+ * same thread while the stock entry runs, and pass only the domain and migration
+ * parameters, or a monitor. So only the thread can take the request there and bring the
+ * operation, with its error, back: an operation that has ended is off the domain's list.
+ *
+ * ferryMigrationPerformBegin() sets `call` just before our entry calls the stock entry,
+ * ferryMigrationCopyStorage() adds the operation, and ferryMigrationPerformEnd() clears
+ * `call` when the stock entry has returned. While it is empty the seams add nothing.
  */
 
 #include <config.h>
@@ -24,26 +32,25 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* Data in flight over all mirrors, and of each at least. QEMU gives the memory back
- * while the guest waits, 6 ms for 64 MiB, so it is no more than what keeps the
- * connections busy; which takes twice as much over TCP to a server that waits before
- * it sends an answer. */
+/* Bytes in flight of all mirrors together, and the least of one mirror. QEMU frees these
+ * buffers while the guest is paused (6 ms for 64 MiB), so they only keep the connections
+ * busy. Over TCP that takes twice as much if the server has no TCP_NODELAY. */
 #define FERRY_MIGRATION_BUF_SIZE (32ULL * 1024 * 1024)
 #define FERRY_MIGRATION_BUF_SIZE_DELAYED (64ULL * 1024 * 1024)
 #define FERRY_MIGRATION_BUF_SIZE_MIN (4ULL * 1024 * 1024)
 
-/* The perform phase that this thread is in, if any. */
+/* The perform phase that this thread runs, if any. */
 typedef struct {
-    const ferryMigrationRequest *req;
-    ferryOp *op;   /* once the storage is on its way: reference */
-    bool arrived;  /* the memory has, and the stock driver knows */
-    bool tried;    /* to finish the mirrors, whether or not with success */
+    const ferryMigrationRequest *req; /* borrowed; NULL outside the phase */
+    ferryOp *op;   /* reference; NULL until the mirrors are started */
+    bool arrived;  /* the stock driver knows that QEMU waits for the switchover */
+    bool tried;    /* ferryMigrationFinishPlan was run, with or without success */
 } ferryMigrationCall;
 
 static __thread ferryMigrationCall call;
 
 
-/* Where the exports of @migration are. */
+/* Sets where the destination's exports are, in @migration and for each disk. */
 static int
 ferryMigrationLocate(virDomainObj *vm,
                      ferryMigration *migration,
@@ -55,7 +62,8 @@ ferryMigrationLocate(virDomainObj *vm,
     size_t i;
 
     if (req->address.transport == VIR_STORAGE_NET_HOST_TRANS_UNIX) {
-        if (qemuSecurityDomainSetPathLabel(driver, vm, req->address.socket, false) < 0)
+        if (qemuSecurityDomainSetPathLabel(driver, vm, req->address.socket,
+                                           /* allowSubtree= */ false) < 0)
             return -1;
     } else if (req->address.port == 0 || !req->address.name) {
         virReportError(VIR_ERR_OPERATION_FAILED,
@@ -152,9 +160,8 @@ ferryMigrationPrepare(virDomainObj *vm,
 /**
  * ferryMigrationPerformBegin:
  *
- * This thread is about to call the stock driver's perform phase, without the
- * flags that ask for storage: what @req wants of it is ours. Until
- * ferryMigrationPerformEnd().
+ * To be called before the stock perform phase, which is not given the flags for storage.
+ * Borrows @req until ferryMigrationPerformEnd().
  */
 void
 ferryMigrationPerformBegin(const ferryMigrationRequest *req)
@@ -165,11 +172,10 @@ ferryMigrationPerformBegin(const ferryMigrationRequest *req)
 
 /**
  * ferryMigrationCopyStorage:
- * @vm: domain, locked, with the asynchronous job of a migration that this
- *      thread owns
+ * @vm: domain, locked, with the asynchronous job of a migration that this thread owns
  *
- * Returns 0 once all mirrors are READY, or there are none to be; -1 with an
- * error reported and everything taken back.
+ * Runs ferryMigrationStoragePlan. Returns 0 when all mirrors are READY or Ferry migrates
+ * no disks here, or -1 with an error reported and the plan undone.
  */
 int
 ferryMigrationCopyStorage(virDomainObj *vm,
@@ -211,11 +217,10 @@ ferryMigrationIsOn(virDomainObj *vm)
 
 /**
  * ferryMigrationSwitchOver:
- * @vm: domain, locked; its QEMU is about to be told something
+ * @vm: domain, locked; the stock driver is about to send QEMU a command
  *
- * Is the guest paused and its memory at the destination, so that QEMU will be
- * told to switch over next? Then finishes all mirrors. Returns 0, or -1 with an
- * error reported.
+ * Completes all mirrors if the guest is paused and the command is to switch over. Returns
+ * 0, or -1 with an error reported.
  */
 int
 ferryMigrationSwitchOver(virDomainObj *vm)
@@ -227,9 +232,9 @@ ferryMigrationSwitchOver(virDomainObj *vm)
         vm->job->current->status != VIR_DOMAIN_JOB_STATUS_PAUSED)
         return 0;
 
-    /* The first thing said is a question about statistics, whose failure nobody heeds,
-     * and whose job data would not outlive QEMU if that ended while we wait. */
-    if (!call.arrived || virDomainObjGetState(vm, NULL) == VIR_DOMAIN_RUNNING) {
+    /* The first command in this state asks for statistics. The stock driver ignores its
+     * failure, and would use job data that are freed if QEMU ends while we wait. */
+    if (!call.arrived || virDomainObjGetState(vm, /* reason= */ NULL) == VIR_DOMAIN_RUNNING) {
         call.arrived = true;
         return 0;
     }
@@ -246,7 +251,7 @@ ferryMigrationSwitchOver(virDomainObj *vm)
     } else {
         if (!migration->error)
             migration->error = virSaveLastError();
-        /* QEMU drains all nodes when the stock driver cancels, which is next */
+        /* the stock driver cancels the migration next, and QEMU then drains all nodes */
         if (!call.op->over)
             ferryMigrationYank(call.op);
     }
@@ -261,8 +266,8 @@ ferryMigrationSwitchOver(virDomainObj *vm)
  * ferryMigrationMayStop:
  * @vm: domain, locked; the stock driver is about to wait for the guest to stop
  *
- * Returns 0, or -1 with an error reported when it did stop, and goes on by now, since
- * the migration was cancelled under way.
+ * Returns 0, or -1 with an error reported if the migration has failed: then the guest may
+ * have stopped and resumed already, and the wait would not end.
  */
 int
 ferryMigrationMayStop(virDomainObj *vm)
@@ -284,9 +289,8 @@ ferryMigrationMayStop(virDomainObj *vm)
 /**
  * ferryMigrationMaySwitchOver:
  *
- * This thread is about to tell QEMU to switch over. Returns 0 when the disks are
- * at the destination, or are not ours; -1 with an error reported when the guest
- * must go on here. Called with the monitor locked.
+ * This thread is about to tell QEMU to switch over; the monitor is locked. Returns 0, or
+ * -1 with an error reported if disks that Ferry migrates have not arrived.
  */
 int
 ferryMigrationMaySwitchOver(void)
@@ -316,7 +320,7 @@ ferryMigrationMaySwitchOver(void)
  * ferryMigrationGiveUp:
  * @vm: domain, locked, with the asynchronous job of a migration that failed
  *
- * Takes back what is left of its storage. Keeps the last error.
+ * Undoes ferryMigrationStoragePlan, unless its operation has ended. Keeps the last error.
  */
 void
 ferryMigrationGiveUp(virDomainObj *vm)
@@ -342,10 +346,9 @@ ferryMigrationGiveUp(virDomainObj *vm)
 
 /**
  * ferryMigrationPerformEnd:
- * @rc: what the stock driver's perform phase returned
  *
- * Ends ferryMigrationPerformBegin(). A mirror that failed is why the rest did:
- * the error says so.
+ * Ends what ferryMigrationPerformBegin() began. Returns @rc, the stock perform phase's
+ * result. If that failed because the disks did, the error reported is the disks'.
  */
 int
 ferryMigrationPerformEnd(int rc)
@@ -364,10 +367,9 @@ ferryMigrationPerformEnd(int rc)
 
 /**
  * ferryMigrationStats:
- * @vm: domain, locked, with a job
  *
- * Fills in how far the mirrors are. Returns 1, 0 when there are none of ours,
- * or -1 with an error reported.
+ * Fills @data with the progress of the mirrors. @vm is locked, with a job. Returns 1, 0
+ * if Ferry migrates no disks of @vm, or -1 with an error reported.
  */
 int
 ferryMigrationStats(virDomainObj *vm,
@@ -392,7 +394,7 @@ ferryMigrationStats(virDomainObj *vm,
  * ferryMigrationSetSpeed:
  * @bandwidth: bytes/s for all disks together; 0: unlimited
  *
- * Returns 0, also when no storage is on its way, or -1 with an error reported.
+ * @vm locked, job held. Returns 0, also if no disk moves, or -1 with an error reported.
  */
 int
 ferryMigrationSetSpeed(virDomainObj *vm,
@@ -404,7 +406,6 @@ ferryMigrationSetSpeed(virDomainObj *vm,
     if (!op)
         return 0;
 
-    /* QEMU takes 0 for unlimited, too */
     ferryMigrationOf(op)->bandwidth = bandwidth;
 
     if (!(jobs = ferryJobList(op, "")))
@@ -418,10 +419,9 @@ ferryMigrationSetSpeed(virDomainObj *vm,
  * ferryMigrationAbort:
  * @vm: domain, locked; the stock driver is about to be told to abort its job
  *
- * Lets go of the destination first, if the memory moves by now: QEMU drains all
- * nodes when a migration is cancelled, and would wait for a network that is away.
- *
- * Returns true when that alone makes the migration fail.
+ * Once the memory moves, cuts the connections of the mirrors first: QEMU drains all nodes
+ * when a migration is cancelled, and would wait for requests to a lost destination.
+ * Returns true if it did, which alone makes the migration fail.
  */
 bool
 ferryMigrationAbort(virDomainObj *vm)

@@ -1,5 +1,5 @@
 /*
- * perform.h: storage migration: within the perform phase
+ * perform.h: storage migration: what the perform phase calls
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

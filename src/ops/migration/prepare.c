@@ -1,11 +1,19 @@
 /*
- * prepare.c: storage migration: within the prepare phase
+ * prepare.c: storage migration: what the prepare phase calls
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * What the stock driver's prepare phase calls us for, in its own thread: see
- * destination.c.
+ * These functions run within the stock prepare phase: see destination.c. Why `call` is
+ * thread-local: our entry ferryDomainMigratePrepare3Params() has the client's request,
+ * but the work is done in seams (hook/seams.c). Stock functions call the seams in the
+ * same thread while the stock entry runs, and pass only the domain, the driver and
+ * migration parameters; the domain may not even exist before. So only the thread can take
+ * the request there and bring the operation, with the port for the answer, back.
+ *
+ * ferryIncomingPrepareBegin() sets `call` just before our entry calls the stock entry,
+ * ferryIncomingCreateImages() adds the operation, and ferryIncomingPrepareEnd() clears
+ * `call` when the stock entry has returned. While it is empty the seams add nothing.
  */
 
 #include <config.h>
@@ -29,16 +37,16 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* The prepare phase that this thread is in, if any. */
+/* The prepare phase that this thread runs, if any. */
 typedef struct {
-    const ferryMigrationRequest *req;
-    ferryOp *op; /* once there is one: reference */
+    const ferryMigrationRequest *req; /* borrowed; NULL outside the phase */
+    ferryOp *op; /* reference; NULL until the images are created */
 } ferryIncomingCall;
 
 static __thread ferryIncomingCall call;
 
 
-/* A block device may be larger than the disk: the guest is to see its own size. */
+/* Limits a block device that is larger than the disk to a slice of the disk's size. */
 static void
 ferryIncomingCutToSize(virStorageSource *src,
                        const ferryMigrationOffer *offer)
@@ -50,7 +58,7 @@ ferryIncomingCutToSize(virStorageSource *src,
         src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage || !offer)
         return;
 
-    /* what is wrong with it QEMU will find out, too */
+    /* if the device cannot be used, QEMU will report that */
     if ((fd = open(src->path, O_RDONLY | O_CLOEXEC)) < 0 ||
         (size = lseek(fd, 0, SEEK_END)) < 0 ||
         (unsigned long long) size <= offer->capacity)
@@ -61,7 +69,7 @@ ferryIncomingCutToSize(virStorageSource *src,
 }
 
 
-/* Where the guest's own images are, and what is there now. */
+/* Fills in @disk: the image of @def, and whether there is a file for it now. */
 static int
 ferryIncomingInspect(virDomainObj *vm,
                      const ferryMigrationRequest *req,
@@ -155,8 +163,8 @@ ferryIncomingNew(virDomainObj *vm,
 /**
  * ferryIncomingPrepareBegin:
  *
- * This thread is about to call the stock driver's prepare phase, without what
- * asks for storage. Until ferryIncomingPrepareEnd().
+ * To be called before the stock prepare phase, which gets neither the flags nor the
+ * cookie's elements for storage. Borrows @req until ferryIncomingPrepareEnd().
  */
 void
 ferryIncomingPrepareBegin(const ferryMigrationRequest *req)
@@ -167,10 +175,9 @@ ferryIncomingPrepareBegin(const ferryMigrationRequest *req)
 
 /**
  * ferryIncomingCreateImages:
- * @vm: domain, locked, whose QEMU is about to be started, with an asynchronous
- *      job that this thread owns
+ * @vm: domain, locked, with an asynchronous job that this thread owns; QEMU starts next
  *
- * Returns 0, or -1 with an error reported and nothing created.
+ * Returns 0, or -1 with an error reported and no image left behind.
  */
 int
 ferryIncomingCreateImages(virDomainObj *vm)
@@ -184,7 +191,7 @@ ferryIncomingCreateImages(virDomainObj *vm)
     if (!(incoming = ferryIncomingNew(vm, call.req)))
         return -1;
 
-    /* the destination's own definition may have none of these disks */
+    /* the definition that the destination was given may lack all these disks */
     if (incoming->ndisks == 0) {
         ferryIncomingFree(incoming);
         return 0;
@@ -210,9 +217,9 @@ ferryIncomingIsOn(virDomainObj *vm)
 
 /**
  * ferryIncomingAcceptBitmaps:
- * @vm: domain, locked, whose QEMU is about to be given @params
+ * @vm: domain, locked, with an asynchronous job of this thread; QEMU gets @params next
  *
- * Adds to @params which bitmaps will come with the memory.
+ * Adds to @params the bitmaps that are accepted. Returns 0, or -1 with an error reported.
  */
 int
 ferryIncomingAcceptBitmaps(virDomainObj *vm,
@@ -236,10 +243,10 @@ ferryIncomingAcceptBitmaps(virDomainObj *vm,
 
 /**
  * ferryIncomingServe:
- * @vm: domain, locked, whose QEMU waits for the memory
+ * @vm: domain, locked, with an asynchronous job that this thread owns; QEMU runs
  *
- * Exports the images. Returns 0, or -1 with an error reported; the images go
- * when the stock driver ends QEMU.
+ * Exports the images. Returns 0, or -1 with an error reported: then the stock driver ends
+ * QEMU, and the images that we created are removed.
  */
 int
 ferryIncomingServe(virDomainObj *vm)
@@ -263,8 +270,10 @@ ferryIncomingServe(virDomainObj *vm)
 
 /**
  * ferryIncomingPrepareEnd:
- * @rc: what the stock driver's prepare phase returned
- * @cookie: its answer to the source, to which ours is added
+ * @rc: what the stock prepare phase returned
+ * @cookie: its answer to the source; <nbd> and the bitmaps are added
+ *
+ * Ends what ferryIncomingPrepareBegin() began. Returns 0, or -1 with an error reported.
  */
 int
 ferryIncomingPrepareEnd(int rc,

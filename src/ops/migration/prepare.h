@@ -1,5 +1,5 @@
 /*
- * prepare.h: storage migration: within the prepare phase
+ * prepare.h: storage migration: what the prepare phase calls
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

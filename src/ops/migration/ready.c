@@ -1,5 +1,5 @@
 /*
- * ready.c: storage migration: until all mirrors are READY
+ * ready.c: storage migration: the progress of the mirrors
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -21,8 +21,8 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
-/* What the mirrors may be behind when the memory is moved: what QEMU has in flight,
- * a few milliseconds' worth. */
+/* Bytes that the mirrors may be behind when the memory starts to move: about what QEMU
+ * has in flight, a few milliseconds of copying; and how often this is compared. */
 #define FERRY_MIGRATION_LEVEL (16ULL * 1024 * 1024)
 #define FERRY_MIGRATION_LEVEL_MS 500
 
@@ -45,9 +45,8 @@ ferryMigrationJobEnded(qemuMonitorJobInfo *job)
 
 /**
  * ferryMigrationCount:
- * @jobs: all mirrors
  *
- * Fills in how far they are.
+ * Fills @data with the progress of @jobs, which are all mirrors.
  */
 void
 ferryMigrationCount(GPtrArray *jobs,
@@ -67,25 +66,25 @@ ferryMigrationCount(GPtrArray *jobs,
 }
 
 
-/* How many mirrors are READY, and were when anybody last acted upon that. */
+/* What a waiting step knows of the mirrors and the destination. */
 typedef struct {
     ferryOp *op;
-    size_t ready;
-    size_t known;
-    unsigned long long copied; /* bytes, when last looked at */
-    int probe;                 /* for ferryExportServerProbe() */
-    unsigned long long silent; /* ms: since when the destination does not answer; 0: it does */
-    bool gone;                 /* the destination */
-    bool stopped;              /* a mirror, since it could not write */
+    size_t ready;              /* mirrors that are READY */
+    size_t known;              /* value of ready when the step last acted on it */
+    unsigned long long copied; /* bytes, by all mirrors, at the last look */
+    int probe;                 /* socket of ferryExportServerProbe(), or -1 */
+    unsigned long long silent; /* ms: when the destination stopped answering; 0: it answers */
+    bool gone;                 /* the destination has gone, or was silent for too long */
+    bool stopped;              /* a mirror is stopped because it could not write */
 
-    bool level;                /* all were READY: wait for what was written since */
-    unsigned long long behind; /* bytes, at... */
-    unsigned long long when;   /* ...ms */
+    bool level;                /* wait until the mirrors are level: all were READY before */
+    unsigned long long behind; /* bytes that the mirrors had left to copy... */
+    unsigned long long when;   /* ...at this time in ms; 0: not looked at yet */
 } ferryMigrationReadiness;
 
 
-/* QEMU stops a mirror that cannot write, and drops out of these states for a moment
- * for many other reasons. */
+/* Returns true if QEMU has paused a mirror. It does that when the mirror cannot write,
+ * but also for a moment for many other reasons. */
 static bool
 ferryMigrationMayBeStopped(GPtrArray *jobs)
 {
@@ -106,10 +105,10 @@ ferryMigrationMayBeStopped(GPtrArray *jobs)
 /**
  * ferryMigrationFindStopped:
  * @jobs: all mirrors
- * @resume: let those try again, whereupon QEMU connects anew
+ * @resume: resume the stopped mirrors; QEMU then connects again
  *
- * Looks for mirrors that QEMU has stopped since they could not write. Returns the
- * disk of one, or NULL; reports no error.
+ * Looks for mirrors that QEMU has stopped because they could not write. Returns the name
+ * of the disk of one, which the caller frees, or NULL. Reports no error.
  */
 char *
 ferryMigrationFindStopped(ferryOp *op,
@@ -124,7 +123,7 @@ ferryMigrationFindStopped(ferryOp *op,
     if (!ferryMigrationMayBeStopped(jobs))
         return NULL;
 
-    if (ferryQMP(op->vm, "query-block-jobs", NULL, &all) < 0) {
+    if (ferryQMP(op->vm, "query-block-jobs", /* args= */ NULL, &all) < 0) {
         virResetLastError();
         return NULL;
     }
@@ -140,7 +139,7 @@ ferryMigrationFindStopped(ferryOp *op,
 
         if (resume &&
             (virJSONValueObjectAdd(&args, "s:device", name, NULL) < 0 ||
-             ferryQMP(op->vm, "block-job-resume", &args, NULL) < 0))
+             ferryQMP(op->vm, "block-job-resume", &args, /* reply= */ NULL) < 0))
             virResetLastError();
 
         g_free(found);
@@ -151,8 +150,8 @@ ferryMigrationFindStopped(ferryOp *op,
 }
 
 
-/* Nothing was copied since the last look: is the destination there? QEMU would
- * wait for as long as TCP does, and then for as long as it is told to. */
+/* Returns true if the destination has gone, or was silent for over migrate_reconnect.
+ * QEMU waits for TCP's timeout, and after that a stopped mirror waits without a limit. */
 static bool
 ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
                                 GPtrArray *jobs)
@@ -170,7 +169,7 @@ ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
     if (readiness->copied == before && (migration->server.name || migration->server.socket))
         state = ferryExportServerProbe(&migration->server, &readiness->probe);
 
-    /* it answers, and yet takes nothing */
+    /* the server accepts connections, but a mirror cannot write: the same as silence */
     if (readiness->stopped && state == FERRY_EXPORT_ALIVE)
         state = FERRY_EXPORT_SILENT;
 
@@ -186,8 +185,7 @@ ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
 }
 
 
-/* Are the mirrors level, or do they not come any nearer, since the guest writes as
- * fast as they copy? */
+/* Returns true if the mirrors are level, or if the guest writes as fast as they copy. */
 static bool
 ferryMigrationIsLevel(ferryMigrationReadiness *readiness,
                       GPtrArray *jobs)
@@ -217,7 +215,7 @@ ferryMigrationIsLevel(ferryMigrationReadiness *readiness,
 }
 
 
-/* Is there anything to act upon? One that failed ends the wait for the others. */
+/* Returns true if the step has something to do. A failed mirror ends the wait for all. */
 static bool
 ferryMigrationMoved(GPtrArray *jobs,
                     void *opaque)
@@ -225,7 +223,7 @@ ferryMigrationMoved(GPtrArray *jobs,
     ferryMigrationReadiness *readiness = opaque;
     virDomainObj *vm = readiness->op->vm;
     bool ended = jobs->len < ferryMigrationOf(readiness->op)->ndisks;
-    g_autofree char *stopped = ferryMigrationFindStopped(readiness->op, jobs, true);
+    g_autofree char *stopped = ferryMigrationFindStopped(readiness->op, jobs, /* resume= */ true);
     size_t i;
 
     if (vm->job->current)
@@ -261,7 +259,7 @@ ferryMigrationReportFailure(ferryOp *op,
                             const char *dst,
                             const char *error)
 {
-    /* what ended it may be that nobody wants it any more */
+    /* the mirror may have ended because the migration was aborted: then report that */
     if (op->klass->mayWait(op) < 0)
         return;
 
@@ -273,9 +271,8 @@ ferryMigrationReportFailure(ferryOp *op,
 
 /**
  * ferryMigrationCheckJobs:
- * @jobs: all mirrors there are
  *
- * Returns 0, or -1 with an error reported when one is lost.
+ * Returns 0, or -1 with an error reported if a mirror has ended or is not in @jobs.
  */
 int
 ferryMigrationCheckJobs(ferryOp *op,
@@ -305,16 +302,15 @@ ferryMigrationCheckJobs(ferryOp *op,
 
 /**
  * ferryMigrationCheckRunning:
- * @jobs: all mirrors
  *
- * Returns 0, or -1 with an error reported when one could not write. It may try again
- * while nobody waits for it, but not when the memory is on its way.
+ * Returns 0, or -1 with an error reported if one of @jobs is stopped because it could not
+ * write. Not for use before the memory moves, when such a mirror may try again.
  */
 int
 ferryMigrationCheckRunning(ferryOp *op,
                            GPtrArray *jobs)
 {
-    g_autofree char *stopped = ferryMigrationFindStopped(op, jobs, false);
+    g_autofree char *stopped = ferryMigrationFindStopped(op, jobs, /* resume= */ false);
 
     if (!stopped)
         return 0;
@@ -326,10 +322,10 @@ ferryMigrationCheckRunning(ferryOp *op,
 
 /**
  * ferryMigrationBalance:
- * @jobs: all mirrors
  *
- * Shares the bandwidth out. A disk that is READY has only what the guest writes
- * left to copy: those that are not have it all, until all are.
+ * Divides the bandwidth among @jobs, which are all mirrors. A READY mirror copies only
+ * what the guest writes, so the others share the bandwidth until all mirrors are READY.
+ * Returns 0, or -1 with an error reported.
  */
 int
 ferryMigrationBalance(ferryOp *op,
@@ -384,7 +380,7 @@ ferryMigrationReportGone(ferryOp *op,
 /**
  * ferryMigrationAwaitReady:
  *
- * The step that waits until source and destination are the same, and stay so.
+ * The step "ready": waits until all mirrors are READY, and so follow the guest's writes.
  */
 int
 ferryMigrationAwaitReady(ferryOp *op)
@@ -394,7 +390,8 @@ ferryMigrationAwaitReady(ferryOp *op)
     int rc = 0;
 
     while (rc == 0 && readiness.known < migration->ndisks) {
-        g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+        g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", /* timeout= */ 0,
+                                                      ferryMigrationMoved, &readiness);
 
         if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
             rc = -1;
@@ -414,14 +411,15 @@ ferryMigrationAwaitReady(ferryOp *op)
 /**
  * ferryMigrationAwaitLevel:
  *
- * The step that waits for what the guest has written since all mirrors were READY:
- * what is not copied now is copied while the guest is paused.
+ * The step "level": waits until the mirrors have copied most of what the guest has
+ * written meanwhile. What is left at the switchover is copied while the guest is paused.
  */
 int
 ferryMigrationAwaitLevel(ferryOp *op)
 {
     ferryMigrationReadiness readiness = { .op = op, .probe = -1, .level = true };
-    g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", 0, ferryMigrationMoved, &readiness);
+    g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", /* timeout= */ 0,
+                                                  ferryMigrationMoved, &readiness);
 
     VIR_FORCE_CLOSE(readiness.probe);
 

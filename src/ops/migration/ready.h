@@ -1,5 +1,5 @@
 /*
- * ready.h: storage migration: how the mirrors get on
+ * ready.h: storage migration: the progress of the mirrors
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later

@@ -1,5 +1,5 @@
 /*
- * request.c: storage migration: what a client asks for
+ * request.c: storage migration: what a client asks of a phase
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -21,8 +21,8 @@
 /**
  * ferryMigrationIsOurs:
  *
- * Returns true for a migration with storage that runs on our phases. The
- * others the stock driver does, or refuses: they have no NBD storage.
+ * Returns true for a migration with storage that Ferry does. The stock driver does or
+ * refuses all others: they have no storage to move over NBD.
  */
 bool
 ferryMigrationIsOurs(unsigned int flags)
@@ -33,7 +33,7 @@ ferryMigrationIsOurs(unsigned int flags)
 }
 
 
-/* disks_uri: tcp://HOST[:PORT] or unix:///PATH */
+/* Parses the client's disks_uri: tcp://HOST[:PORT] or unix:///PATH */
 static int
 ferryMigrationParseURI(ferryMigrationRequest *req,
                        const char *text)
@@ -67,7 +67,7 @@ ferryMigrationParseURI(ferryMigrationRequest *req,
 }
 
 
-/* The host that the memory goes to: tcp:HOST:PORT, or any URI. */
+/* Takes the host from the memory's URI, which is tcp:HOST:PORT or a proper URI. */
 static int
 ferryMigrationParseHost(ferryMigrationRequest *req,
                         const char *text)
@@ -76,7 +76,7 @@ ferryMigrationParseHost(ferryMigrationRequest *req,
     g_autofree char *proper = NULL;
     g_autoptr(virURI) uri = NULL;
 
-    /* the form that older drivers hand out */
+    /* older drivers return tcp:HOST:PORT, in which virURIParse() finds no host */
     if ((rest = STRSKIP(text, "tcp:")) && !STRPREFIX(rest, "//"))
         proper = g_strdup_printf("tcp://%s", rest);
 
@@ -90,7 +90,7 @@ ferryMigrationParseHost(ferryMigrationRequest *req,
 
 /**
  * ferryMigrationRequestParse:
- * @params: of any phase; outlive @req
+ * @params: parameters of any phase; must outlive @req, which borrows strings from them
  *
  * Returns 0 with @req filled in, or -1 with an error reported.
  */
@@ -135,7 +135,7 @@ ferryMigrationRequestParse(ferryMigrationRequest *req,
 }
 
 
-/* Looks the host's name up while it does not matter how long that takes. */
+/* Resolves the host's name early, while a slow name server does no harm. */
 static void
 ferryMigrationResolve(ferryMigrationRequest *req)
 {
@@ -146,8 +146,8 @@ ferryMigrationResolve(ferryMigrationRequest *req)
     if (!req->address.name || getaddrinfo(req->address.name, NULL, &hints, &found) != 0)
         return;
 
-    if (getnameinfo(found->ai_addr, found->ai_addrlen, numeric, sizeof(numeric), NULL, 0,
-                    NI_NUMERICHOST) == 0)
+    if (getnameinfo(found->ai_addr, found->ai_addrlen, numeric, sizeof(numeric),
+                    /* serv= */ NULL, /* servlen= */ 0, NI_NUMERICHOST) == 0)
         req->numeric = g_strdup(numeric);
 
     freeaddrinfo(found);
@@ -157,8 +157,8 @@ ferryMigrationResolve(ferryMigrationRequest *req)
 /**
  * ferryMigrationRequestTo:
  *
- * At the source: unless the client says where the disks go, they go where the
- * memory does.
+ * At the source: sets the host of the NBD server. If the client does not say where the
+ * disks go, they go to the memory's host. Returns 0, or -1 with an error reported.
  */
 int
 ferryMigrationRequestTo(ferryMigrationRequest *req,
@@ -183,8 +183,8 @@ ferryMigrationRequestTo(ferryMigrationRequest *req,
 /**
  * ferryMigrationRequestListen:
  *
- * At the destination: unless the client says where to listen, all addresses
- * are, as for the memory.
+ * At the destination: sets the address to listen on. If the client names none, that is
+ * all addresses, as for the memory. Returns 0, or -1 with an error reported.
  */
 int
 ferryMigrationRequestListen(ferryMigrationRequest *req,
@@ -227,8 +227,8 @@ ferryMigrationRequestClear(ferryMigrationRequest *req)
 /**
  * ferryMigrationWants:
  *
- * Is the image of @disk to be migrated? Without a list of disks all that both
- * hosts do not see anyhow, as libvirt documents it.
+ * Returns whether @disk is to be migrated. If the client lists no disks, these are all
+ * that are not shared, read-only or empty, as libvirt documents.
  */
 bool
 ferryMigrationWants(const ferryMigrationRequest *req,
@@ -246,9 +246,7 @@ ferryMigrationWants(const ferryMigrationRequest *req,
 }
 
 
-/**
- * ferryMigrationWantsAny:
- */
+/* Returns whether any disk of @def is to be migrated. */
 bool
 ferryMigrationWantsAny(const ferryMigrationRequest *req,
                        virDomainDef *def)

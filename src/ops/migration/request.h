@@ -1,5 +1,5 @@
 /*
- * request.h: what a client of one of the phases asks for
+ * request.h: a client's request to a phase, and what the other host's cookie says
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,32 +9,31 @@
 
 #include "qemu/qemu_domain.h"
 
-/* What a client of one of the phases asks for. */
 typedef struct _ferryMigrationRequest ferryMigrationRequest;
 struct _ferryMigrationRequest {
     unsigned int flags;     /* virDomainMigrateFlags */
-    const char **names;     /* targets of the disks that are to move; the strings are borrowed */
-    size_t nnames;          /* 0: all that can */
-    char *cookie;           /* of the other host */
-    GHashTable *disks;      /* out of it: target -> ferryMigrationOffer */
-    char **checkpoints;     /* out of it: documents, parents first; NULL for none */
+    const char **names;     /* targets of the disks to migrate; the strings are borrowed */
+    size_t nnames;          /* 0: the disks that ferryMigrationWants() chooses */
+    char *cookie;           /* text of the other host's cookie */
+    GHashTable *disks;      /* from the cookie: target -> ferryMigrationOffer */
+    char **checkpoints;     /* from the cookie: definitions, parents first; NULL: none */
     virStorageNetHostDef address; /* of the NBD server */
-    char *numeric;          /* its host as a number; NULL: not known */
-    bool nodelay;           /* it answers over TCP at once */
+    char *numeric;          /* host of address as a number; NULL: unknown */
+    bool nodelay;           /* the NBD server's TCP sockets have TCP_NODELAY */
 };
 
-/* What the source's cookie says of a disk. */
+/* What the source's cookie says about a disk. */
 typedef struct _ferryMigrationOffer ferryMigrationOffer;
 struct _ferryMigrationOffer {
     unsigned long long capacity;    /* bytes */
-    unsigned long long clusterSize; /* bytes; 0: not known */
-    char *backing;                  /* path of its backing image; NULL: none, or not known */
+    unsigned long long clusterSize; /* bytes; 0: unknown */
+    char *backing;                  /* path of its backing image; NULL: none, or unknown */
     virStorageFileFormat backingFormat;
 };
 
 #define FERRY_MIGRATION_STORAGE (VIR_MIGRATE_NON_SHARED_DISK | VIR_MIGRATE_NON_SHARED_INC)
 
-/* Under which the stock driver keeps the TLS credentials of a migration. */
+/* The stock driver derives the alias of a migration's TLS credentials from this. */
 #define FERRY_MIGRATION_TLS_BASE "libvirt_migrate"
 
 bool ferryMigrationIsOurs(unsigned int flags);

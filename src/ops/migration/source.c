@@ -6,22 +6,18 @@
  *
  * Theory of operation
  *
- * The stock driver moves the memory, and calls us at three moments of its
- * perform phase, all in the thread of that call:
+ * The stock driver moves the memory. Its perform phase calls us in its own thread:
  *
- *  - when the migration's parameters are set and nothing has begun: every disk
- *    is mirrored to what the destination exports, until all mirrors are READY;
- *  - when the guest is paused and the memory is there: all mirrors are finished
- *    together and their nodes go, so that nothing but the guest's images is
- *    left to hand over;
- *  - when it gives up, before it lets go of the domain's job: everything is
- *    taken back.
+ *  - when QEMU has the migration's parameters and the memory does not move yet: mirror
+ *    all disks to the destination's exports, until all are READY (plan "storage");
+ *  - when the guest is paused and QEMU waits for the command to switch over: complete all
+ *    mirrors together and remove the NBD nodes (plan "finish");
+ *  - when the phase has failed and still has the domain's job: undo everything.
  *
- * The steps are here, the calls in perform.c.
+ * This file has the steps. perform.c has the functions that the perform phase calls.
  *
- * What the mirrors wrote is a copy: until the destination has started the guest
- * the source can go on as if nothing had been, which is why there is no point
- * of no return here.
+ * The mirrors only write copies. Until the destination has started the guest, the guest
+ * can go on here with its own images; so there is no point of no return.
  */
 
 #include <config.h>
@@ -45,8 +41,8 @@
 
 VIR_LOG_INIT("ferry.migration");
 
-/* What the mirrors still have to do while the guest is paused is little. It
- * must not wait for a network that is away just then. */
+/* The most that completing the mirrors may take. The guest is paused meanwhile; the
+ * mirrors have little left to copy, and must not wait for a lost network. */
 #define FERRY_MIGRATION_FINISH_MS (30 * 1000)
 
 
@@ -69,9 +65,8 @@ ferryMigrationRemoveNodes(ferryOp *op)
 }
 
 
-/* cache, restore: reading past the page cache costs a fraction of the CPU, and
- * leaves the guest's data in it. Only while all is copied: nothing of this is to
- * be done when the guest is paused. */
+/* cache, restore: Reads that bypass the page cache cost a fraction of the CPU time and
+ * evict no data of the guest. Both steps come before the guest is paused. */
 static void
 ferryMigrationSetCache(ferryOp *op,
                        bool direct)
@@ -89,7 +84,7 @@ ferryMigrationSetCache(ferryOp *op,
 static int
 ferryMigrationCacheOff(ferryOp *op)
 {
-    ferryMigrationSetCache(op, true);
+    ferryMigrationSetCache(op, /* direct= */ true);
     return 0;
 }
 
@@ -97,7 +92,7 @@ ferryMigrationCacheOff(ferryOp *op)
 static void
 ferryMigrationCacheBack(ferryOp *op)
 {
-    ferryMigrationSetCache(op, false);
+    ferryMigrationSetCache(op, /* direct= */ false);
 }
 
 
@@ -109,7 +104,7 @@ ferryMigrationRestoreCache(ferryOp *op)
 }
 
 
-/* QEMU would notice, but say less. */
+/* QEMU would refuse other sizes, too, but its message would say less. */
 static int
 ferryMigrationCheckSize(ferryOp *op,
                         ferryMigrationDisk *disk)
@@ -156,8 +151,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
 }
 
 
-/* mirror: disk by disk: QEMU takes a tenth of a second to connect over TCP, in
- * which the disks before are being copied already */
+/* mirror: one by one; QEMU takes 0.1 s to connect over TCP, while earlier mirrors copy */
 static int
 ferryMigrationMirror(ferryOp *op)
 {
@@ -178,8 +172,8 @@ ferryMigrationUnmirror(ferryOp *op)
 {
     ferryMigrationYank(op);
 
-    if (ferryJobKillAll(op, "", NULL) < 0)
-        VIR_WARN("mirrors of domain '%s' do not end: %s",
+    if (ferryJobKillAll(op, "", /* known= */ NULL) < 0)
+        VIR_WARN("the mirrors of the disks of domain '%s' do not end: %s",
                  op->vm->def->name, virGetLastErrorMessage());
 
     ferryMigrationRemoveNodes(op);
@@ -199,7 +193,7 @@ const ferryPlan ferryMigrationStoragePlan = {
 };
 
 
-/* All have ended, or one never will: the guest is waiting. */
+/* Returns true if all mirrors have ended, or if a stopped one never will on its own. */
 static bool
 ferryMigrationFinished(GPtrArray *jobs,
                        void *opaque)
@@ -217,12 +211,12 @@ ferryMigrationFinished(GPtrArray *jobs,
     if (i == jobs->len)
         return true;
 
-    stopped = ferryMigrationFindStopped(opaque, jobs, false);
+    stopped = ferryMigrationFindStopped(opaque, jobs, /* resume= */ false);
     return stopped;
 }
 
 
-/* finish: the guest is paused: one last look at all disks, together */
+/* finish: complete all mirrors together, while the guest is paused */
 static int
 ferryMigrationFinish(ferryOp *op)
 {
@@ -234,7 +228,7 @@ ferryMigrationFinish(ferryOp *op)
     size_t i;
     int rc = 0;
 
-    /* one that was lost by now must not be taken for one that is done */
+    /* later a mirror that is lost by now could not be told from a complete one */
     if (!(jobs = ferryJobList(op, "")) || ferryMigrationCheckJobs(op, jobs) < 0 ||
         ferryMigrationCheckRunning(op, jobs) < 0)
         return -1;
@@ -243,14 +237,15 @@ ferryMigrationFinish(ferryOp *op)
     for (i = 0; i < migration->ndisks && rc == 0; i++) {
         g_autofree char *jobname = ferryJobName(op, migration->disks[i].dst);
 
-        rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, false);
+        rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname,
+                                       /* force= */ false);
     }
     qemuDomainObjExitMonitor(op->vm);
 
     if (rc < 0 ||
         !(ended = ferryJobWaitUntil(op, "", FERRY_MIGRATION_FINISH_MS, ferryMigrationFinished, op)) ||
         ferryMigrationCheckRunning(op, ended) < 0 ||
-        /* who was told that it is aborted must not find it done */
+        /* a client whose abort has succeeded must not see the migration succeed */
         op->klass->mayWait(op) < 0)
         return -1;
 
@@ -264,8 +259,7 @@ ferryMigrationFinish(ferryOp *op)
 }
 
 
-/* disconnect: QEMU hands over only what is the guest's. All is written and
- * flushed by now. */
+/* disconnect: leave QEMU only the guest's nodes. The mirrors have flushed everything. */
 static int
 ferryMigrationRunDisconnect(ferryOp *op)
 {
@@ -329,7 +323,7 @@ ferryMigrationParse(virQEMUDriver *driver G_GNUC_UNUSED,
 }
 
 
-/* What the thread that performs the migration waits for. */
+/* READY matters to a waiting thread; the other states may mean that a mirror failed. */
 static bool
 ferryMigrationJobMatters(ferryOp *op,
                          int status)
@@ -365,14 +359,13 @@ ferryMigrationMayWait(ferryOp *op)
 }
 
 
-/* There is no use in moving the memory any more. The thread that waits for it
- * takes everything back. */
+/* Cancels the migration of the memory; its thread then undoes that of the disks, too. */
 static void
 ferryMigrationCancelMemory(ferryOp *op)
 {
     ferryMigrationOf(op)->error = virSaveLastError();
 
-    /* QEMU drains all nodes when it gives up */
+    /* QEMU drains all nodes when a migration is cancelled */
     ferryMigrationYank(op);
 
     qemuDomainObjEnterMonitor(op->vm);
@@ -381,7 +374,7 @@ ferryMigrationCancelMemory(ferryOp *op)
 }
 
 
-/* A mirror ended, or the destination is lost, while the memory moves. */
+/* The memory moves, and a mirror's state changed or the destination's driver was lost. */
 static void
 ferryMigrationJobChanged(ferryOp *op)
 {
@@ -397,8 +390,7 @@ ferryMigrationJobChanged(ferryOp *op)
 }
 
 
-/* The call that migrated ended with its driver, and the stock driver cancels
- * the rest. */
+/* After a driver restart. The stock driver cancels the migration of the memory. */
 static void
 ferryMigrationRecover(ferryOp *op)
 {
