@@ -16,7 +16,7 @@ import tempfile
 
 import crash
 import faultmatrix
-from ferrytest import Failed, Host, LibvirtError, check, frontend, qemu_io, run, wait_for, written
+from ferrytest import Failed, Host, LibvirtError, check, check_qcow2, frontend, qemu_io, run, wait_for, written
 
 BLOCK_JOB_READY = 3
 NOGROUP = 65534
@@ -318,6 +318,7 @@ class Walk:
             self.check_damaged(scene, case)
         elif dies:
             check(not scene.running(), 'QEMU survived')
+            scene.killed = True
             self.check_stopped(case, ref, scene, said)
         else:
             check(scene.running(), 'the domain stopped')
@@ -381,7 +382,7 @@ class Walk:
     def check_images(self, scene):
         scene.check_data()
         for image in scene.images():
-            run('qemu-img', 'check', '-q', image)
+            check_qcow2(image, scene.killed)
 
     # QEMU is gone
 

@@ -82,6 +82,7 @@ class Scene:
     PLANS = {}
     UNDONE = {}
     DISKS = ('vda',)
+    killed = False # the QEMU that wrote to the images was
 
     def __init__(self, bench, number):
         self.bench = bench
@@ -243,6 +244,7 @@ def case(bench, number, cls, trigger, states, name, fault):
 
     if not scene.running():
         check(fault in ('disconnect', 'kill-qemu'), 'the domain stopped')
+        scene.killed = True
         check(not scene.journal(), 'the journal is still there')
         scene.check_stopped()
     else:

@@ -41,7 +41,7 @@ import zlib
 from ferrytest import BUILD, TOP, Failed, run, wait_for
 
 PACKAGE = 'linux-image-cloud-amd64'
-MODULES = ('virtio_pci', 'virtio_blk', 'virtio_console')
+MODULES = ('virtio_pci', 'virtio_blk', 'virtio_console', 'virtio_scsi', 'ata_piix', 'sd_mod')
 SOURCES = [os.path.join(TOP, 'tests', name) for name in ('guest-writer.c', 'guest-agent.c', 'guest.h')]
 
 # The console is a serial line. A guest that panics stays where it is, for the

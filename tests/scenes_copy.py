@@ -7,7 +7,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 
 import faultmatrix
-from ferrytest import LibvirtError, check, create_image, run, wait_for, write_image
+from ferrytest import LibvirtError, check, check_qcow2, create_image, run, wait_for, write_image
 
 SIZE = '8M'
 WRITTEN_AT = 5 << 20
@@ -53,7 +53,7 @@ class Copy(faultmatrix.Scene):
     def check_image(self, image):
         """What the guest has written is there."""
         patterns = [(0x11, 1 << 20, 2 << 20)] + ([(0x33, WRITTEN_AT, CHUNK)] if self.written else [])
-        run('qemu-img', 'check', '-q', image)
+        check_qcow2(image, self.killed)
         for pattern, offset, length in patterns:
             out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {offset} {length}', image)
             check('Pattern verification failed' not in out, f'{image} has lost data at {offset}')

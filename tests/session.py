@@ -12,6 +12,7 @@ import libvirt
 
 events = []
 others = []
+lives = []
 lock = threading.Lock()
 
 
@@ -23,6 +24,11 @@ def loop():
 def block_job(conn, dom, disk, type_, status, name):
     with lock:
         events.append([name, disk, type_, status])
+
+
+def lifecycle(conn, dom, event, detail, opaque):
+    with lock:
+        lives.append([event, detail])
 
 
 def job_completed(conn, dom, stats, opaque):
@@ -61,6 +67,7 @@ def main():
     threading.Thread(target=loop, daemon=True).start()
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, block_job, 'BLOCK_JOB')
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, block_job, 'BLOCK_JOB_2')
+    conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle, None)
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_completed, None)
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD, threshold, None)
     print(json.dumps({'result': 'ready'}), flush=True)
@@ -75,7 +82,7 @@ def main():
             elif 'events' in req:
                 time.sleep(req.get('wait', 0))
                 with lock:
-                    result = list(others if req['events'] == 'others' else events)
+                    result = list({'others': others, 'lifecycle': lives}.get(req['events'], events))
             else:
                 if req['domain'] is None:
                     obj = conn

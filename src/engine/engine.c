@@ -24,7 +24,9 @@
 
 VIR_LOG_INIT("ferry.engine");
 
-#define FERRY_WORKERS_MAX 8
+/* More than operations wait at the same time: an operation has one worker at most
+ * (op->queued), and none may wait until that of another domain has finished. */
+#define FERRY_WORKERS_MAX 1024
 
 static struct {
     virMutex lock; /* protects workers */
@@ -95,7 +97,7 @@ ferryOpRelease(ferryOp *op)
 {
     op->driven = false;
 
-    if (!op->over && op->events > 0)
+    if (!ferryOpIsLost(op) && op->events > 0)
         ignore_value(ferryEngineSubmit(op));
 }
 
@@ -106,22 +108,23 @@ ferryWorkRun(void *jobdata,
 {
     g_autofree ferryWork *work = jobdata;
     virDomainObj *vm = work->vm;
+    ferryOp *op = work->op;
 
     virObjectLock(vm);
 
-    if (virDomainObjBeginJob(vm, work->op->klass->job) == 0) {
-        if (!work->op->over && !work->op->driven && virDomainObjIsActive(vm)) {
-            ferryOpDrive(work->op);
-            work->op->klass->jobChanged(work->op);
-            ferryOpRelease(work->op);
+    if (ferryOpTakeJob(op)) {
+        /* an event that comes from now on needs another worker */
+        op->queued = false;
+
+        if (!ferryOpIsLost(op) && !op->driven && virDomainObjIsActive(vm)) {
+            ferryOpDrive(op);
+            op->klass->jobChanged(op);
+            ferryOpRelease(op);
         }
-        virDomainObjEndJob(vm);
-    } else {
-        VIR_WARN("operation '%s' of domain '%s' is delayed until its next event: %s",
-                 work->op->name, vm->def->name, virGetLastErrorMessage());
+        ferryDomainEndJob(vm);
     }
 
-    ferryOpUnref(work->op);
+    ferryOpUnref(op);
     virDomainObjEndAPI(&vm);
 }
 
@@ -129,7 +132,8 @@ ferryWorkRun(void *jobdata,
 /**
  * ferryEngineSubmit:
  *
- * Lets a worker call jobChanged of @op. Domain locked; does not wait. Returns 0 or -1.
+ * Lets a worker call jobChanged of @op, as soon as the worker gets the domain's job, and
+ * once for all calls until then. Domain locked; does not wait. Returns 0 or -1.
  */
 int
 ferryEngineSubmit(ferryOp *op)
@@ -140,6 +144,9 @@ ferryEngineSubmit(ferryOp *op)
     /* the driver is stopping; the next one finds the operation in the journal */
     if (!engine.workers)
         return -1;
+
+    if (op->queued)
+        return 0;
 
     work = g_new0(ferryWork, 1);
     work->vm = virObjectRef(op->vm);
@@ -152,6 +159,7 @@ ferryEngineSubmit(ferryOp *op)
         return -1;
     }
 
+    op->queued = true;
     return 0;
 }
 
@@ -368,6 +376,7 @@ ferryEngineStart(virQEMUDriver *driver,
                  const ferryOpClass *const *classes)
 {
     engine.classes = classes;
+    ferryWaitStopAll(/* stop= */ false);
     ferryOpTableOpen();
 
     if (!(engine.workers = virThreadPoolNewFull(/* minWorkers= */ 0, FERRY_WORKERS_MAX,
@@ -392,6 +401,8 @@ ferryEngineStop(void)
     VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
         workers = g_steal_pointer(&engine.workers);
     }
+
+    ferryWaitStopAll(/* stop= */ true);
 
     /* waits for the workers, which need the operations until they have ended */
     virThreadPoolFree(workers);

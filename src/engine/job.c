@@ -11,6 +11,7 @@
 
 #include <config.h>
 
+#include "block/qmp.h"
 #include "engine/job.h"
 #include "virerror.h"
 
@@ -186,16 +187,38 @@ ferryJobDismiss(ferryOp *op,
 }
 
 
-/* Reports no error: a job that has just concluded cannot be cancelled any more. */
+/* block-job-cancel knows no job that formats an image. */
+static int
+ferryJobTellCancel(virDomainObj *vm,
+                   const qemuMonitorJobInfo *job)
+{
+    g_autoptr(virJSONValue) args = NULL;
+    int rc;
+
+    if (job->type == QEMU_MONITOR_JOB_TYPE_CREATE)
+        return virJSONValueObjectAdd(&args, "s:id", job->id, NULL) < 0 ? -1 :
+               ferryQMP(vm, "job-cancel", &args, /* reply= */ NULL);
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(vm), job->id, /* force= */ true);
+    qemuDomainObjExitMonitor(vm);
+
+    return rc;
+}
+
+
+/**
+ * ferryJobCancel:
+ *
+ * Tells QEMU to cancel a job by force. Domain locked, job held. Reports no error: a job
+ * that has just concluded cannot be cancelled any more.
+ */
 void
 ferryJobCancel(ferryOp *op,
-               const char *jobname)
+               const qemuMonitorJobInfo *job)
 {
-    qemuDomainObjEnterMonitor(op->vm);
-    if (qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, /* force= */ true) < 0)
-        ignore_value(qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname,
-                                               /* force= */ true));
-    qemuDomainObjExitMonitor(op->vm);
+    if (ferryJobTellCancel(op->vm, job) < 0)
+        ignore_value(ferryJobTellCancel(op->vm, job));
 
     virResetLastError();
 }

@@ -38,4 +38,4 @@ GPtrArray *ferryJobList(ferryOp *op, const char *what);
 void ferryJobInfoFill(ferryJobInfo *info, GPtrArray *jobs);
 int ferryJobQuery(ferryOp *op, const char *jobname, ferryJobInfo *info);
 void ferryJobDismiss(ferryOp *op, const char *jobname);
-void ferryJobCancel(ferryOp *op, const char *jobname);
+void ferryJobCancel(ferryOp *op, const qemuMonitorJobInfo *job);

@@ -124,6 +124,8 @@ struct _ferryOp {
     bool over;            /* ended: must not be used any more */
     bool holdJob;         /* waits keep the domain's job */
     bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */
+    bool stuck;           /* a QEMU job did not end: the undo is repeated when it does */
+    bool queued;          /* a worker will look at the operation */
     bool driven;          /* a thread carries the operation on: events only wake it up */
     unsigned int events;  /* job events since ferryOpDrive(): a wait must miss none */
 };

@@ -10,10 +10,14 @@
 #include "engine/job.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/wait.h"
 #include "virerror.h"
 #include "virlog.h"
 
 VIR_LOG_INIT("ferry.plan");
+
+/* Beside ferryStepError: the journal could not be written, so the step did not run. */
+#define FERRY_STEP_NOT_TAKEN (-3)
 
 
 int
@@ -101,7 +105,9 @@ ferryPlanTake(ferryOp *op,
     int rc;
 
     if (ferryPlanRecord(op, step) < 0) {
-        if (!past && !(resumed && ferryStepIsReturn(step)))
+        if (!past && !resumed)
+            return FERRY_STEP_NOT_TAKEN;
+        if (!past && !ferryStepIsReturn(step))
             return FERRY_STEP_FAILED;
 
         VIR_WARN("domain '%s': operation '%s' goes on without writing its journal: %s",
@@ -143,9 +149,12 @@ ferryPlanRunFrom(ferryOp *op,
             continue;
         }
 
-        /* over: QEMU died while the step waited, and the operation was settled */
-        if (op->over || rc == FERRY_STEP_UNKNOWN)
+        /* QEMU died while the step waited and the operation was settled, say */
+        if (ferryOpIsLost(op) || rc == FERRY_STEP_UNKNOWN)
             return -1;
+
+        if (rc == FERRY_STEP_NOT_TAKEN)
+            *progress = i;
 
         virErrorPreserveLast(&err);
         ignore_value(ferryPlanUndo(op, plan));
@@ -219,9 +228,10 @@ ferryPlanResume(ferryOp *op,
  * Undoes all steps of @plan that may have acted, last one first. Errors of an undo are
  * dropped, since no caller could act on them; the log says what was not removed.
  *
- * Returns 0, or -1 when QEMU cannot be reached any more. The remaining steps then stay in
- * the journal and the caller must not end the operation, which is settled when QEMU ends
- * or by a restarted driver.
+ * Returns 0, or -1 when QEMU cannot be reached any more, a QEMU job does not end, or the
+ * driver is about to end. The remaining steps then stay in the journal and the caller must
+ * not end the operation: the undo goes on when the job ends, and the operation is settled
+ * when QEMU ends or by a restarted driver.
  */
 int
 ferryPlanUndo(ferryOp *op,
@@ -231,11 +241,13 @@ ferryPlanUndo(ferryOp *op,
     int rc = 0;
 
     op->undoing = true;
+    op->stuck = false;
 
     while (*progress > 0 && !op->over && rc == 0) {
-        ferryPlanUndoStep(op, plan, &plan->steps[*progress - 1]);
+        if (!ferryOpIsLost(op))
+            ferryPlanUndoStep(op, plan, &plan->steps[*progress - 1]);
 
-        if (!op->over && !ferryJobQEMUReachable(op))
+        if (!op->over && (op->stuck || ferryOpIsLost(op) || !ferryJobQEMUReachable(op)))
             rc = -1;
         else
             (*progress)--;

@@ -23,7 +23,93 @@ VIR_LOG_INIT("ferry.wait");
 
 #define FERRY_WAIT_REQUERY_MS 1000
 
+/* How long a cancelled job may take to end. Nobody else gets at the domain while its job is
+ * kept. */
 #define FERRY_WAIT_KILL_MS 30000
+#define FERRY_WAIT_KILL_KEPT_MS 5000
+
+/* Not 0: the driver is about to end (atomic). */
+static int stopping;
+
+
+/**
+ * ferryWaitStopAll:
+ * @stop: end all waits, or allow waits again
+ *
+ * When the driver is about to end no wait may hold it up. Waiting threads notice within
+ * a second. They leave their operations as they are, for the next driver to recover.
+ * Locks nothing.
+ */
+void
+ferryWaitStopAll(bool stop)
+{
+    g_atomic_int_set(&stopping, stop);
+}
+
+
+/**
+ * ferryOpIsLost:
+ *
+ * Returns true when this thread must not do anything about @op any more: the operation
+ * was settled while the thread waited, its domain was removed, or the driver is about to
+ * end. The thread may not hold the domain's job then.
+ */
+bool
+ferryOpIsLost(ferryOp *op)
+{
+    return op->over || op->vm->removing || g_atomic_int_get(&stopping);
+}
+
+
+/**
+ * ferryOpTakeJob:
+ *
+ * Takes the domain's job for @op, however long other threads hold it. Domain locked; the
+ * lock is released while this waits.
+ *
+ * Returns true with the job held. Returns false without the job, when @op is lost.
+ */
+bool
+ferryOpTakeJob(ferryOp *op)
+{
+    virDomainObj *vm = op->vm;
+    unsigned long long now;
+
+    while (!ferryOpIsLost(op)) {
+        if (virDomainObjBeginJob(vm, op->klass->job) == 0)
+            return true;
+
+        if (ferryOpIsLost(op))
+            break;
+
+        VIR_WARN("operation '%s' still waits for the job of domain '%s': %s",
+                 op->name, vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+
+        /* too many jobs are queued, say: BeginJob did not wait */
+        if (virTimeMillisNow(&now) < 0 ||
+            virDomainObjWaitUntil(vm, now + FERRY_WAIT_REQUERY_MS) < 0)
+            break;
+    }
+
+    virResetLastError();
+    return false;
+}
+
+
+/**
+ * ferryDomainEndJob:
+ *
+ * Ends the job of @vm, which is locked, if this thread still holds it: a wait does not
+ * get the job back when the domain is removed, or the driver ends, meanwhile. Every
+ * thread that has called something which waits must end its job by this function.
+ */
+void
+ferryDomainEndJob(virDomainObj *vm)
+{
+    if (vm->job->active != VIR_JOB_NONE && vm->job->owner == virThreadSelfID())
+        virDomainObjEndJob(vm);
+}
 
 
 /**
@@ -39,23 +125,35 @@ ferryOpYield(ferryOp *op)
     g_assert(op->driven || op->holdJob);
 
     if (!op->holdJob)
-        virDomainObjEndJob(op->vm);
+        ferryDomainEndJob(op->vm);
 }
 
 
 /**
  * ferryOpResume:
  *
- * Takes the domain's job again and may release the lock meanwhile: check op->over.
+ * Takes the domain's job again and may release the lock meanwhile.
+ *
+ * Returns 0, or -1 with an error reported when @op is lost: the thread has no job then,
+ * must leave QEMU and @op alone, and return to its caller.
  */
-void
+int
 ferryOpResume(ferryOp *op)
 {
-    /* The caller cannot go on without the job. Other threads hold the job for a bounded
-     * time only, so this loop ends. */
-    while (!op->holdJob && virDomainObjBeginJob(op->vm, op->klass->job) < 0)
-        VIR_WARN("still waiting for the job of domain '%s': %s",
-                 op->vm->def->name, virGetLastErrorMessage());
+    if (!op->holdJob)
+        ignore_value(ferryOpTakeJob(op));
+
+    if (!ferryOpIsLost(op))
+        return 0;
+
+    if (g_atomic_int_get(&stopping))
+        virReportError(VIR_ERR_OPERATION_ABORTED,
+                       _("the driver is about to end; what was begun on domain '%1$s' is "
+                         "settled when it starts again"), op->vm->def->name);
+    else
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain '%1$s' ended meanwhile"), op->vm->def->name);
+    return -1;
 }
 
 
@@ -64,9 +162,9 @@ ferryOpResume(ferryOp *op)
  * @timeout: milliseconds
  *
  * Releases the domain's lock and (unless op->holdJob) its job, and sleeps until the
- * domain is signalled or @timeout is over. Holds both again afterwards: check op->over.
+ * domain is signalled or @timeout is over. Holds both again afterwards.
  *
- * Returns 0, also after @timeout, or -1 with an error reported.
+ * Returns 0, also after @timeout, or -1 with an error reported: check ferryOpIsLost().
  */
 int
 ferryOpSleep(ferryOp *op,
@@ -80,9 +178,39 @@ ferryOpSleep(ferryOp *op,
 
     ferryOpYield(op);
     rc = virDomainObjWaitUntil(op->vm, now + timeout);
-    ferryOpResume(op);
 
-    return MIN(rc, 0);
+    return ferryOpResume(op) < 0 || rc < 0 ? -1 : 0;
+}
+
+
+/**
+ * ferryOpAwaitEnd:
+ * @op: driven by another thread, which is about to end it; the caller has a reference
+ *
+ * Waits without the domain's job until the operation is over. Domain locked.
+ *
+ * Returns 0, or -1 with an error reported when the operation will not end by that thread.
+ * This thread may not have the domain's job any more.
+ */
+int
+ferryOpAwaitEnd(ferryOp *op)
+{
+    unsigned long long now;
+
+    ferryDomainEndJob(op->vm);
+
+    while (!ferryOpIsLost(op) && op->driven && virTimeMillisNow(&now) == 0) {
+        if (virDomainObjWaitUntil(op->vm, now + FERRY_WAIT_REQUERY_MS) < 0)
+            break;
+    }
+
+    if (op->over)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("operation '%1$s' of domain '%2$s' has not ended; look at it again"),
+                   op->name, op->vm->def->name);
+    return -1;
 }
 
 
@@ -118,7 +246,7 @@ ferryAsyncEnter(virDomainObj *vm,
 void
 ferryAsyncLeave(virDomainObj *vm)
 {
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
     qemuDomainObjStartJobPhase(vm, vm->job->phase);
 }
@@ -128,7 +256,8 @@ static int
 ferryJobCheckAlive(ferryOp *op,
                    const char *what)
 {
-    if (!op->over && virDomainObjIsActive(op->vm) && !QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed)
+    if (!ferryOpIsLost(op) && virDomainObjIsActive(op->vm) &&
+        !QEMU_DOMAIN_PRIVATE(op->vm)->beingDestroyed)
         return op->klass->mayWait && !op->undoing ? op->klass->mayWait(op) : 0;
 
     virReportError(VIR_ERR_OPERATION_FAILED,
@@ -314,55 +443,56 @@ ferryJobWaitAll(ferryOp *op,
 }
 
 
+/* Waits until the cancelled jobs that @name and @match select have concluded. Returns
+ * them, or NULL with an error reported. If they do not end, their undo must be repeated
+ * when they do (op->stuck). */
+static GPtrArray *
+ferryJobAwaitEnd(ferryOp *op,
+                 const char *name,
+                 ferryJobMatch match)
+{
+    unsigned int states = FERRY_JOB_STATE(CONCLUDED);
+    unsigned int timeout = op->holdJob ? FERRY_WAIT_KILL_KEPT_MS : FERRY_WAIT_KILL_MS;
+    GPtrArray *jobs = ferryJobAwait(op, name, match, timeout, ferryJobAllIn, &states);
+
+    if (!jobs && !ferryOpIsLost(op))
+        op->stuck = true;
+
+    return jobs;
+}
+
+
+/* Cancels those of @jobs that run. */
+static void
+ferryJobCancelAll(ferryOp *op,
+                  GPtrArray *jobs)
+{
+    size_t i;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+            ferryJobCancel(op, job);
+    }
+}
+
+
 /**
  * ferryJobKill:
  *
- * Makes sure that QEMU has no job @jobname any more: cancels the job by force, waits up
- * to 30 s for its end and dismisses it. Domain locked, job held.
+ * Makes sure that QEMU has no job @jobname any more: cancels the job by force, waits for
+ * its end and dismisses it. Domain locked, job held.
  *
- * Returns 0, or -1 with an error reported when the job did not end.
+ * Returns 0, or -1 with an error reported when the job does not end; op->stuck is set
+ * then.
  */
 int
 ferryJobKill(ferryOp *op,
              const char *jobname)
 {
-    g_auto(ferryJobInfo) info = { 0 };
-
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return -1;
-
-    if (info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN &&
-        info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
-        ferryJobCancel(op, jobname);
-
-        if (ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), FERRY_WAIT_KILL_MS, &info) < 0)
-            return -1;
-    }
-
-    if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-        ferryJobDismiss(op, jobname);
-    return 0;
-}
-
-
-/**
- * ferryJobKillAll:
- * @what: beginning of the job names, as for ferryJobName()
- * @known: these jobs, as ferryJobList() has just returned them; NULL: ask QEMU
- *
- * Like ferryJobKill() for all these jobs of @op, but cancels all before it waits.
- *
- * Returns 0, or -1 with an error reported when a job did not end.
- */
-int
-ferryJobKillAll(ferryOp *op,
-                const char *what,
-                GPtrArray *known)
-{
-    g_autoptr(GPtrArray) jobs = known ? g_ptr_array_ref(known) : ferryJobList(op, what);
-    g_autofree char *failed = NULL;
-    g_autofree char *error = NULL;
-    size_t i;
+    g_autoptr(GPtrArray) jobs = ferryJobFind(op, jobname, FERRY_JOB_NAMED);
+    g_autoptr(GPtrArray) ended = NULL;
 
     if (!jobs)
         return -1;
@@ -370,12 +500,54 @@ ferryJobKillAll(ferryOp *op,
     if (jobs->len == 0)
         return 0;
 
-    for (i = 0; i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+    if (((qemuMonitorJobInfo *) g_ptr_array_index(jobs, 0))->status !=
+        QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
+        ferryJobCancelAll(op, jobs);
 
-        if (job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-            ferryJobCancel(op, job->id);
+        if (!(ended = ferryJobAwaitEnd(op, jobname, FERRY_JOB_NAMED)))
+            return -1;
+
+        if (ended->len == 0)
+            return 0;
     }
 
-    return ferryJobWaitAll(op, what, FERRY_WAIT_KILL_MS, &failed, &error);
+    ferryJobDismiss(op, jobname);
+    return 0;
+}
+
+
+/**
+ * ferryJobKillAll:
+ * @what: beginning of the names, as for ferryJobName()
+ * @known: these jobs, as ferryJobList() has just returned them; or NULL
+ *
+ * Like ferryJobKill() for all jobs of @op whose names begin so: all are cancelled before
+ * the first one is waited for.
+ *
+ * Returns 0, or -1 with an error reported when a job does not end; op->stuck is set then.
+ */
+int
+ferryJobKillAll(ferryOp *op,
+                const char *what,
+                GPtrArray *known)
+{
+    g_autoptr(GPtrArray) jobs = known ? g_ptr_array_ref(known) : ferryJobList(op, what);
+    g_autoptr(GPtrArray) ended = NULL;
+    g_autofree char *prefix = ferryJobName(op, what);
+    g_autofree char *failed = NULL;
+    g_autofree char *error = NULL;
+
+    if (!jobs)
+        return -1;
+
+    if (jobs->len == 0)
+        return 0;
+
+    ferryJobCancelAll(op, jobs);
+
+    if (!(ended = ferryJobAwaitEnd(op, prefix, FERRY_JOBS_BELOW)))
+        return -1;
+
+    ferryJobConclude(op, what, ended, &failed, &error);
+    return 0;
 }

@@ -14,8 +14,13 @@ typedef bool (*ferryJobsDone)(GPtrArray *jobs, void *opaque);
 
 int ferryAsyncEnter(virDomainObj *vm, virDomainJob job);
 void ferryAsyncLeave(virDomainObj *vm);
+void ferryWaitStopAll(bool stop);
+bool ferryOpIsLost(ferryOp *op);
+bool ferryOpTakeJob(ferryOp *op);
+void ferryDomainEndJob(virDomainObj *vm);
 void ferryOpYield(ferryOp *op);
-void ferryOpResume(ferryOp *op);
+int ferryOpResume(ferryOp *op);
+int ferryOpAwaitEnd(ferryOp *op);
 int ferryOpSleep(ferryOp *op, unsigned int timeout);
 int ferryJobWait(ferryOp *op,
                  const char *jobname,

@@ -12,6 +12,7 @@
 #include <config.h>
 
 #include "datatypes.h"
+#include "engine/wait.h"
 #include "hook/api.h"
 #include "hook/api_migration.h"
 #include "ops/backup/backup.h"
@@ -71,7 +72,7 @@ ferryApiCopy(virDomainObj *vm,
         return -1;
 
     ret = ferryCopyStart(vm, req);
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
     return ret;
 }
@@ -217,7 +218,7 @@ ferryApiFindJob(virDomainObj *vm,
         ferryBlockJobFind(vm, path, found);
 
     if (!found->op)
-        virDomainObjEndJob(vm);
+        ferryDomainEndJob(vm);
 
     return 0;
 }
@@ -249,7 +250,7 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
 
     ret = ferryBlockJobAbort(&job, flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT,
                              flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC);
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
  cleanup:
     virDomainObjEndAPI(&vm);
@@ -282,7 +283,7 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
     }
 
     ret = ferryBlockJobInfo(&job, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
  cleanup:
     virDomainObjEndAPI(&vm);
@@ -318,7 +319,7 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
     }
 
     ret = ferryBlockJobSetSpeed(&job, speed);
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
  cleanup:
     virDomainObjEndAPI(&vm);
@@ -396,7 +397,7 @@ ferryApiAbortBackup(virDomainObj *vm)
         ret = ferryBackupAbort(op, /* async= */ false) < 0 ? -1 : 1;
     }
 
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
     return ret;
 }
 

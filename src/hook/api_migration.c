@@ -13,6 +13,7 @@
 
 #include "datatypes.h"
 #include "engine/engine.h"
+#include "engine/wait.h"
 #include "hook/api_migration.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
@@ -60,7 +61,7 @@ ferryDomainMigrateBegin3Params(virDomainPtr dom,
         if (virDomainObjIsActive(vm) &&
             ferryMigrationCookieOffer(vm, cookieout, cookieoutlen) < 0)
             virResetLastError();
-        virDomainObjEndJob(vm);
+        ferryDomainEndJob(vm);
     }
 
     virDomainObjEndAPI(&vm);
@@ -226,7 +227,7 @@ ferryApiCloseIncoming(virConnectPtr dconn,
         if (virDomainObjBeginJob(vm, ferryIncomingClass.job) == 0) {
             if (!op->over && ferryIncomingClose(op) == 0)
                 *cancelled = 0;
-            virDomainObjEndJob(vm);
+            ferryDomainEndJob(vm);
         }
     }
 
@@ -360,7 +361,7 @@ ferryDomainMigrateSetMaxSpeed(virDomainPtr dom,
 
     if (virDomainObjIsActive(vm) && (rc = virDomainObjBeginJob(vm, ferryMigrationClass.job)) == 0) {
         rc = ferryMigrationSetSpeed(vm, (unsigned long long) bandwidth << 20);
-        virDomainObjEndJob(vm);
+        ferryDomainEndJob(vm);
     }
 
     virDomainObjEndAPI(&vm);

@@ -13,6 +13,7 @@
 #include "driver.h"
 #include "engine/engine.h"
 #include "engine/job.h"
+#include "engine/wait.h"
 #include "hook/api.h"
 #include "hook/version.h"
 #include "ops/backup/data.h"
@@ -85,6 +86,16 @@ __wrap_virRegisterConnectDriver(virConnectDriver *driver,
 }
 
 
+/* The daemon has been told to end, and waits for its threads. */
+static int
+ferryStateShutdownPrepare(void)
+{
+    ferryWaitStopAll(/* stop= */ true);
+
+    return stockState.stateShutdownPrepare ? stockState.stateShutdownPrepare() : 0;
+}
+
+
 static int
 ferryStateCleanup(void)
 {
@@ -99,6 +110,7 @@ int
 __wrap_virRegisterStateDriver(virStateDriver *driver)
 {
     stockState = *driver;
+    driver->stateShutdownPrepare = ferryStateShutdownPrepare;
     driver->stateCleanup = ferryStateCleanup;
 
     return __real_virRegisterStateDriver(driver);

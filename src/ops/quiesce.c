@@ -177,9 +177,7 @@ ferryThawTry(ferryOp *op)
         thawed = virDomainObjIsActive(op->vm) &&
                  qemuDomainAgentAvailable(op->vm, /* reportError= */ false) &&
                  ferryQuiesceAgent(op->vm, op->data, /* freeze= */ false) == 0;
-        ferryOpResume(op);
-
-        if (thawed || op->over)
+        if (ferryOpResume(op) < 0 || thawed)
             break;
 
         virResetLastError();
@@ -187,7 +185,7 @@ ferryThawTry(ferryOp *op)
             break;
     }
 
-    if (op->over)
+    if (ferryOpIsLost(op))
         return;
 
     if (i == FERRY_QUIESCE_RETRIES)
@@ -254,7 +252,7 @@ ferryQuiesceThawAlways(ferryOp *op,
             break;
     }
 
-    if (op->over)
+    if (ferryOpIsLost(op))
         return;
 
     /* the agent has just failed to answer: do not let the client wait for it again */

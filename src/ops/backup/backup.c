@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/plan.h"
+#include "engine/wait.h"
 #include "ops/backup/backup.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/control.h"
@@ -95,7 +96,7 @@ ferryBackupCheckNone(virDomainObj *vm)
         rc = -1;
     }
 
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
     return rc;
 }
 
@@ -154,6 +155,6 @@ ferryBackupBegin(virDomainObj *vm,
     else
         virDomainObjEndAsyncJob(vm);
 
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
     return rc;
 }

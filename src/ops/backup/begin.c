@@ -448,7 +448,7 @@ ferryBackupUnstart(ferryOp *op)
         VIR_WARN("the jobs of the backup of domain '%s' do not end: %s",
                  vm->def->name, virGetLastErrorMessage());
 
-    if (op->over)
+    if (ferryOpIsLost(op) || op->stuck)
         return;
 
     /* Try twice: a bitmap that is left takes its name and makes the next backup fail. */

@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/job.h"
+#include "engine/journal.h"
 #include "ops/backup/control.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
@@ -41,27 +42,41 @@ ferryBackupForgetCheckpoint(ferryOp *op,
 
 /**
  * ferryBackupAbort:
+ * @async: return as soon as it is settled that the backup ends
  *
- * Ends the backup on behalf of a client: a pull has then completed, a push was canceled.
- * Domain locked, modify job held; the caller has a reference to @op. Fails when another
- * thread is starting or ending the backup.
+ * Ends the backup on behalf of a client: a pull is complete then, a push is cancelled.
+ * Domain locked, modify job held; the caller has a reference to @op.
+ *
+ * Returns 0, or -1 with an error reported.
  */
 int
 ferryBackupAbort(ferryOp *op,
-                 bool async G_GNUC_UNUSED)
+                 bool async)
 {
     ferryBackup *backup = ferryBackupOf(op);
-    bool pull = ferryBackupIsPull(backup);
+    ferryBackupResult result = ferryBackupIsPull(backup) ? FERRY_BACKUP_RESULT_COMPLETED :
+                                                           FERRY_BACKUP_RESULT_CANCELED;
 
-    if (op->driven) {
+    if (op->driven || backup->result != FERRY_BACKUP_RESULT_NONE) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("backup of domain '%1$s' is still being started or ended; try again"),
                        op->vm->def->name);
         return -1;
     }
 
+    if (async) {
+        backup->result = result;
+        if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
+            backup->result = FERRY_BACKUP_RESULT_NONE;
+            return -1;
+        }
+        /* when there are no workers any more the next driver ends the backup */
+        ignore_value(ferryEngineSubmit(op));
+        return 0;
+    }
+
     ferryOpDrive(op);
-    ferryBackupEnd(op, pull ? FERRY_BACKUP_RESULT_COMPLETED : FERRY_BACKUP_RESULT_CANCELED);
+    ferryBackupEnd(op, result);
     ferryOpRelease(op);
 
     return 0;

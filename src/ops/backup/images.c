@@ -22,7 +22,7 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 /* Time limit for all images: creating them is quick, but remote storage may hang. */
-#define FERRY_BACKUP_CREATE_MS (5 * 60 * 1000)
+#define FERRY_BACKUP_CREATE_MS (20 * 1000)
 
 /* Smallest capacity in bytes of a disk whose push bypasses the page cache: QEMU takes a
  * millisecond longer to open an image with direct I/O. */

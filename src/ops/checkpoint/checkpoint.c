@@ -9,6 +9,7 @@
 
 #include "engine/engine.h"
 #include "engine/plan.h"
+#include "engine/wait.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/checkpoint.h"
 #include "ops/checkpoint/create.h"
@@ -225,7 +226,7 @@ ferryCheckpointCreate(virDomainObj *vm,
         rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointCreatePlan);
     }
 
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
     if (data)
         ferryCheckpointFree(data);
@@ -318,7 +319,7 @@ ferryCheckpointDelete(virDomainObj *vm,
             rc = 0; /* no children */
     }
 
-    virDomainObjEndJob(vm);
+    ferryDomainEndJob(vm);
 
     if (data)
         ferryCheckpointFree(data);

@@ -33,6 +33,54 @@ ferryCopyStatusIsReady(qemuMonitorJobStatus status)
 }
 
 
+/* What the live XML says of the mirror. */
+static virDomainDiskMirrorState
+ferryCopyState(ferryCopy *copy)
+{
+    switch (copy->goal) {
+    case FERRY_COPY_GOAL_PIVOT:
+        return VIR_DOMAIN_DISK_MIRROR_STATE_PIVOT;
+    case FERRY_COPY_GOAL_ABORT:
+        return VIR_DOMAIN_DISK_MIRROR_STATE_ABORT;
+    case FERRY_COPY_GOAL_MIRROR:
+    case FERRY_COPY_GOAL_LAST:
+    default:
+        return copy->ready ? VIR_DOMAIN_DISK_MIRROR_STATE_READY :
+                             VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+    }
+}
+
+
+/* Sets the goal of the copy, and whether the target of an aborted one stays, in memory, in
+ * the live XML and in the journal. Returns 0, or -1 with an error reported and everything
+ * as it was: recovery must not find a goal that the client was told to have failed. */
+static int
+ferryCopySetGoal(ferryOp *op,
+                 ferryCopyGoal goal,
+                 bool keep)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    ferryCopyGoal oldGoal = copy->goal;
+    bool oldKeep = copy->keep;
+
+    copy->goal = goal;
+    copy->keep = keep;
+
+    if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
+        copy->goal = oldGoal;
+        copy->keep = oldKeep;
+        return -1;
+    }
+
+    if (disk) {
+        disk->mirrorState = ferryCopyState(copy);
+        qemuDomainSaveStatus(op->vm);
+    }
+    return 0;
+}
+
+
 /**
  * ferryCopySettle:
  *
@@ -44,7 +92,7 @@ void
 ferryCopySettle(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk = ferryCopyDisk(op);
+    virDomainDiskDef *disk;
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
     virErrorPtr err = NULL;
@@ -68,7 +116,7 @@ ferryCopySettle(ferryOp *op)
 
     if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
         ferryOpEnd(op);
-        if (disk)
+        if ((disk = ferryCopyDisk(op)))
             ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
     }
 
@@ -127,27 +175,38 @@ static int
 ferryCopyAbortPivot(ferryOp *op,
                     bool async)
 {
-    ferryCopy *copy = ferryCopyOf(op);
-    virDomainObj *vm = op->vm;
+    virErrorPtr err = NULL;
 
-    copy->goal = FERRY_COPY_GOAL_ABORT;
-    copy->keep = false;
-
-    if (ferryJournalWrite(vm, /* durable= */ false) < 0 || ferryCopyCancel(op) < 0)
+    if (ferryCopySetGoal(op, FERRY_COPY_GOAL_ABORT, /* keep= */ false) < 0)
         return -1;
 
-    if (async)
-        return 0;
-
-    virDomainObjEndJob(vm);
-    while (!op->over && virDomainObjIsActive(vm)) {
-        if (virDomainObjWait(vm) < 0)
-            break;
+    if (ferryCopyCancel(op) < 0) {
+        virErrorPreserveLast(&err);
+        ignore_value(ferryCopySetGoal(op, FERRY_COPY_GOAL_PIVOT, /* keep= */ false));
+        virErrorRestore(&err);
+        return -1;
     }
-    while (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
-        VIR_WARN("still waiting for the job of domain '%s'", vm->def->name);
 
-    return op->over ? 0 : -1;
+    return async ? 0 : ferryOpAwaitEnd(op);
+}
+
+
+/* Returns true when QEMU says that the mirror job goes on as if it had not been cancelled. */
+static bool
+ferryCopyGoesOn(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    virErrorPtr err = NULL;
+    bool known;
+
+    virErrorPreserveLast(&err);
+    known = ferryJobQuery(op, jobname, &info) == 0;
+    virErrorRestore(&err);
+
+    return known && (ferryCopyStatusIsReady(info.status) ||
+                     info.status == QEMU_MONITOR_JOB_STATUS_RUNNING ||
+                     info.status == QEMU_MONITOR_JOB_STATUS_PAUSED);
 }
 
 
@@ -166,7 +225,7 @@ ferryCopyAbort(ferryOp *op,
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
-    virDomainDiskDef *disk = ferryCopyDisk(op);
+    virErrorPtr err = NULL;
     int rc = 0;
 
     if (copy->goal == FERRY_COPY_GOAL_ABORT ||
@@ -188,23 +247,22 @@ ferryCopyAbort(ferryOp *op,
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
 
-    copy->goal = FERRY_COPY_GOAL_ABORT;
-    copy->keep = ferryCopyStatusIsReady(info.status);
-
-    if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
-        copy->goal = FERRY_COPY_GOAL_MIRROR;
-        copy->keep = false;
+    if (ferryCopySetGoal(op, FERRY_COPY_GOAL_ABORT, ferryCopyStatusIsReady(info.status)) < 0)
         return -1;
-    }
-
-    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_ABORT;
-    qemuDomainSaveStatus(op->vm);
 
     ferryOpDrive(op);
 
-    /* not an error: the job may have ended by itself just now */
-    if (ferryCopyCancel(op) < 0)
+    /* also fails when the job has just ended by itself, which the wait finds out */
+    if (ferryCopyCancel(op) < 0) {
+        if (ferryCopyGoesOn(op)) {
+            virErrorPreserveLast(&err);
+            ignore_value(ferryCopySetGoal(op, FERRY_COPY_GOAL_MIRROR, /* keep= */ false));
+            virErrorRestore(&err);
+            ferryOpRelease(op);
+            return -1;
+        }
         virResetLastError();
+    }
     if (!async)
         rc = ferryCopyAwaitEnd(op);
 
@@ -213,50 +271,59 @@ ferryCopyAbort(ferryOp *op,
 }
 
 
+/* The pivot failed before its point of no return, and its steps are undone. */
+static void
+ferryCopyPivotFailed(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+    virDomainDiskDef *disk;
+    virErrorPtr err = NULL;
+
+    virErrorPreserveLast(&err);
+
+    g_clear_pointer(&copy->old, virObjectUnref);
+
+    if (copy->goal == FERRY_COPY_GOAL_PIVOT &&
+        ferryCopySetGoal(op, FERRY_COPY_GOAL_MIRROR, /* keep= */ false) < 0) {
+        VIR_WARN("domain '%s': if the driver is restarted now, the failed pivot of disk '%s' is "
+                 "tried again: %s", op->vm->def->name, copy->dst, virGetLastErrorMessage());
+        copy->goal = FERRY_COPY_GOAL_MIRROR;
+        if ((disk = ferryCopyDisk(op)))
+            disk->mirrorState = ferryCopyState(copy);
+    }
+
+    /* no mirror job that runs: there is no copy to go back to */
+    if (ferryJobQuery(op, jobname, &info) == 0 && !ferryCopyStatusIsReady(info.status))
+        ferryCopySettle(op);
+
+    virErrorRestore(&err);
+}
+
+
 static int
 ferryCopyPivotRun(ferryOp *op)
 {
     int rc = ferryPlanResume(op, &ferryCopyPivotPlan);
-    ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-    g_autofree char *jobname = NULL;
-    g_auto(ferryJobInfo) info = { 0 };
-    virErrorPtr err = NULL;
+    virDomainDiskDef *disk;
 
     if (op->over)
         return -1;
 
     if (rc == 0) {
         ferryOpEnd(op);
-        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-                           VIR_DOMAIN_BLOCK_JOB_COMPLETED);
+        if ((disk = ferryCopyDisk(op)))
+            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                               VIR_DOMAIN_BLOCK_JOB_COMPLETED);
         return 0;
     }
 
-    /* It is unknown whether the guest moved, or it moved and a later step failed: the
-     * next ferryCopyPivot(), or recovery, resumes the plan. */
-    if (ferryPlanPastReturn(op, &ferryCopyPivotPlan))
-        return -1;
+    /* The outcome is not known, or the guest has moved and the rest failed: the next
+     * attempt, or recovery, goes on from there. */
+    if (!ferryOpIsLost(op) && !ferryPlanPastReturn(op, &ferryCopyPivotPlan))
+        ferryCopyPivotFailed(op);
 
-    virErrorPreserveLast(&err);
-
-    if (copy->goal == FERRY_COPY_GOAL_PIVOT)
-        copy->goal = FERRY_COPY_GOAL_MIRROR;
-    g_clear_pointer(&copy->old, virObjectUnref);
-
-    /* go on mirroring if the mirror job is still ready, else settle */
-    jobname = ferryJobName(op, "mirror");
-    if (ferryJobQuery(op, jobname, &info) == 0) {
-        if (ferryCopyStatusIsReady(info.status)) {
-            disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_READY;
-            qemuDomainSaveStatus(op->vm);
-            ignore_value(ferryJournalWrite(op->vm, /* durable= */ false));
-        } else {
-            ferryCopySettle(op);
-        }
-    }
-
-    virErrorRestore(&err);
     return -1;
 }
 
@@ -294,17 +361,17 @@ ferryCopyPivot(ferryOp *op,
         return -1;
     }
 
+    if (async) {
+        /* When the journal has the goal, the pivot happens: by a worker, or by the next
+         * driver. Behind the point of no return the journal leads forward already. */
+        if (!again && ferryCopySetGoal(op, FERRY_COPY_GOAL_PIVOT, /* keep= */ false) < 0)
+            return -1;
+        ignore_value(ferryEngineSubmit(op));
+        return 0;
+    }
+
     copy->goal = FERRY_COPY_GOAL_PIVOT;
     ferryCopyDisk(op)->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_PIVOT;
-
-    if (async) {
-        /* once the goal is in the journal, recovery pivots even if the driver dies */
-        if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
-            copy->goal = FERRY_COPY_GOAL_MIRROR;
-            return -1;
-        }
-        return ferryEngineSubmit(op);
-    }
 
     ferryOpDrive(op);
     rc = ferryCopyPivotRun(op);
@@ -373,6 +440,12 @@ ferryCopyJobChanged(ferryOp *op)
 
     if (ferryCopyStatusIsReady(info.status))
         ferryCopyReady(op);
+
+    /* Behind the point of no return there is only one way, whatever the goal says. */
+    if (ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
+        ignore_value(ferryCopyPivotRun(op));
+        return;
+    }
 
     switch (copy->goal) {
     case FERRY_COPY_GOAL_PIVOT:

@@ -31,6 +31,7 @@ struct _ferryCopy {
     ferryCopyGoal goal;
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target exists and is formatted: do not create it */
+    bool pause;               /* the guest's CPUs are stopped while the disk is held */
     bool keep;                /* aborted when ready: the target is a full copy, keep it */
 
     bool granted;             /* the "access" step let QEMU open the target */

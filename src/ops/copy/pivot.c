@@ -30,6 +30,7 @@
 #include "block/source.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
+#include "ops/copy/hold.h"
 #include "ops/copy/pivot.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
@@ -41,6 +42,9 @@
 VIR_LOG_INIT("ferry.pivot");
 
 #define FERRY_PIVOT_FINALIZE_TRIES 3
+
+/* How long the guest's CPUs may be stopped for the drain. */
+#define FERRY_PIVOT_PAUSE_MS (10 * 1000)
 
 
 /* Gives the target's nodes the options for the mirror phase (@copying), or those of the
@@ -154,6 +158,21 @@ ferryPivotTargetBacking(ferryOp *op)
 
 
 static int
+ferryPivotSync(ferryOp *op)
+{
+    g_autoptr(virStorageSource) target = virObjectRef(ferryCopyOf(op)->target);
+
+    /* the storage may hang, and other calls on the domain must not wait for it */
+    ferryOpYield(op);
+    virObjectUnlock(op->vm);
+    ferryImageSync(target);
+    virObjectLock(op->vm);
+
+    return ferryOpResume(op);
+}
+
+
+static int
 ferryPivotFlush(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
@@ -165,11 +184,13 @@ ferryPivotFlush(ferryOp *op)
     if (!copy->old)
         copy->old = virObjectRef(ferryCopyDisk(op)->src);
 
-    virObjectUnlock(op->vm);
-    ferryImageSync(copy->target);
-    virObjectLock(op->vm);
+    if (ferryPivotSync(op) < 0 ||
+        ferryPivotReopenTarget(op, backing, /* copying= */ false) < 0)
+        return -1;
 
-    return ferryPivotReopenTarget(op, backing, /* copying= */ false);
+    /* in the journal before "pause" acts */
+    copy->pause = ferryCopyMustPause(op);
+    return 0;
 }
 
 
@@ -180,6 +201,22 @@ ferryPivotUnflush(ferryOp *op)
 
     ignore_value(ferryPivotReopenTarget(op, backing, /* copying= */ true));
     virResetLastError();
+}
+
+
+/* pause: stops the guest's CPUs where QEMU cannot hold its requests safely */
+static int
+ferryPivotPause(ferryOp *op)
+{
+    return ferryCopyOf(op)->pause ? ferryCopyPause(op) : 0;
+}
+
+
+static void
+ferryPivotUnpause(ferryOp *op)
+{
+    if (ferryCopyOf(op)->pause)
+        ferryCopyUnpause(op);
 }
 
 
@@ -203,6 +240,37 @@ ferryPivotIsUnderWay(ferryOp *op)
 
 
 static int
+ferryPivotAwaitPending(ferryOp *op,
+                       const char *jobname,
+                       ferryJobInfo *info)
+{
+    unsigned int states = FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED);
+    bool hold = op->holdJob;
+    virErrorPtr err = NULL;
+    int rc;
+
+    /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
+     * wait: the domain's job is not held meanwhile. */
+    if (!ferryCopyOf(op)->pause)
+        return ferryJobWait(op, jobname, states, /* timeout= */ 0, info);
+
+    /* A client that got in now could let the guest go on. The guest does not write, so the
+     * mirror has little left to do. If it cannot do that, the mirror job must go before the
+     * guest may go on. */
+    op->holdJob = true;
+    rc = ferryJobWait(op, jobname, states, FERRY_PIVOT_PAUSE_MS, info);
+    if (rc < 0) {
+        virErrorPreserveLast(&err);
+        ignore_value(ferryJobKill(op, jobname));
+        virErrorRestore(&err);
+    }
+    op->holdJob = hold;
+
+    return rc;
+}
+
+
+static int
 ferryPivotDrain(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
@@ -218,10 +286,7 @@ ferryPivotDrain(ferryOp *op)
     if (rc < 0 && !ferryPivotIsUnderWay(op))
         return -1;
 
-    /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
-     * wait: the domain's job is not held meanwhile. */
-    if (ferryJobWait(op, jobname, FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED),
-                     /* timeout= */ 0, &info) < 0)
+    if (ferryPivotAwaitPending(op, jobname, &info) < 0)
         return -1;
 
     if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING) {
@@ -320,6 +385,15 @@ ferryPivotFinalize(ferryOp *op)
     default:
         return FERRY_STEP_UNKNOWN;
     }
+}
+
+
+/* unpause: the guest goes on, on the target */
+static int
+ferryPivotRunUnpause(ferryOp *op)
+{
+    ferryPivotUnpause(op);
+    return 0;
 }
 
 
@@ -470,9 +544,12 @@ const ferryPlan ferryCopyPivotPlan = {
     .steps = (const ferryStep[]) {
         { .name = "chain", .run = ferryPivotAddChain, .undo = ferryPivotRemoveChain },
         { .name = "bitmaps", .run = ferryPivotCarryBitmaps, .undo = ferryPivotDropBitmaps },
+        { .name = "level", .run = ferryCopyAwaitLevel, .unrecorded = true },
         { .name = "flush", .run = ferryPivotFlush, .undo = ferryPivotUnflush },
+        { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause },
         { .name = "drain", .run = ferryPivotDrain },
         { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
+        { .name = "unpause", .run = ferryPivotRunUnpause },
         { .name = "adopt", .run = ferryPivotAdopt },
         { .name = "release", .run = ferryPivotRelease },
         { 0 },

@@ -83,6 +83,7 @@ ferryCopyFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
+    virBufferAsprintf(&attrs, " pause='%s'", copy->pause ? "yes" : "no");
     virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
     virXMLFormatElement(buf, "copy", &attrs, /* childBuf= */ NULL);
 
@@ -124,6 +125,7 @@ ferryCopyParse(virQEMUDriver *driver,
     xmlNodePtr target = virXPathNode("./target/disk", ctxt);
     xmlNodePtr old = virXPathNode("./old/disk", ctxt);
     virTristateBool detected;
+    virTristateBool pause;
 
     if (!node || !target) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("the journal lacks the copy or its target"));
@@ -139,10 +141,12 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
         virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
+        virXMLPropTristateBool(node, "pause", VIR_XML_PROP_NONE, &pause) < 0 ||
         !(copy->target = ferrySourceParse(target, driver->xmlopt, /* runtime= */ true)) ||
         (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, /* runtime= */ true))))
         goto error;
 
+    copy->pause = pause == VIR_TRISTATE_BOOL_YES;
     if (detected == VIR_TRISTATE_BOOL_YES)
         ferryCopySetDetected(copy->target);
 

@@ -37,7 +37,7 @@ VIR_LOG_INIT("ferry.copy");
 #define FERRY_COPY_BUF_LOCAL (8 * 1024 * 1024)
 
 /* Creating an image takes little time, but the server of a remote image may hang. */
-#define FERRY_COPY_CREATE_MS (5 * 60 * 1000)
+#define FERRY_COPY_CREATE_MS (20 * 1000)
 
 
 /* publish: makes the target the disk's <mirror>, which keeps other operations off */

@@ -442,7 +442,7 @@ ferryMigrationAbort(virDomainObj *vm)
             ferryMigrationYank(op);
             aborted = true;
         }
-        virDomainObjEndJob(vm);
+        ferryDomainEndJob(vm);
     }
 
     virResetLastError();
