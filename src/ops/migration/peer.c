@@ -31,6 +31,16 @@ VIR_LOG_INIT("ferry.migration");
 /* Connection to the destination's driver while this thread runs the phases; else NULL. */
 static __thread virConnectPtr peer;
 
+/* What the connection may need to log in. There is no callback, because a daemon has
+ * nobody to ask: libvirt takes these credentials from the daemon's auth.conf, and refuses
+ * to connect when a credential is not there. */
+static int credentials[] = { VIR_CRED_AUTHNAME, VIR_CRED_PASSPHRASE };
+
+static virConnectAuth auth = {
+    .credtype = credentials,
+    .ncredtype = G_N_ELEMENTS(credentials),
+};
+
 
 /* Tells the operation that the connection is closed. Domain locked; does not wait. */
 static void
@@ -105,7 +115,7 @@ ferryMigrationPeer(virDomainPtr dom,
                    int nparams,
                    unsigned int flags)
 {
-    g_autoptr(virConnect) dconn = virConnectOpen(uri);
+    g_autoptr(virConnect) dconn = virConnectOpenAuth(uri, &auth, /* flags= */ 0);
     virDomainPtr ddom;
     virErrorPtr err = NULL;
 

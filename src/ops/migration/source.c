@@ -138,7 +138,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
         .target = disk->target->nodestorage,
         .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
         .synchronous = migration->synchronous,
-        .bandwidth = migration->bandwidth / migration->ndisks,
+        .bandwidth = ferryMigrationShare(migration->bandwidth, migration->ndisks, /* ready= */ 0),
         .bufSize = migration->bufSize,
         .patient = true,
     };
