@@ -99,6 +99,24 @@ ferryMigrationPeerWatch(virDomainObj *vm,
 }
 
 
+/* Reports why there is no connection. The code stays libvirt's, as clients expect. */
+static void
+ferryMigrationPeerReport(virDomainPtr dom,
+                         const char *uri)
+{
+    int code = virGetLastErrorCode();
+
+    if (code == VIR_ERR_AUTH_FAILED)
+        virReportError(code,
+                       _("the destination '%1$s' of domain '%2$s' does not let this host in: %3$s; put a "
+                         "name and a password for it into this host's auth.conf"),
+                       uri, dom->name, virGetLastErrorMessage());
+    else
+        virReportError(code, _("Failed to connect to remote libvirt URI %1$s: %2$s"),
+                       uri, virGetLastErrorMessage());
+}
+
+
 /**
  * ferryMigrationPeer:
  * @vm: domain of @dom, referenced, not locked
@@ -120,9 +138,7 @@ ferryMigrationPeer(virDomainPtr dom,
     virErrorPtr err = NULL;
 
     if (!dconn) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("Failed to connect to remote libvirt URI %1$s: %2$s"),
-                       uri, virGetLastErrorMessage());
+        ferryMigrationPeerReport(dom, uri);
         return -1;
     }
 
