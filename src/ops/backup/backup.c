@@ -38,6 +38,7 @@ const ferryOpClass ferryBackupClass = {
     .stopped = ferryBackupStopped,
     .blockJob = &ferryBackupBlockJob,
     .checkpointDeleted = ferryBackupForgetCheckpoint,
+    .needsCheckpoints = ferryBackupNeedsCheckpoints,
 };
 
 
