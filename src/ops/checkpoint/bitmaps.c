@@ -84,7 +84,8 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
  * ferryCheckpointDropBitmaps:
  *
  * Undoes the transaction of ferryCheckpointAddBitmaps(): removes those bitmaps of @def
- * that exist. Domain locked, job held. Reports no error.
+ * that exist. Domain locked, job held; the caller has a reference to @def. Reports no
+ * error.
  */
 void
 ferryCheckpointDropBitmaps(virDomainObj *vm,

@@ -46,6 +46,8 @@ VIR_LOG_INIT("ferry.migration");
 #define FERRY_MIGRATION_FINISH_MS (30 * 1000)
 
 
+/* Returns the domain's disk, borrowed. It is there until the migration ends, also while we
+ * wait: the asynchronous job of a migration lets in nobody who could unplug a disk. */
 static virDomainDiskDef *
 ferryMigrationDomainDisk(ferryOp *op,
                          ferryMigrationDisk *disk)
