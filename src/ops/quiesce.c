@@ -41,6 +41,9 @@ VIR_LOG_INIT("ferry.quiesce");
 #define FERRY_QUIESCE_RETRY_MS 2000
 #define FERRY_QUIESCE_RETRIES 150
 
+/* Asks the agent whether the guest is frozen: libvirt has no function for that. */
+#define FERRY_QUIESCE_STATUS "{\"execute\":\"guest-fsfreeze-status\"}"
+
 
 /**
  * ferryQuiesceCheck:
@@ -133,7 +136,7 @@ ferryQuiesceIsFrozen(virDomainObj *vm,
 
     ferryQuiesceLimit(vm, timeout);
     agent = qemuDomainObjEnterAgent(vm);
-    rc = qemuAgentArbitraryCommand(agent, "{\"execute\":\"guest-fsfreeze-status\"}", &text, timeout);
+    rc = qemuAgentArbitraryCommand(agent, FERRY_QUIESCE_STATUS, &text, timeout);
     qemuDomainObjExitAgent(vm, agent);
 
     if (rc < 0 && virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE)
