@@ -389,6 +389,15 @@ class Session:
         """Calls a method of virDomain."""
         return self.request(domain=domain, method=method, args=args)
 
+    def begin(self, domain, method, *args):
+        """Like call(), but beside the calls that follow. Returns its number, for end()."""
+        return self.request(domain=domain, method=method, args=args, background=True)
+
+    def end(self, number, seconds=30):
+        """What a call of begin() returned, or the error that it raised; 'still running' if
+        it has not ended after so many seconds."""
+        return self.request(**{'await': number}, seconds=seconds)
+
     def events(self, wait=0.0):
         """Block job events so far, oldest first, as [event, disk, type, status]."""
         return self.request(events=True, wait=wait)

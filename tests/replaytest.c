@@ -31,6 +31,7 @@
 #include "ops/migration/incoming.h"
 #include "ops/migration/perform.h"
 #include "ops/migration/prepare.h"
+#include "ops/migration/ready.h"
 #include "ops/migration/source.h"
 #include "ops/quiesce.h"
 #include "qemu/qemu_domainjob.h"
@@ -496,6 +497,42 @@ static const replayCase replayCases[] = {
 };
 
 
+/* How the mirrors of a migration share its bandwidth, when there is none of them, too. */
+static int
+replayShare(const void *opaque G_GNUC_UNUSED)
+{
+    static const struct {
+        unsigned long long bandwidth;
+        size_t ndisks;
+        size_t ready;
+        unsigned long long share;
+    } cases[] = {
+        { 0, 0, 0, 0 },
+        { 0, 3, 1, 0 },
+        { 12, 0, 0, 12 },
+        { 12, 0, 2, 12 },
+        { 12, 3, 0, 4 },
+        { 12, 3, 1, 6 },
+        { 12, 3, 3, 4 },
+        { 12, 3, 4, 4 },
+        { 2, 3, 0, 1 },
+    };
+    size_t i;
+
+    for (i = 0; i < G_N_ELEMENTS(cases); i++) {
+        unsigned long long share = ferryMigrationShare(cases[i].bandwidth, cases[i].ndisks,
+                                                       cases[i].ready);
+
+        if (share != cases[i].share) {
+            VIR_TEST_VERBOSE("case %zu: the share is %llu, expected %llu", i, share, cases[i].share);
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
 static int
 replaySetup(void)
 {
@@ -540,6 +577,9 @@ replayMain(void)
                 ret = -1;
         }
     }
+
+    if (virTestRun("migration: shares of the bandwidth", replayShare, NULL) < 0)
+        ret = -1;
 
     ferryEngineStop();
     virObjectUnref(driver.domainEventState);

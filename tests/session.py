@@ -72,8 +72,7 @@ def main():
     conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD, threshold, None)
     print(json.dumps({'result': 'ready'}), flush=True)
 
-    for line in sys.stdin:
-        req = json.loads(line)
+    def answer(req):
         try:
             if 'secret' in req:
                 secret = secrets.secretDefineXML(req['secret'])
@@ -98,6 +97,30 @@ def main():
             reply = {'result': result}
         except libvirt.libvirtError as e:
             reply = {'error': str(e), 'code': e.get_error_code(), 'domain': e.get_error_domain()}
+        return reply
+
+    background = []  # calls that run beside others: (thread, [reply])
+
+    def begin(req):
+        replies = []
+        thread = threading.Thread(target=lambda: replies.append(answer(req)), daemon=True)
+        background.append((thread, replies))
+        thread.start()
+        return {'result': len(background) - 1}
+
+    def await_end(number, seconds):
+        thread, replies = background[number]
+        thread.join(seconds)
+        return replies[0] if replies else {'result': 'still running'}
+
+    for line in sys.stdin:
+        req = json.loads(line)
+        if req.pop('background', False):
+            reply = begin(req)
+        elif 'await' in req:
+            reply = await_end(req['await'], req['seconds'])
+        else:
+            reply = answer(req)
         print(json.dumps(reply), flush=True)
 
 

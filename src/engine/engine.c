@@ -21,6 +21,7 @@
 #include "virerror.h"
 #include "virlog.h"
 #include "virthreadpool.h"
+#include "virtime.h"
 
 VIR_LOG_INIT("ferry.engine");
 
@@ -28,11 +29,16 @@ VIR_LOG_INIT("ferry.engine");
  * (op->queued), and none may wait until that of another domain has finished. */
 #define FERRY_WORKERS_MAX 1024
 
+/* How long the driver waits for operations when it stops. */
+#define FERRY_STOP_MS 5000
+
 static struct {
-    virMutex lock; /* protects workers */
+    virMutex lock; /* of workers and driven */
     virThreadPool *workers;
+    size_t driven; /* operations that a thread carries on, of all domains */
+    virCond idle;  /* driven became 0 */
     const ferryOpClass *const *classes;
-} engine = { .lock = VIR_MUTEX_INITIALIZER };
+} engine = { .lock = VIR_MUTEX_INITIALIZER, .idle = { .cond = PTHREAD_COND_INITIALIZER } };
 
 typedef struct {
     virDomainObj *vm;
@@ -80,9 +86,12 @@ ferryOpEnd(ferryOp *op)
 void
 ferryOpDrive(ferryOp *op)
 {
+    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
+
     g_assert(!op->driven);
     op->driven = true;
     op->events = 0;
+    engine.driven++;
 }
 
 
@@ -96,6 +105,11 @@ void
 ferryOpRelease(ferryOp *op)
 {
     op->driven = false;
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        if (--engine.driven == 0)
+            virCondBroadcast(&engine.idle);
+    }
 
     if (!ferryOpIsLost(op) && op->events > 0)
         ignore_value(ferryEngineSubmit(op));
@@ -389,6 +403,36 @@ ferryEngineStart(virQEMUDriver *driver,
 
 
 /**
+ * ferryEnginePrepareStop:
+ *
+ * The driver is about to stop. Ends the waits of all threads that carry operations on, and
+ * gives these threads a few seconds to leave QEMU alone: when the stock driver has stopped
+ * the threads of its monitors, a command to QEMU gets no reply any more. No domain may be
+ * locked by this thread.
+ *
+ * Returns 0, or -1 when a thread is still at work.
+ */
+int
+ferryEnginePrepareStop(void)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
+    unsigned long long now;
+
+    ferryWaitStopAll(/* stop= */ true);
+
+    if (virTimeMillisNow(&now) < 0)
+        return -1;
+
+    while (engine.driven > 0) {
+        if (virCondWaitUntil(&engine.idle, &engine.lock, now + FERRY_STOP_MS) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/**
  * ferryEngineStop:
  *
  * The driver stops. Operations stay in the journals and in QEMU. No domain may be locked.
@@ -398,11 +442,14 @@ ferryEngineStop(void)
 {
     virThreadPool *workers = NULL;
 
+    if (ferryEnginePrepareStop() < 0) {
+        VIR_WARN("an operation hangs in QEMU or on storage and is left to the next driver");
+        return;
+    }
+
     VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
         workers = g_steal_pointer(&engine.workers);
     }
-
-    ferryWaitStopAll(/* stop= */ true);
 
     /* waits for the workers, which need the operations until they have ended */
     virThreadPoolFree(workers);

@@ -10,6 +10,7 @@
 #include "engine/op.h"
 
 int ferryEngineStart(virQEMUDriver *driver, const ferryOpClass *const *classes);
+int ferryEnginePrepareStop(void);
 void ferryEngineStop(void);
 void ferryEngineReconnected(virDomainObj *vm);
 void ferryEngineStopped(qemuDomainObjPrivate *priv);

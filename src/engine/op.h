@@ -107,6 +107,10 @@ struct _ferryOpClass {
     /* Another operation is deleting checkpoint @name of the domain. Domain locked, job
      * held. NULL: the operation does not refer to checkpoints. */
     void (*checkpointDeleted)(ferryOp *op, const char *name);
+
+    /* Returns true while the operation adds a checkpoint, or has chosen one that it will
+     * use: no other operation may add or delete one then. Domain locked. NULL: never. */
+    bool (*needsCheckpoints)(ferryOp *op);
 };
 
 struct _ferryOp {

@@ -445,6 +445,22 @@ ferryDomainAbortJob(virDomainPtr dom)
 }
 
 
+/* Returns false, with an error reported, if an operation is working on the domain's
+ * checkpoints and waits without the domain's job. */
+static bool
+ferryApiCheckpointsAreFree(virDomainPtr dom)
+{
+    virDomainObj *vm = qemuDomainObjFromDomain(dom);
+    bool result = vm &&
+        virDomainCheckpointCreateXMLEnsureACL(dom->conn, vm->def,
+                                              VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE) == 0 &&
+        ferryCheckpointCheckFree(vm) == 0;
+
+    virDomainObjEndAPI(&vm);
+    return result;
+}
+
+
 static virDomainCheckpointPtr
 ferryDomainCheckpointCreateXML(virDomainPtr dom,
                                const char *xml,
@@ -456,7 +472,8 @@ ferryDomainCheckpointCreateXML(virDomainPtr dom,
 
     /* REDEFINE changes definitions only, not the images */
     if (flags & VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
-        return stock.domainCheckpointCreateXML(dom, xml, flags);
+        return ferryApiCheckpointsAreFree(dom) ?
+               stock.domainCheckpointCreateXML(dom, xml, flags) : NULL;
 
     virCheckFlags(VIR_DOMAIN_CHECKPOINT_CREATE_QUIESCE, NULL);
 
@@ -507,11 +524,9 @@ ferryDomainCheckpointGetXMLDesc(virDomainCheckpointPtr checkpoint,
         return NULL;
 
     if (virDomainCheckpointGetXMLDescEnsureACL(checkpoint->domain->conn, vm->def, flags) == 0) {
-        virDomainCheckpointDef *def = ferryCheckpointFind(vm, checkpoint->name);
+        g_autoptr(virDomainCheckpointDef) def = ferryCheckpointFind(vm, checkpoint->name);
 
-        def = def ? virObjectRef(def) : NULL;
         xml = qemuCheckpointGetXMLDesc(vm, checkpoint, flags);
-        virObjectUnref(def);
     }
 
     virDomainObjEndAPI(&vm);

@@ -15,9 +15,11 @@
 #include "engine/engine.h"
 #include "engine/wait.h"
 #include "hook/api_migration.h"
+#include "hook/api_migration_args.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
 #include "ops/migration/incoming.h"
+#include "ops/migration/outgoing.h"
 #include "ops/migration/peer.h"
 #include "ops/migration/perform.h"
 #include "ops/migration/prepare.h"
@@ -347,6 +349,37 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
 }
 
 
+/* Sets the speed of the disks that Ferry migrates from @vm; @bandwidth: MiB/s. The stock
+ * driver has set that of the memory already, so an error must say what is so. */
+static int
+ferryApiSetDisksSpeed(virDomainObj *vm,
+                      unsigned long bandwidth)
+{
+    g_autofree char *why = NULL;
+    int rc = -1;
+
+    /* Only a storage migration lets in this job. A domain that is being saved, or whose
+     * memory goes into a snapshot, would make the call wait until it fails. */
+    if (!ferryMigrationFind(vm))
+        return 0;
+
+    if (virDomainObjBeginJob(vm, ferryMigrationClass.job) == 0) {
+        rc = virDomainObjIsActive(vm) ?
+             ferryMigrationSetSpeed(vm, (unsigned long long) bandwidth << 20) : 0;
+        ferryDomainEndJob(vm);
+    }
+
+    if (rc == 0)
+        return 0;
+
+    why = g_strdup(virGetLastErrorMessage());
+    virReportError(virGetLastErrorCode(),
+                   _("the speed of the memory of domain '%1$s' is set, but that of its disks is not; "
+                     "try again: %2$s"), vm->def->name, why);
+    return -1;
+}
+
+
 static int
 ferryDomainMigrateSetMaxSpeed(virDomainPtr dom,
                               unsigned long bandwidth,
@@ -359,10 +392,7 @@ ferryDomainMigrateSetMaxSpeed(virDomainPtr dom,
         !(vm = qemuDomainObjFromDomain(dom)))
         return rc;
 
-    if (virDomainObjIsActive(vm) && (rc = virDomainObjBeginJob(vm, ferryMigrationClass.job)) == 0) {
-        rc = ferryMigrationSetSpeed(vm, (unsigned long long) bandwidth << 20);
-        ferryDomainEndJob(vm);
-    }
+    rc = ferryApiSetDisksSpeed(vm, bandwidth);
 
     virDomainObjEndAPI(&vm);
     return rc;
@@ -405,4 +435,6 @@ ferryApiInstallMigration(virHypervisorDriver *table)
     table->domainMigrateFinish3Params = ferryDomainMigrateFinish3Params; /* 1.1.0 */
     table->domainMigrateConfirm3Params = ferryDomainMigrateConfirm3Params; /* 1.1.0 */
     table->domainMigrateSetMaxSpeed = ferryDomainMigrateSetMaxSpeed; /* 0.9.0 */
+
+    ferryApiInstallMigrationArgs(table);
 }

@@ -13,7 +13,6 @@
 #include "driver.h"
 #include "engine/engine.h"
 #include "engine/job.h"
-#include "engine/wait.h"
 #include "hook/api.h"
 #include "hook/version.h"
 #include "ops/backup/data.h"
@@ -72,7 +71,16 @@ FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsy
 #define FERRY_RECONNECT_MS (3 * 1000)
 
 static virStateDriver stockState;
-static qemuMonitorCallbacks stockCallbacks;
+
+/* The stock driver's table of monitor callbacks, and a copy with ours, which monitors get.
+ * Threads that reconnect to domains open monitors at the same time: the first one fills
+ * in both tables, and the tables are constant from then on. */
+static struct {
+    virMutex lock; /* protects @filled, and the tables until it is set */
+    bool filled;
+    qemuMonitorCallbacks stock;
+    qemuMonitorCallbacks ours;
+} callbacks = { .lock = VIR_MUTEX_INITIALIZER };
 
 
 /* The stock driver registers its API table. Replace entries before anyone calls them. */
@@ -90,7 +98,7 @@ __wrap_virRegisterConnectDriver(virConnectDriver *driver,
 static int
 ferryStateShutdownPrepare(void)
 {
-    ferryWaitStopAll(/* stop= */ true);
+    ignore_value(ferryEnginePrepareStop());
 
     return stockState.stateShutdownPrepare ? stockState.stateShutdownPrepare() : 0;
 }
@@ -179,7 +187,7 @@ ferryJobStatusChange(qemuMonitor *mon,
     virObjectUnlock(vm);
 
     if (!ours)
-        stockCallbacks.jobStatusChange(mon, vm, jobname, status);
+        callbacks.stock.jobStatusChange(mon, vm, jobname, status);
 }
 
 
@@ -191,7 +199,7 @@ ferryIOError(qemuMonitor *mon,
              int action,
              const char *reason)
 {
-    stockCallbacks.domainIOError(mon, vm, alias, node, action, reason);
+    callbacks.stock.domainIOError(mon, vm, alias, node, action, reason);
 
     virObjectLock(vm);
     ferryBackupIOError(vm);
@@ -204,7 +212,7 @@ ferryMigrationStatus(qemuMonitor *mon,
                      virDomainObj *vm,
                      int status)
 {
-    stockCallbacks.domainMigrationStatus(mon, vm, status);
+    callbacks.stock.domainMigrationStatus(mon, vm, status);
 
     virObjectLock(vm);
     ferryIncomingStatus(vm, status);
@@ -212,27 +220,38 @@ ferryMigrationStatus(qemuMonitor *mon,
 }
 
 
-/* Redirects three events: job states, because the stock driver does not know our jobs;
- * I/O errors, because a backup's scratch image may be full; and a migration's status,
- * because the finish phase can be prepared as soon as the memory has arrived. */
+/* Returns the table for a monitor for which the stock driver passes @cb. It redirects
+ * three events: job states, because the stock driver does not know our jobs; I/O errors,
+ * because a backup's scratch image may be full; and a migration's status, because the
+ * finish phase can be prepared as soon as the memory has arrived. */
+static qemuMonitorCallbacks *
+ferryCallbacks(qemuMonitorCallbacks *cb)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&callbacks.lock);
+
+    if (!callbacks.filled) {
+        callbacks.stock = *cb;
+        callbacks.ours = *cb;
+        callbacks.ours.jobStatusChange = ferryJobStatusChange;
+        callbacks.ours.domainIOError = ferryIOError;
+        callbacks.ours.domainMigrationStatus = ferryMigrationStatus;
+        callbacks.filled = true;
+    }
+
+    return &callbacks.ours;
+}
+
+
 qemuMonitor *
 __wrap_qemuMonitorOpen(virDomainObj *vm,
                        virDomainChrSourceDef *config,
                        GMainContext *context,
                        qemuMonitorCallbacks *cb)
 {
-    /* All domains share one static table, so it is patched once. The capabilities
-     * probe passes another one, without events: leave that alone. */
-    if (cb->jobStatusChange && cb->jobStatusChange != ferryJobStatusChange) {
-        stockCallbacks.jobStatusChange = cb->jobStatusChange;
-        cb->jobStatusChange = ferryJobStatusChange;
-        stockCallbacks.domainIOError = cb->domainIOError;
-        cb->domainIOError = ferryIOError;
-        stockCallbacks.domainMigrationStatus = cb->domainMigrationStatus;
-        cb->domainMigrationStatus = ferryMigrationStatus;
-    }
-
-    return __real_qemuMonitorOpen(vm, config, context, cb);
+    /* All domains share one table of the stock driver, which never changes. The
+     * capabilities probe passes another one, without events: leave that alone. */
+    return __real_qemuMonitorOpen(vm, config, context,
+                                  cb->jobStatusChange ? ferryCallbacks(cb) : cb);
 }
 
 

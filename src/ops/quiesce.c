@@ -5,9 +5,14 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * One step freezes the guest, the next one is the operation's transaction, the third one
- * thaws the guest. A frozen guest is always thawed: if this driver dies, the next driver
- * does so when the journal has reached the freeze but not the step after the thaw.
- * Thawing a guest that is not frozen does no harm.
+ * thaws the guest. A guest that the operation froze is always thawed: if this driver dies,
+ * the next driver does so. A guest that another client froze is never thawed: the freeze
+ * step first asks the agent, refuses a guest that is frozen already, and writes to the
+ * journal that it is about to freeze the guest just before it does so.
+ *
+ * An agent may take its time, so the operation gives up the domain's job while it waits for
+ * the agent (ferryQuiesceBegin). Other threads may then change the domain. The operation's
+ * asynchronous job keeps out those that would move or save the guest while it is frozen.
  *
  * An agent that did not answer in time may still freeze the guest after the operation has
  * ended. So a separate operation (ferryThawClass) goes on trying to thaw the guest.
@@ -36,6 +41,9 @@ VIR_LOG_INIT("ferry.quiesce");
 #define FERRY_QUIESCE_RETRY_MS 2000
 #define FERRY_QUIESCE_RETRIES 150
 
+/* Asks the agent whether the guest is frozen: libvirt has no function for that. */
+#define FERRY_QUIESCE_STATUS "{\"execute\":\"guest-fsfreeze-status\"}"
+
 
 /**
  * ferryQuiesceCheck:
@@ -54,100 +62,226 @@ ferryQuiesceCheck(virDomainObj *vm,
 }
 
 
+/* Journals of older versions may have more seconds than clients may ask for now. */
 static unsigned int
 ferryQuiesceTimeout(ferryQuiesce *quiesce)
 {
-    return quiesce->timeout ? quiesce->timeout : FERRY_QUIESCE_SECONDS;
+    unsigned int timeout = quiesce->timeout ? quiesce->timeout : FERRY_QUIESCE_SECONDS;
+
+    return MIN(timeout, FERRY_QUIESCE_SECONDS_MAX);
 }
 
 
-/* Sets how many seconds agent calls wait; returns the old value (default: for ever). */
-static int
+/* Sets how many seconds calls of the agent wait. To be called before each call: the agent
+ * may have connected again since the call before. */
+static void
 ferryQuiesceLimit(virDomainObj *vm,
                   int timeout)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
-    int old = priv->agentTimeout;
 
     if (priv->agent) {
         virObjectLock(priv->agent);
         qemuAgentSetResponseTimeout(priv->agent, timeout);
         virObjectUnlock(priv->agent);
     }
-
-    return old;
 }
 
 
-/* Freezes or thaws the guest. Domain locked; the lock is released meanwhile. Takes the
- * agent's job. Returns 0, or -1 with an error reported. */
+/* Gives up the domain's job and takes the agent's, for calls of the agent. Domain locked;
+ * the lock is released meanwhile, as it is by each call: check ferryOpIsLost() after all of
+ * these. Returns 0, or -1 with an error reported. Call ferryQuiesceEnd() in either case. */
 static int
-ferryQuiesceAgent(virDomainObj *vm,
-                  ferryQuiesce *quiesce,
-                  bool freeze)
+ferryQuiesceBegin(ferryOp *op)
 {
-    int timeout;
+    ferryOpYield(op);
+
+    return virDomainObjBeginAgentJob(op->vm, VIR_AGENT_JOB_MODIFY);
+}
+
+
+/* Ends what ferryQuiesceBegin() began; @begun is its result. Calls of the agent by others
+ * wait as long as the client wants again, by default for ever. Keeps the last error. */
+static void
+ferryQuiesceEnd(ferryOp *op,
+                int begun)
+{
+    virErrorPtr err = NULL;
+
+    if (begun == 0) {
+        ferryQuiesceLimit(op->vm, QEMU_DOMAIN_PRIVATE(op->vm)->agentTimeout);
+        virDomainObjEndAgentJob(op->vm);
+    }
+
+    virErrorPreserveLast(&err);
+    ignore_value(ferryOpResume(op));
+    virErrorRestore(&err);
+}
+
+
+/* Asks the agent whether the guest is frozen. Returns 1: yes, 0: no; -1 with an error
+ * reported; -2 if the agent does not know. Domain locked, agent's job held. */
+static int
+ferryQuiesceIsFrozen(virDomainObj *vm,
+                     int timeout)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(virJSONValue) reply = NULL;
+    const char *status = NULL;
+    qemuAgent *agent;
     int rc;
 
-    if (virDomainObjBeginAgentJob(vm, VIR_AGENT_JOB_MODIFY) < 0)
+    if (!qemuDomainAgentAvailable(vm, /* reportError= */ true))
         return -1;
 
-    timeout = ferryQuiesceLimit(vm, ferryQuiesceTimeout(quiesce));
-    rc = freeze ? qemuSnapshotFSFreeze(vm, /* mountpoints= */ NULL, /* nmountpoints= */ 0)
-                : qemuSnapshotFSThaw(vm, /* report= */ true);
     ferryQuiesceLimit(vm, timeout);
+    agent = qemuDomainObjEnterAgent(vm);
+    rc = qemuAgentArbitraryCommand(agent, FERRY_QUIESCE_STATUS, &text, timeout);
+    qemuDomainObjExitAgent(vm, agent);
 
-    virDomainObjEndAgentJob(vm);
-    return rc < 0 ? -1 : 0;
+    if (rc < 0 && virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE)
+        return -1;
+
+    if (rc == 0 && (reply = virJSONValueFromString(text)))
+        status = virJSONValueObjectGetString(reply, "return");
+
+    /* an administrator may have forbidden the question */
+    if (!status) {
+        virResetLastError();
+        return -2;
+    }
+
+    return STREQ(status, "frozen");
 }
 
 
-/**
- * ferryQuiesceFreeze:
- *
- * Step: freezes the guest, if the client wants that. Even when it fails, the agent may
- * still freeze the guest later, so quiesce->frozen is set before the call.
- */
-int
-ferryQuiesceFreeze(ferryOp *op,
-                   ferryQuiesce *quiesce)
+/* Freezes the guest, unless it is frozen already. Domain locked, agent's job held. Sets
+ * quiesce->frozen if the guest may be frozen by this. Returns 0, or -1 with an error
+ * reported. */
+static int
+ferryQuiesceTryFreeze(ferryOp *op,
+                      ferryQuiesce *quiesce)
 {
-    if (!quiesce->wanted)
-        return 0;
+    virDomainObj *vm = op->vm;
+    unsigned int timeout = ferryQuiesceTimeout(quiesce);
+    int frozen = ferryQuiesceIsFrozen(vm, timeout);
+    int rc;
 
-    quiesce->frozen = true;
-    if (ferryQuiesceAgent(op->vm, quiesce, /* freeze= */ true) == 0)
-        return 0;
+    if (frozen == -1)
+        return -1;
 
-    if (virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE) {
-        quiesce->mute = true;
-        virReportError(VIR_ERR_AGENT_UNRESPONSIVE,
-                       _("guest of domain '%1$s' was not frozen within %2$u seconds; look at its agent, "
-                         "or go without <quiesce/>"),
-                       op->vm->def->name, ferryQuiesceTimeout(quiesce));
+    /* the domain may have been started again meanwhile: leave that guest alone */
+    if (ferryOpIsLost(op)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain '%1$s' stopped before its guest was frozen"), vm->def->name);
+        return -1;
     }
+
+    if (frozen == 1) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("guest of domain '%1$s' is frozen already, by another client: thaw it first "
+                         "(virsh domfsthaw), or go without <quiesce/>"), vm->def->name);
+        return -1;
+    }
+
+    /* else a driver that dies now could not tell whose the frozen guest is */
+    quiesce->frozen = true;
+    if (ferryJournalWrite(vm, /* durable= */ false) < 0) {
+        quiesce->frozen = false;
+        return -1;
+    }
+
+    ferryQuiesceLimit(vm, timeout);
+    rc = qemuSnapshotFSFreeze(vm, /* mountpoints= */ NULL, /* nmountpoints= */ 0);
+
+    if (rc >= 0)
+        return 0;
+
+    if (virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE)
+        quiesce->mute = true;
+    else if (frozen == -2)
+        quiesce->frozen = false; /* the agent refuses, perhaps because of another client */
 
     return -1;
 }
 
 
 /**
+ * ferryQuiesceFreeze:
+ *
+ * Step: freezes the guest, if the client wants that. Even when the step fails, the agent
+ * may still freeze the guest later: quiesce->frozen says so.
+ */
+int
+ferryQuiesceFreeze(ferryOp *op,
+                   ferryQuiesce *quiesce)
+{
+    int begun;
+    int rc = -1;
+
+    if (!quiesce->wanted)
+        return 0;
+
+    if ((begun = ferryQuiesceBegin(op)) == 0 && !ferryOpIsLost(op))
+        rc = ferryQuiesceTryFreeze(op, quiesce);
+    ferryQuiesceEnd(op, begun);
+
+    if (ferryOpIsLost(op)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain '%1$s' stopped while its guest was being frozen"), op->vm->def->name);
+        return -1;
+    }
+
+    if (rc < 0 && virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE)
+        virReportError(VIR_ERR_AGENT_UNRESPONSIVE,
+                       _("guest of domain '%1$s' was not frozen within %2$u seconds; look at its agent, "
+                         "or go without <quiesce/>"),
+                       op->vm->def->name, ferryQuiesceTimeout(quiesce));
+
+    return rc;
+}
+
+
+/* Thaws the guest. Domain locked; the lock is released meanwhile, and the agent's job taken.
+ * Returns 0, or -1 with an error reported. */
+static int
+ferryQuiesceTryThaw(ferryOp *op,
+                    ferryQuiesce *quiesce)
+{
+    virDomainObj *vm = op->vm;
+    int begun = ferryQuiesceBegin(op);
+    int rc = -1;
+
+    if (begun == 0 && !ferryOpIsLost(op)) {
+        ferryQuiesceLimit(vm, ferryQuiesceTimeout(quiesce));
+        rc = qemuSnapshotFSThaw(vm, /* report= */ true);
+    }
+    ferryQuiesceEnd(op, begun);
+
+    if (ferryOpIsLost(op)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain '%1$s' stopped while its guest was being thawed"), vm->def->name);
+        return -1;
+    }
+
+    if (rc < 0)
+        return -1;
+
+    quiesce->frozen = false;
+    return 0;
+}
+
+
+/**
  * ferryQuiesceThaw:
  *
- * Step: thaws the guest, if the client wanted it frozen.
+ * Step: thaws the guest, if the freeze step froze it.
  */
 int
 ferryQuiesceThaw(ferryOp *op,
                  ferryQuiesce *quiesce)
 {
-    if (!quiesce->wanted)
-        return 0;
-
-    if (ferryQuiesceAgent(op->vm, quiesce, /* freeze= */ false) < 0)
-        return -1;
-
-    quiesce->frozen = false;
-    return 0;
+    return quiesce->frozen ? ferryQuiesceTryThaw(op, quiesce) : 0;
 }
 
 
@@ -169,15 +303,8 @@ ferryThawTry(ferryOp *op)
 {
     size_t i;
 
-    for (i = 0; i < FERRY_QUIESCE_RETRIES && !op->over; i++) {
-        bool thawed;
-
-        /* the agent may be slow, and other threads need the domain's job */
-        ferryOpYield(op);
-        thawed = virDomainObjIsActive(op->vm) &&
-                 qemuDomainAgentAvailable(op->vm, /* reportError= */ false) &&
-                 ferryQuiesceAgent(op->vm, op->data, /* freeze= */ false) == 0;
-        if (ferryOpResume(op) < 0 || thawed)
+    for (i = 0; i < FERRY_QUIESCE_RETRIES && !ferryOpIsLost(op); i++) {
+        if (ferryQuiesceTryThaw(op, op->data) == 0 || ferryOpIsLost(op))
             break;
 
         virResetLastError();
@@ -247,7 +374,7 @@ ferryQuiesceThawAlways(ferryOp *op,
     if (!quiesce->frozen)
         return;
 
-    for (waited = 0; !priv->agent && !op->over && waited < FERRY_QUIESCE_AGENT_MS; waited += 1000) {
+    for (waited = 0; !priv->agent && !ferryOpIsLost(op) && waited < FERRY_QUIESCE_AGENT_MS; waited += 1000) {
         if (ferryOpSleep(op, 1000) < 0)
             break;
     }
@@ -256,7 +383,7 @@ ferryQuiesceThawAlways(ferryOp *op,
         return;
 
     /* the agent has just failed to answer: do not let the client wait for it again */
-    if (quiesce->mute || ferryQuiesceAgent(op->vm, quiesce, /* freeze= */ false) < 0)
+    if ((quiesce->mute || ferryQuiesceTryThaw(op, quiesce) < 0) && !ferryOpIsLost(op))
         ferryQuiesceThawLater(op->vm);
 
     quiesce->frozen = false;
@@ -269,7 +396,8 @@ ferryQuiesceFormat(virBuffer *buf,
                    const ferryQuiesce *quiesce)
 {
     if (quiesce->wanted)
-        virBufferAsprintf(buf, "<quiesce timeout='%u'/>\n", quiesce->timeout);
+        virBufferAsprintf(buf, "<quiesce timeout='%u' frozen='%s'/>\n", quiesce->timeout,
+                          quiesce->frozen ? "yes" : "no");
 }
 
 
@@ -278,10 +406,34 @@ ferryQuiesceParse(xmlXPathContextPtr ctxt,
                   ferryQuiesce *quiesce)
 {
     xmlNodePtr node = virXPathNode("./quiesce", ctxt);
+    virTristateBool frozen;
 
     if (!node)
         return 0;
 
     quiesce->wanted = true;
-    return virXMLPropUInt(node, "timeout", 10, VIR_XML_PROP_REQUIRED, &quiesce->timeout);
+    if (virXMLPropUInt(node, "timeout", 10, VIR_XML_PROP_REQUIRED, &quiesce->timeout) < 0 ||
+        virXMLPropTristateBool(node, "frozen", VIR_XML_PROP_NONE, &frozen) < 0)
+        return -1;
+
+    quiesce->frozen = frozen == VIR_TRISTATE_BOOL_YES;
+    quiesce->guess = frozen == VIR_TRISTATE_BOOL_ABSENT;
+    return 0;
+}
+
+
+/**
+ * ferryQuiesceRecover:
+ * @frozen: the plan has reached the freeze step, but not the one after the thaw
+ *
+ * The driver was restarted. A journal of version 0.1.0 or earlier does not say whether the
+ * operation froze the guest: then @frozen decides.
+ */
+void
+ferryQuiesceRecover(ferryQuiesce *quiesce,
+                    bool frozen)
+{
+    if (quiesce->guess)
+        quiesce->frozen = frozen;
+    quiesce->guess = false;
 }

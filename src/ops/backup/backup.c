@@ -39,6 +39,7 @@ const ferryOpClass ferryBackupClass = {
     .stopped = ferryBackupStopped,
     .blockJob = &ferryBackupBlockJob,
     .checkpointDeleted = ferryBackupForgetCheckpoint,
+    .needsCheckpoints = ferryBackupNeedsCheckpoints,
 };
 
 

@@ -439,7 +439,7 @@ ferryBackupUnstart(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     virDomainObj *vm = op->vm;
-    virDomainCheckpointDef *chkdef = backup->chkdef;
+    g_autoptr(virDomainCheckpointDef) chkdef = NULL;
 
     if (!backup->started)
         return;
@@ -457,7 +457,11 @@ ferryBackupUnstart(ferryOp *op)
                  vm->def->name, virGetLastErrorMessage());
     virResetLastError();
 
-    if (!chkdef && backup->checkpoint)
+    /* Not before the waits above: they give up the domain's job, and another client may
+     * delete the checkpoint meanwhile. The backup then forgets its checkpoint. */
+    if (backup->chkdef)
+        chkdef = virObjectRef(backup->chkdef);
+    else if (backup->checkpoint)
         chkdef = ferryCheckpointFind(vm, backup->checkpoint);
     if (chkdef && backup->result != FERRY_BACKUP_RESULT_COMPLETED)
         ferryCheckpointDropBitmaps(vm, chkdef);

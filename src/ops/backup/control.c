@@ -10,6 +10,7 @@
 #include "engine/engine.h"
 #include "engine/job.h"
 #include "engine/journal.h"
+#include "ops/backup/begin.h"
 #include "ops/backup/control.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
@@ -37,6 +38,17 @@ ferryBackupForgetCheckpoint(ferryOp *op,
 
     g_clear_pointer(&backup->checkpoint, g_free);
     g_clear_pointer(&backup->chkdef, virObjectUnref);
+}
+
+
+/* Returns true until the backup has begun, if it makes a checkpoint or is incremental. */
+bool
+ferryBackupNeedsCheckpoints(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    return backup->result == FERRY_BACKUP_RESULT_NONE &&
+           !ferryPlanDone(op, &ferryBackupBeginPlan) && ferryBackupRefersToCheckpoint(backup);
 }
 
 

@@ -14,4 +14,5 @@ extern const ferryBlockJobHandler ferryBackupBlockJob;
 
 int ferryBackupAbort(ferryOp *op, bool async);
 char *ferryBackupGetXML(ferryOp *op);
+bool ferryBackupNeedsCheckpoints(ferryOp *op);
 void ferryBackupForgetCheckpoint(ferryOp *op, const char *name);

@@ -85,3 +85,18 @@ ferryBackupDomainDisk(ferryOp *op,
 {
     return virDomainDiskByTarget(op->vm->def, disk->def->name);
 }
+
+
+/* Returns true if the backup makes a checkpoint or is incremental. */
+bool
+ferryBackupRefersToCheckpoint(ferryBackup *backup)
+{
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (backup->disks[i].def->incremental)
+            return true;
+    }
+
+    return backup->checkpoint;
+}

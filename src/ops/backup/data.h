@@ -78,5 +78,6 @@ void ferryBackupFree(void *data);
 FERRY_OP_DATA(ferryBackup, ferryBackupOf, ferryBackupFree);
 ferryOp *ferryBackupFind(virDomainObj *vm);
 void ferryBackupListDisks(ferryBackup *backup);
+bool ferryBackupRefersToCheckpoint(ferryBackup *backup);
 bool ferryBackupIsPull(ferryBackup *backup);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op, ferryBackupDisk *disk);

@@ -43,9 +43,9 @@ ferryBackupRecover(ferryOp *op)
     backup->started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
     backup->serving = ferryBackupIsPull(backup) &&
                       ferryPlanReached(op, &ferryBackupBeginPlan, "server");
-    backup->extras.quiesce.frozen = backup->extras.quiesce.wanted &&
-                                    ferryPlanReached(op, &ferryBackupBeginPlan, "freeze") &&
-                                    !ferryPlanReached(op, &ferryBackupBeginPlan, "adopt");
+    ferryQuiesceRecover(&backup->extras.quiesce,
+                        ferryPlanReached(op, &ferryBackupBeginPlan, "freeze") &&
+                        !ferryPlanReached(op, &ferryBackupBeginPlan, "adopt"));
 
     ferryBackupPublish(op);
 

@@ -149,7 +149,7 @@ ferryBackupCheckIncremental(virDomainObj *vm,
     GHashTable *nodes;
     virDomainBackupDiskDef *def = disk->def;
     virDomainDiskDef *domdisk = virDomainDiskByTarget(vm->def, def->name);
-    virDomainCheckpointDef *from;
+    g_autoptr(virDomainCheckpointDef) from = NULL;
 
     if (!def->incremental)
         return 0;
@@ -295,7 +295,8 @@ ferryBackupPrepare(virDomainObj *vm,
     if (virDomainBackupAlignDisks(def, vm->def, suffix) < 0 ||
         ferryBackupCheckServer(vm, def) < 0 ||
         ferryBackupCheckExtras(vm, def, &backup->extras) < 0 ||
-        ferryBackupCheckDisks(vm, backup) < 0)
+        ferryBackupCheckDisks(vm, backup) < 0 ||
+        (ferryBackupRefersToCheckpoint(backup) && ferryCheckpointCheckFree(vm) < 0))
         goto error;
 
     return backup;

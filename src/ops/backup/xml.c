@@ -52,7 +52,7 @@ ferryBackupParseQuiesce(xmlNodePtr node,
     g_autofree char *timeout = virXMLPropString(node, "timeout");
     unsigned long long seconds = 0;
 
-    if (timeout && ferryBackupParseNumber(node, timeout, 3600, &seconds) < 0)
+    if (timeout && ferryBackupParseNumber(node, timeout, FERRY_QUIESCE_SECONDS_MAX, &seconds) < 0)
         return -1;
 
     extras->quiesce.wanted = true;

@@ -54,14 +54,10 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
         if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
             continue;
 
-        /* the disk may have been unplugged while an earlier step waited */
-        if (!disk) {
-            virReportError(VIR_ERR_OPERATION_INVALID,
-                           _("disk '%1$s' of domain '%2$s' was removed while checkpoint '%3$s' "
-                             "was being created; try again"),
-                           chkdisk->name, vm->def->name, def->parent.name);
+        /* an earlier step waited without the domain's job: the disk may have been unplugged
+         * or may have another image now */
+        if (ferryCheckpointCheckDisk(vm, def, chkdisk) < 0)
             return -1;
-        }
 
         node = disk->src->nodeformat;
         old = qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap);
@@ -88,7 +84,8 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
  * ferryCheckpointDropBitmaps:
  *
  * Undoes the transaction of ferryCheckpointAddBitmaps(): removes those bitmaps of @def
- * that exist. Domain locked, job held. Reports no error.
+ * that exist. Domain locked, job held; the caller has a reference to @def. Reports no
+ * error.
  */
 void
 ferryCheckpointDropBitmaps(virDomainObj *vm,
@@ -129,10 +126,11 @@ ferryCheckpointDropOffline(virDomainObj *vm,
                            const char *name,
                            bool chain)
 {
+    g_autoptr(virDomainCheckpointDef) found = NULL;
     size_t i;
 
     if (!def)
-        def = ferryCheckpointFind(vm, name);
+        def = found = ferryCheckpointFind(vm, name);
 
     for (i = 0; def && i < def->ndisks; i++) {
         virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, def->disks[i].name);

@@ -16,6 +16,7 @@
 #include "ops/checkpoint/data.h"
 #include "ops/checkpoint/delete.h"
 #include "ops/checkpoint/metadata.h"
+#include "qemu/qemu_domainjob.h"
 #include "virdomaincheckpointobjlist.h"
 #include "virerror.h"
 #include "virxml.h"
@@ -23,6 +24,10 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 #define FERRY_CHECKPOINT_NAME "checkpoint"
+
+/* The domain jobs that may run while a checkpoint is created with the guest frozen. */
+#define FERRY_CHECKPOINT_JOB_MASK \
+    (JOB_MASK(VIR_JOB_QUERY) | JOB_MASK(VIR_JOB_DESTROY) | JOB_MASK(VIR_JOB_MODIFY))
 
 
 static int
@@ -111,9 +116,9 @@ ferryCheckpointRecover(ferryOp *op)
     ferryCheckpoint *data = ferryCheckpointOf(op);
 
     data->started = ferryPlanReached(op, &ferryCheckpointCreatePlan, "start");
-    data->quiesce.frozen = data->quiesce.wanted &&
-                           ferryPlanReached(op, &ferryCheckpointCreatePlan, "freeze") &&
-                           !ferryPlanReached(op, &ferryCheckpointCreatePlan, "adopt");
+    ferryQuiesceRecover(&data->quiesce,
+                        ferryPlanReached(op, &ferryCheckpointCreatePlan, "freeze") &&
+                        !ferryPlanReached(op, &ferryCheckpointCreatePlan, "adopt"));
 
     ignore_value(ferryEngineSubmit(op));
 }
@@ -142,6 +147,14 @@ ferryCheckpointStopped(ferryOp *op)
 }
 
 
+/* A delete that could not finish does not count: nobody waits for it. */
+static bool
+ferryCheckpointNeedsCheckpoints(ferryOp *op)
+{
+    return op->driven || !ferryPlanPastReturn(op, &ferryCheckpointDeletePlan);
+}
+
+
 const ferryOpClass ferryCheckpointClass = {
     .name = "checkpoint",
     .job = VIR_JOB_MODIFY,
@@ -152,6 +165,7 @@ const ferryOpClass ferryCheckpointClass = {
     .jobChanged = ferryCheckpointJobChanged,
     .recover = ferryCheckpointRecover,
     .stopped = ferryCheckpointStopped,
+    .needsCheckpoints = ferryCheckpointNeedsCheckpoints,
 };
 
 
@@ -159,10 +173,16 @@ const ferryOpClass ferryCheckpointClass = {
 static int
 ferryCheckpointRun(virDomainObj *vm,
                    ferryCheckpoint *data,
-                   const ferryPlan *plan)
+                   const ferryPlan *plan,
+                   bool holdJob)
 {
     g_autoptr(ferryOp) op = NULL;
     int rc;
+
+    if (ferryCheckpointCheckFree(vm) < 0) {
+        ferryCheckpointFree(data);
+        return -1;
+    }
 
     if (ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
@@ -175,7 +195,9 @@ ferryCheckpointRun(virDomainObj *vm,
     op = ferryOpNew(vm, &ferryCheckpointClass, FERRY_CHECKPOINT_NAME, data);
 
     ferryOpDrive(op);
+    op->holdJob = holdJob;
     rc = ferryPlanRun(op, plan);
+    op->holdJob = false;
     if (!op->over && (rc == 0 || *ferryPlanProgress(op, plan) == 0))
         ferryOpEnd(op);
     ferryOpRelease(op);
@@ -185,6 +207,36 @@ ferryCheckpointRun(virDomainObj *vm,
         ignore_value(ferryEngineSubmit(op));
 
     return rc;
+}
+
+
+/* Begins the job in which a checkpoint is created. While the guest may be frozen, the plan
+ * gives up the modify job. The asynchronous job then keeps out everything that would move
+ * or save a frozen guest; *async says whether there is one. If not, because of a backup
+ * that may end at any time, the plan must hold the modify job all the time. */
+static int
+ferryCheckpointBeginJob(virDomainObj *vm,
+                        bool quiesce,
+                        bool *async)
+{
+    *async = quiesce && vm->job->asyncJob != VIR_ASYNC_JOB_BACKUP;
+
+    if (*async) {
+        if (virDomainObjBeginAsyncJob(vm, VIR_ASYNC_JOB_SNAPSHOT,
+                                      VIR_DOMAIN_JOB_OPERATION_SNAPSHOT, /* apiFlags= */ 0) < 0)
+            return -1;
+
+        qemuDomainObjSetAsyncJobMask(vm, FERRY_CHECKPOINT_JOB_MASK);
+        qemuDomainJobSetStatsType(vm->job->current, QEMU_DOMAIN_JOB_STATS_TYPE_SAVEDUMP);
+        qemuDomainObjReleaseAsyncJob(vm);
+    }
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) == 0)
+        return 0;
+
+    if (*async)
+        virDomainObjEndAsyncJob(vm);
+    return -1;
 }
 
 
@@ -204,11 +256,12 @@ ferryCheckpointCreate(virDomainObj *vm,
 {
     qemuDomainObjPrivate *priv = vm->privateData;
     ferryCheckpoint *data = ferryCheckpointNew();
+    bool async;
     int rc = -1;
 
     data->quiesce.wanted = quiesce;
 
-    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+    if (ferryCheckpointBeginJob(vm, quiesce, &async) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }
@@ -223,10 +276,13 @@ ferryCheckpointCreate(virDomainObj *vm,
                ferryQuiesceCheck(vm, &data->quiesce) == 0) {
         *name = g_strdup(data->def->parent.name);
         g_ptr_array_add(data->names, g_strdup(*name));
-        rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointCreatePlan);
+        rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointCreatePlan,
+                                /* holdJob= */ !async);
     }
 
     ferryDomainEndJob(vm);
+    if (async)
+        virDomainObjEndAsyncJob(vm);
 
     if (data)
         ferryCheckpointFree(data);
@@ -314,7 +370,8 @@ ferryCheckpointDelete(virDomainObj *vm,
 
     if (ferryCheckpointSelect(vm, name, flags, data) == 0) {
         if (data->names->len > 0)
-            rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointDeletePlan);
+            rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointDeletePlan,
+                                    /* holdJob= */ false);
         else
             rc = 0; /* no children */
     }

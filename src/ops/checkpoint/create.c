@@ -78,9 +78,11 @@ static void
 ferryCheckpointUnstart(ferryOp *op)
 {
     ferryCheckpoint *data = ferryCheckpointOf(op);
-    virDomainCheckpointDef *def = data->def;
+    g_autoptr(virDomainCheckpointDef) def = NULL;
 
-    if (!def)
+    if (data->def)
+        def = virObjectRef(data->def);
+    else
         def = ferryCheckpointFind(op->vm, g_ptr_array_index(data->names, 0));
 
     if (def && data->started)

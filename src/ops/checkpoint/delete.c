@@ -74,8 +74,8 @@ ferryCheckpointForEachBitmap(ferryOp *op,
         return -1;
 
     for (i = 0; i < data->names->len; i++) {
-        virDomainCheckpointDef *def = ferryCheckpointFind(op->vm,
-                                                          g_ptr_array_index(data->names, i));
+        const char *name = g_ptr_array_index(data->names, i);
+        g_autoptr(virDomainCheckpointDef) def = ferryCheckpointFind(op->vm, name);
 
         if (def && ferryCheckpointForEachImage(op, def, nodes, func, opaque) < 0)
             return -1;
@@ -111,7 +111,7 @@ ferryCheckpointOpenImage(ferryOp *op,
         ferryCheckpointIsCommitBase(disk, src))
         return 0;
 
-    g_hash_table_add(data->writable, src);
+    g_hash_table_add(data->writable, virObjectRef(src));
 
     if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, /* readonly= */ false,
                                            /* newSource= */ false, /* chainTop= */ false) < 0)
@@ -129,7 +129,8 @@ ferryCheckpointOpen(ferryOp *op)
     if (data->metadataOnly)
         return 0;
 
-    data->writable = g_hash_table_new(NULL, NULL);
+    /* references: no image that is added to a chain later can get the address of these */
+    data->writable = g_hash_table_new_full(NULL, NULL, virObjectUnref, NULL);
     return ferryCheckpointForEachBitmap(op, ferryCheckpointOpenImage, /* opaque= */ NULL);
 }
 

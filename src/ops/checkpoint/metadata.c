@@ -9,6 +9,7 @@
 
 #include <unistd.h>
 
+#include "engine/op.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_checkpoint.h"
 #include "virdomaincheckpointobjlist.h"
@@ -23,7 +24,9 @@ VIR_LOG_INIT("ferry.checkpoint");
 /**
  * ferryCheckpointFind:
  *
- * Returns the definition of checkpoint @name of @vm, borrowed, or NULL. @vm is locked.
+ * Returns the definition of checkpoint @name of @vm, or NULL. The caller unrefs it: as
+ * soon as the domain's lock is released, another thread may delete the checkpoint. @vm is
+ * locked.
  */
 virDomainCheckpointDef *
 ferryCheckpointFind(virDomainObj *vm,
@@ -31,11 +34,46 @@ ferryCheckpointFind(virDomainObj *vm,
 {
     virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
 
-    return chk ? virDomainCheckpointObjGetDef(chk) : NULL;
+    return chk ? virObjectRef(virDomainCheckpointObjGetDef(chk)) : NULL;
 }
 
 
-static int
+/**
+ * ferryCheckpointCheckFree:
+ * @vm: domain, locked, job held
+ *
+ * Returns 0 if checkpoints of @vm may be added and deleted, or -1 with an error reported:
+ * an operation that adds or uses one waits without the domain's job, for the guest's agent
+ * for example.
+ */
+int
+ferryCheckpointCheckFree(virDomainObj *vm)
+{
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (op->klass->needsCheckpoints && op->klass->needsCheckpoints(op)) {
+            virReportError(VIR_ERR_OPERATION_INVALID,
+                           _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
+                             "try again when it has begun or ended"), op->name, vm->def->name);
+            return -1;
+        }
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryCheckpointCheckDisk:
+ *
+ * Returns 0 if the disk of @chkdisk, which is one of @def, is there and can have a bitmap,
+ * or -1 with an error reported.
+ */
+int
 ferryCheckpointCheckDisk(virDomainObj *vm,
                          virDomainCheckpointDef *def,
                          virDomainCheckpointDiskDef *chkdisk)
@@ -44,6 +82,14 @@ ferryCheckpointCheckDisk(virDomainObj *vm,
 
     if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
         return 0;
+
+    if (!disk) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("disk '%1$s' of domain '%2$s' was removed while checkpoint '%3$s' "
+                         "was being created; try again"),
+                       chkdisk->name, vm->def->name, def->parent.name);
+        return -1;
+    }
 
     if (STRNEQ(chkdisk->bitmap, def->parent.name)) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
@@ -148,7 +194,7 @@ ferryCheckpointAdopt(virDomainObj *vm,
 {
     virDomainMomentObj *chk;
 
-    if (ferryCheckpointFind(vm, def->parent.name))
+    if (virDomainCheckpointFindByName(vm->checkpoints, def->parent.name))
         return 0;
 
     if (!(chk = virDomainCheckpointAssignDef(vm->checkpoints, def)))

@@ -12,6 +12,10 @@
 
 virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm, const char *name);
 virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm, const char *xml);
+int ferryCheckpointCheckFree(virDomainObj *vm);
+int ferryCheckpointCheckDisk(virDomainObj *vm,
+                             virDomainCheckpointDef *def,
+                             virDomainCheckpointDiskDef *chkdisk);
 int ferryCheckpointSave(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointAdopt(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointRemoveAll(virDomainObj *vm, GPtrArray *names);

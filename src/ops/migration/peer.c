@@ -31,6 +31,16 @@ VIR_LOG_INIT("ferry.migration");
 /* Connection to the destination's driver while this thread runs the phases; else NULL. */
 static __thread virConnectPtr peer;
 
+/* What the connection may need to log in. There is no callback, because a daemon has
+ * nobody to ask: libvirt takes these credentials from the daemon's auth.conf, and refuses
+ * to connect when a credential is not there. */
+static int credentials[] = { VIR_CRED_AUTHNAME, VIR_CRED_PASSPHRASE };
+
+static virConnectAuth auth = {
+    .credtype = credentials,
+    .ncredtype = G_N_ELEMENTS(credentials),
+};
+
 
 /* Tells the operation that the connection is closed. Domain locked; does not wait. */
 static void
@@ -89,6 +99,24 @@ ferryMigrationPeerWatch(virDomainObj *vm,
 }
 
 
+/* Reports why there is no connection. The code stays libvirt's, as clients expect. */
+static void
+ferryMigrationPeerReport(virDomainPtr dom,
+                         const char *uri)
+{
+    int code = virGetLastErrorCode();
+
+    if (code == VIR_ERR_AUTH_FAILED)
+        virReportError(code,
+                       _("the destination '%1$s' of domain '%2$s' does not let this host in: %3$s; put a "
+                         "name and a password for it into this host's auth.conf"),
+                       uri, dom->name, virGetLastErrorMessage());
+    else
+        virReportError(code, _("Failed to connect to remote libvirt URI %1$s: %2$s"),
+                       uri, virGetLastErrorMessage());
+}
+
+
 /**
  * ferryMigrationPeer:
  * @vm: domain of @dom, referenced, not locked
@@ -105,14 +133,12 @@ ferryMigrationPeer(virDomainPtr dom,
                    int nparams,
                    unsigned int flags)
 {
-    g_autoptr(virConnect) dconn = virConnectOpen(uri);
+    g_autoptr(virConnect) dconn = virConnectOpenAuth(uri, &auth, /* flags= */ 0);
     virDomainPtr ddom;
     virErrorPtr err = NULL;
 
     if (!dconn) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("Failed to connect to remote libvirt URI %1$s: %2$s"),
-                       uri, virGetLastErrorMessage());
+        ferryMigrationPeerReport(dom, uri);
         return -1;
     }
 

@@ -190,6 +190,12 @@ ferryMigrationCopyStorage(virDomainObj *vm,
     if (!(migration = ferryMigrationPrepare(vm, call.req, params)))
         return -1;
 
+    /* the disks were unplugged since the entry looked, before the stock phase began */
+    if (migration->ndisks == 0) {
+        ferryMigrationFree(migration);
+        return 0;
+    }
+
     if (ferryAsyncEnter(vm, ferryMigrationClass.job) < 0) {
         ferryMigrationFree(migration);
         return -1;
@@ -400,6 +406,7 @@ int
 ferryMigrationSetSpeed(virDomainObj *vm,
                        unsigned long long bandwidth)
 {
+    /* borrowed: nobody can end the operation while this thread holds the domain's job */
     ferryOp *op = ferryMigrationFind(vm);
     g_autoptr(GPtrArray) jobs = NULL;
 

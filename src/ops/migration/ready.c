@@ -321,6 +321,28 @@ ferryMigrationCheckRunning(ferryOp *op,
 
 
 /**
+ * ferryMigrationShare:
+ * @bandwidth: bytes/s of all mirrors together; 0: unlimited
+ * @ndisks: number of mirrors, of which @ready are READY; both may be 0
+ *
+ * Returns the bytes/s of each mirror that is to get a share. 0 stands for unlimited, so
+ * the share of a limited bandwidth is never 0.
+ */
+unsigned long long
+ferryMigrationShare(unsigned long long bandwidth,
+                    size_t ndisks,
+                    size_t ready)
+{
+    size_t sharers = ready < ndisks ? ndisks - ready : ndisks;
+
+    if (bandwidth == 0)
+        return 0;
+
+    return MAX(bandwidth / MAX(sharers, 1), 1);
+}
+
+
+/**
  * ferryMigrationBalance:
  *
  * Divides the bandwidth among @jobs, which are all mirrors. A READY mirror copies only
@@ -332,7 +354,7 @@ ferryMigrationBalance(ferryOp *op,
                       GPtrArray *jobs)
 {
     ferryMigration *migration = ferryMigrationOf(op);
-    unsigned long long share = 0;
+    unsigned long long share;
     size_t ready = 0;
     bool all;
     size_t i;
@@ -342,9 +364,7 @@ ferryMigrationBalance(ferryOp *op,
         ready += ferryMigrationJobIsReady(g_ptr_array_index(jobs, i));
 
     all = ready >= migration->ndisks;
-
-    if (migration->bandwidth > 0)
-        share = MAX(migration->bandwidth / (all ? migration->ndisks : migration->ndisks - ready), 1);
+    share = ferryMigrationShare(migration->bandwidth, migration->ndisks, ready);
 
     qemuDomainObjEnterMonitor(op->vm);
     for (i = 0; i < jobs->len && rc == 0; i++) {

@@ -14,6 +14,7 @@ int ferryMigrationCheckRunning(ferryOp *op, GPtrArray *jobs);
 int ferryMigrationAwaitReady(ferryOp *op);
 int ferryMigrationAwaitLevel(ferryOp *op);
 int ferryMigrationCheckJobs(ferryOp *op, GPtrArray *jobs);
+unsigned long long ferryMigrationShare(unsigned long long bandwidth, size_t ndisks, size_t ready);
 int ferryMigrationBalance(ferryOp *op, GPtrArray *jobs);
 void ferryMigrationCount(GPtrArray *jobs, virDomainJobData *data);
 void ferryMigrationReportFailure(ferryOp *op, const char *dst, const char *error);

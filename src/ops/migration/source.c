@@ -46,6 +46,8 @@ VIR_LOG_INIT("ferry.migration");
 #define FERRY_MIGRATION_FINISH_MS (30 * 1000)
 
 
+/* Returns the domain's disk, borrowed. It is there until the migration ends, also while we
+ * wait: the asynchronous job of a migration lets in nobody who could unplug a disk. */
 static virDomainDiskDef *
 ferryMigrationDomainDisk(ferryOp *op,
                          ferryMigrationDisk *disk)
@@ -138,7 +140,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
         .target = disk->target->nodestorage,
         .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
         .synchronous = migration->synchronous,
-        .bandwidth = migration->bandwidth / migration->ndisks,
+        .bandwidth = ferryMigrationShare(migration->bandwidth, migration->ndisks, /* ready= */ 0),
         .bufSize = migration->bufSize,
         .patient = true,
     };
