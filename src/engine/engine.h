@@ -13,6 +13,7 @@ int ferryEngineStart(virQEMUDriver *driver, const ferryOpClass *const *classes);
 void ferryEngineStop(void);
 void ferryEngineReconnected(virDomainObj *vm);
 void ferryEngineStopped(qemuDomainObjPrivate *priv);
+void ferryEngineKeep(virDomainObj *vm, ferryOp *op);
 bool ferryEngineJobEvent(virDomainObj *vm, const char *jobname, int status);
 int ferryEngineSubmit(ferryOp *op);
 

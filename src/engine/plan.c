@@ -219,9 +219,9 @@ ferryPlanResume(ferryOp *op,
  * Undoes all steps of @plan that may have acted, last one first. Errors of an undo are
  * dropped, since no caller could act on them; the log says what was not removed.
  *
- * Returns 0, or -1 when QEMU cannot be reached any more. The remaining steps then stay in
- * the journal and the caller must not end the operation, which is settled when QEMU ends
- * or by a restarted driver.
+ * Returns 0, or -1 when QEMU cannot be reached any more, or a step could not remove what
+ * must not stay (op->stuck). The remaining steps then stay in the journal and the caller
+ * must not end the operation, which is settled when QEMU ends or by a restarted driver.
  */
 int
 ferryPlanUndo(ferryOp *op,
@@ -231,11 +231,12 @@ ferryPlanUndo(ferryOp *op,
     int rc = 0;
 
     op->undoing = true;
+    op->stuck = false;
 
     while (*progress > 0 && !op->over && rc == 0) {
         ferryPlanUndoStep(op, plan, &plan->steps[*progress - 1]);
 
-        if (!op->over && !ferryJobQEMUReachable(op))
+        if (!op->over && (op->stuck || !ferryJobQEMUReachable(op)))
             rc = -1;
         else
             (*progress)--;

@@ -28,6 +28,7 @@
 #include "ops/backup/images.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
+#include "ops/leftover.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
@@ -178,6 +179,7 @@ ferryBackupFiles(ferryOp *op)
  *
  * Removes the images, unless the backup is a completed push, and the checkpoint, unless
  * the backup completed. Also called without QEMU, and (op->vm is NULL) without a domain.
+ * Sets op->stuck, with an error reported, when the checkpoint cannot be removed.
  */
 void
 ferryBackupUnfiles(ferryOp *op)
@@ -188,12 +190,15 @@ ferryBackupUnfiles(ferryOp *op)
 
     for (i = 0; i < backup->ndisks; i++) {
         if (!completed || ferryBackupIsPull(backup))
-            ferryImageRestore(op->driver, op->vm, backup->disks[i].def->store,
-                              backup->disks[i].origin);
+            ferryLeftoverRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin);
     }
 
-    if (op->vm && backup->checkpoint && !completed)
-        ferryCheckpointRemove(op->vm, backup->checkpoint);
+    if (op->vm && backup->checkpoint && !completed &&
+        ferryCheckpointRemove(op->vm, backup->checkpoint) < 0) {
+        VIR_WARN("checkpoint '%s' of a backup of domain '%s' that did not complete cannot be removed "
+                 "yet: %s", backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
+        op->stuck = true;
+    }
 }
 
 

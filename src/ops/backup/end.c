@@ -36,10 +36,8 @@ ferryBackupTellDisks(ferryOp *op)
         status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
 
     for (i = 0; i < backup->ndisks; i++) {
-        virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
-
-        if (disk)
-            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
+        ferryEventBlockJobNamed(op->vm, backup->disks[i].def->name,
+                                VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
     }
 }
 

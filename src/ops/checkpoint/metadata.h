@@ -15,4 +15,4 @@ virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm, const char *xml
 int ferryCheckpointSave(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointAdopt(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointRemoveAll(virDomainObj *vm, GPtrArray *names);
-void ferryCheckpointRemove(virDomainObj *vm, const char *name);
+int ferryCheckpointRemove(virDomainObj *vm, const char *name);

@@ -25,6 +25,7 @@
 
 #include "block/access.h"
 #include "block/bitmap.h"
+#include "block/durable.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
@@ -52,12 +53,19 @@ ferryPivotReopenTarget(ferryOp *op,
 {
     virStorageSource *target = ferryCopyOf(op)->target;
     virDomainDiskDef *disk = ferryCopyDisk(op);
+    int cachemode;
+    int discard;
     int rc;
 
-    target->cachemode = disk->cachemode;
-    target->iomode = disk->iomode;
-    target->discard = disk->discard;
-    target->detect_zeroes = disk->detect_zeroes;
+    /* the guest may have ejected the disk: then the target's own options hold */
+    if (disk) {
+        target->cachemode = disk->cachemode;
+        target->iomode = disk->iomode;
+        target->discard = disk->discard;
+        target->detect_zeroes = disk->detect_zeroes;
+    }
+    cachemode = target->cachemode;
+    discard = target->discard;
 
     if (copying)
         target->discard = ferryCopyDiscard(op);
@@ -70,8 +78,8 @@ ferryPivotReopenTarget(ferryOp *op,
         ignore_value(ferryNodeReopenStorage(op->vm, target));
     }
 
-    target->cachemode = disk->cachemode;
-    target->discard = disk->discard;
+    target->cachemode = cachemode;
+    target->discard = discard;
     return rc;
 }
 
@@ -134,8 +142,10 @@ static void
 ferryPivotDropBitmaps(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    ferryBitmapsDrop(op->vm, ferryCopyDisk(op)->src, copy->target);
+    if (disk)
+        ferryBitmapsDrop(op->vm, disk->src, copy->target);
 }
 
 
@@ -158,6 +168,7 @@ ferryPivotFlush(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
+    int rc;
 
     /* Recovery must find the old chain even after "adopt" took it out of the definition.
      * It is set here because the journal entry of "drain", the next step, is the last
@@ -165,9 +176,14 @@ ferryPivotFlush(ferryOp *op)
     if (!copy->old)
         copy->old = virObjectRef(ferryCopyDisk(op)->src);
 
+    /* the configuration will name the target, so the target's name must be on the disk */
     virObjectUnlock(op->vm);
     ferryImageSync(copy->target);
+    rc = ferryDurableImage(copy->target);
     virObjectLock(op->vm);
+
+    if (rc < 0)
+        return -1;
 
     return ferryPivotReopenTarget(op, backing, /* copying= */ false);
 }
@@ -246,6 +262,10 @@ ferryPivotHappened(ferryOp *op,
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *node = NULL;
+
+    /* Without the disk nobody can be asked: see the point of no return in op.h. */
+    if (!disk)
+        return 1;
 
     /* A concluded job without an error has pivoted. After an error the disk's node tells,
      * but not if it is a copy-on-read filter, which stays on top of either image: then
@@ -378,10 +398,14 @@ ferryCopyAdoptConfig(ferryOp *op)
 
         virObjectUnref(disk->src);
         disk->src = g_steal_pointer(&src);
+        copy->unsaved = true;
     }
 
-    /* also when the disk names the target already: an earlier save may have failed */
-    if (virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) {
+    /* If the disk names the target already, an earlier save may have failed. The folder is
+     * synced in any case: the journal is removed next, and must not be outlived by the
+     * older configuration. */
+    if ((copy->unsaved && virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) ||
+        ferryDurableFolder(cfg->configDir) < 0) {
         virErrorPtr err = NULL;
 
         virErrorPreserveLast(&err);
@@ -391,6 +415,7 @@ ferryCopyAdoptConfig(ferryOp *op)
         return -1;
     }
 
+    copy->unsaved = false;
     return 0;
 }
 
@@ -402,7 +427,7 @@ ferryPivotAdopt(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (disk->src != copy->target) {
+    if (disk && disk->src != copy->target) {
         /* a shallow copy that we created uses the old image's backing chain; the owner of
          * a reused image chose its chain */
         if (copy->shallow && !copy->reuse &&
@@ -424,10 +449,12 @@ ferryPivotAdopt(ferryOp *op)
         disk->src = virObjectRef(copy->target);
     }
 
-    g_clear_pointer(&disk->mirror, virObjectUnref);
-    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
-    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
-    qemuDomainSaveStatus(op->vm);
+    if (disk) {
+        g_clear_pointer(&disk->mirror, virObjectUnref);
+        disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
+        disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+        qemuDomainSaveStatus(op->vm);
+    }
 
     if (ferryCopyAdoptConfig(op) < 0)
         return FERRY_STEP_UNKNOWN;
@@ -449,7 +476,7 @@ ferryPivotRelease(ferryOp *op)
     for (n = copy->old; virStorageSourceIsBacking(n); n = n->backingStore) {
         virStorageSource *m;
 
-        for (m = disk->src; virStorageSourceIsBacking(m); m = m->backingStore) {
+        for (m = disk ? disk->src : NULL; virStorageSourceIsBacking(m); m = m->backingStore) {
             if (n->backingStore && STREQ_NULLABLE(n->backingStore->nodeformat, m->nodeformat)) {
                 g_clear_pointer(&n->backingStore, virObjectUnref);
                 break;
