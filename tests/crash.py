@@ -36,13 +36,19 @@ LATE = 'power-loss-late'
 # The journal cannot be written: no space (enospc); a disk error in the file (eio) or in its
 # folder (eio-folder).
 JOURNAL = ('enospc', 'eio', 'eio-folder')
+# A step cannot save a configuration or the file of a checkpoint: which steps do is known from
+# a run without a fault. An undo only removes files.
+UNSAVED = ('unsaved-erofs', 'unsaved-enospc', 'unsaved-eio', 'unsaved-folder')
+UNREMOVED = ('unsaved-erofs', 'unsaved-folder')
 # These happen when the operation has ended: it must stay ended.
 ENDED = ('kill-driver', 'power-loss', LATE)
 # The driver is killed, and then something happens to its journal.
 DAMAGED = ('half', 'empty', 'newer')
 
-COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'damaged', 'newer', 'power-loss')
-COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio'}
+COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'unsaved', 'damaged', 'newer',
+           'power-loss')
+COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio',
+          **dict.fromkeys(UNSAVED, 'unsaved')}
 
 SAMPLE = 70
 WORKERS = 2
@@ -68,12 +74,16 @@ def points(cls, undone, last, final):
         # kill-driver in the journal: the driver is killed when half of it is written
         moments = {'journal': JOURNAL + ('kill-driver',), 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
                    'after': ANYWHERE + (LATE,) + DAMAGED}
+        if cls.ALONE:
+            moments['save'] = UNSAVED
     else:
         # An undo cannot fail. Undos follow each other directly, last step first, so after
         # one is before the next.
         moments = {'any-journal': JOURNAL[:2], 'undo-before': ANYWHERE[1:]} if last else {}
         moments.update({f'undo-{when}': ANYWHERE for when in DURING})
         moments['undo-after'] = ANYWHERE[1:] + (LATE,) + DAMAGED
+        if cls.ALONE:
+            moments['undo-save'] = UNREMOVED
     if final and cls.ALONE:
         moments['ended'] = ENDED
     for when, faults in moments.items():
@@ -106,7 +116,7 @@ def cases(walks):
 def line(case, commands, synced):
     """Returns the line for the file of faults, or None when the step has no such point.
     commands: how many commands each step sends to QEMU; synced: the steps whose journal is
-    synced."""
+    synced, and those that save files."""
     what = 'kill-driver' if case.fault in DAMAGED else 'power-loss' if case.fault == LATE else case.fault
     when = case.when
     if when == 'ended':
@@ -117,8 +127,11 @@ def line(case, commands, synced):
         what = 'unknown'
     if when == 'any-journal':
         return f'any/journal/{what}'
+    step = f'{case.plan}/{case.step}/{"undo" if case.undone else "run"}'
+    if 'save' in when and f'saves {step}' not in synced:
+        return None
     if 'during' in when:
-        sent = commands.get(f'{case.plan}/{case.step}/{"undo" if case.undone else "run"}', 0)
+        sent = commands.get(step, 0)
         when, _, which = when.rpartition('-')
         if sent < {'first': 1, 'middle': 3, 'last': 2}[which]:
             return None
@@ -130,7 +143,7 @@ def line(case, commands, synced):
 
 def asks(case):
     """Does line() have to know what the steps do when nothing goes wrong?"""
-    return 'during' in case.when or case.fault == 'eio-folder'
+    return 'during' in case.when or 'save' in case.when or case.fault == 'eio-folder'
 
 
 def attempt(case, commands, synced, once):
@@ -160,17 +173,22 @@ def happened(log):
 
 
 def sent(log):
-    """Returns (how many commands each step sent, the steps whose journal was synced)."""
-    commands, synced, now = {}, set(), False
+    """Returns (how many commands each step sent, the steps whose journal was synced, and
+    'saves STEP' for those that saved files)."""
+    commands, synced, now, saves = {}, set(), False, False
     for text in log:
         if text == 'synced':
             now = True
+        elif text == 'saves':
+            saves = True
         elif not text.startswith('fault '):
             step, count = text.split()
             commands[step] = int(count)
             if now:
                 synced.add(step)
-            now = False
+            if saves:
+                synced.add(f'saves {step}')
+            now = saves = False
     return commands, synced
 
 

@@ -112,6 +112,10 @@ ferryBackupEnd(ferryOp *op,
         }
     }
 
+    /* if a worker cannot remove the checkpoint either, the next begin tries again */
+    if (!op->over && op->stuck && !backup->retried)
+        backup->retried = ferryEngineSubmit(op) == 0;
+
     if (op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virDomainObjEndAsyncJob(vm);
 

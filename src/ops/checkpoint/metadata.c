@@ -214,6 +214,7 @@ ferryCheckpointReparent(void *payload,
     virDomainMomentObj *chk = payload;
     ferryCheckpointReparentData *data = opaque;
     virDomainMomentObj *parent;
+    g_autofree char *old = NULL;
 
     if (ferryCheckpointIsListed(data->names, chk->def->name) ||
         !ferryCheckpointIsListed(data->names, chk->def->parent_name))
@@ -222,11 +223,15 @@ ferryCheckpointReparent(void *payload,
     parent = ferryCheckpointSurvivor(data->vm, data->names,
                                      virDomainCheckpointFindByName(data->vm->checkpoints,
                                                                    chk->def->parent_name));
-    g_free(chk->def->parent_name);
+    old = g_steal_pointer(&chk->def->parent_name);
     chk->def->parent_name = parent ? g_strdup(parent->def->name) : NULL;
 
-    if (ferryCheckpointSave(data->vm, virDomainCheckpointObjGetDef(chk)) < 0)
+    if (ferryCheckpointSave(data->vm, virDomainCheckpointObjGetDef(chk)) < 0) {
+        /* so that the next try finds the checkpoint again */
+        g_free(chk->def->parent_name);
+        chk->def->parent_name = g_steal_pointer(&old);
         data->rc = -1;
+    }
 
     return 0;
 }
