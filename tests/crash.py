@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.parse
 
 import plans
 from ferrytest import DRIVER_DIR, check, where
@@ -194,7 +195,8 @@ def sent(log):
 
 def forget(fault_file):
     """Removes what faults left behind, for the next case."""
-    shutil.rmtree(f'{fault_file}.durable', ignore_errors=True)
+    for what in 'durable', 'lost':
+        shutil.rmtree(f'{fault_file}.{what}', ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f'{fault_file}.log')
 
@@ -221,6 +223,21 @@ def boot(fault_file, run, journals, late):
         os.unlink(path)
     for path in paths(f'{fault_file}.durable'):
         shutil.copy(path, journals)
+
+
+def lose_names(fault_file):
+    """Puts back the files of configurations and checkpoints that a step renamed or removed
+    without syncing the folder."""
+    lost = f'{fault_file}.lost'
+    for name in os.listdir(lost) if os.path.isdir(lost) else []:
+        path = urllib.parse.unquote(name)
+        with open(os.path.join(lost, name)) as f:
+            text = f.read()
+        if text.startswith('+'):
+            with open(path, 'w') as f:
+                f.write(text[1:])
+        elif os.path.exists(path):
+            os.unlink(path)
 
 
 def damage(journals, how):

@@ -43,7 +43,10 @@
  * a file that gets a line for each name that was put on the disk, and for each folder
  * that was synced. In
  * FERRY_FAULT_FILE.durable is what a host that loses its power has of the journals
- * when it is back: what was written but not synced is not there.
+ * when it is back: what was written but not synced is not there. In
+ * FERRY_FAULT_FILE.lost is what it has in place of the other files that steps renamed
+ * or removed and whose folders were not synced: each file's name is the escaped path,
+ * the content "+" and the older content, or "-" if there was no such file.
  */
 
 #include <config.h>
@@ -465,6 +468,49 @@ faultTrace(const char *what,
 }
 
 
+/* The name @path is about to change, in a step: a power loss brings the file back as it is
+ * now, until the folder is synced. */
+static void
+faultLose(const char *path)
+{
+    g_autofree char *dir = g_strdup_printf("%s.lost", g_getenv("FERRY_FAULT_FILE"));
+    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *name = g_uri_escape_string(path, NULL, FALSE);
+    g_autofree char *lost = g_build_filename(dir, name, NULL);
+    g_autofree char *text = NULL;
+    g_autofree char *kept = NULL;
+
+    if (!current.op || !faultIsSaveFolder(folder) || g_file_test(lost, G_FILE_TEST_EXISTS))
+        return;
+
+    if (g_file_get_contents(path, &text, NULL, NULL))
+        kept = g_strdup_printf("+%s", text);
+
+    if (g_mkdir_with_parents(dir, 0700) < 0 ||
+        !g_file_set_contents(lost, kept ? kept : "-", -1, NULL))
+        abort();
+}
+
+
+/* The folder was synced: a power loss changes none of its names any more. */
+static void
+faultKeepNames(const char *folder)
+{
+    g_autofree char *path = g_strdup_printf("%s.lost", g_getenv("FERRY_FAULT_FILE"));
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_uri_unescape_string(name, NULL);
+        g_autofree char *of = g_path_get_dirname(file);
+        g_autofree char *lost = g_build_filename(path, name, NULL);
+
+        if (STREQ(of, folder))
+            remove(lost);
+    }
+}
+
+
 /* Of what a host without power still has there is a copy. */
 static void
 faultKeep(const char *path)
@@ -740,8 +786,10 @@ fsync(int fd)
     }
 
     rc = real(fd);
-    if (rc == 0 && g_file_test(path, G_FILE_TEST_IS_DIR))
+    if (rc == 0 && g_file_test(path, G_FILE_TEST_IS_DIR)) {
         faultTrace("sync", path);
+        faultKeepNames(path);
+    }
     if (rc == 0 && folder)
         faultKeepFolder(path);
     if (folder && faultIsRecorded())
@@ -763,6 +811,7 @@ rename(const char *from,
     }
 
     faultTrace("rename", to);
+    faultLose(to);
     return real(from, to);
 }
 
@@ -778,6 +827,7 @@ unlink(const char *path)
             return -1;
         }
         faultTrace("unlink", path);
+        faultLose(path);
     }
 
     return real(path);

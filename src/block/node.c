@@ -560,7 +560,8 @@ ferryNodeReadDirect(virDomainObj *vm,
     virStorageSource *n;
 
     /* the guest may have ejected the disk */
-    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n); n = shallow ? NULL : n->backingStore) {
+    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n);
+         n = shallow ? NULL : n->backingStore) {
         if (!direct || ferryNodeMayReadDirect(n))
             ferryNodeBypassCache(vm, disk, n, direct);
     }

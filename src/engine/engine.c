@@ -310,6 +310,7 @@ void
 ferryEngineStopped(qemuDomainObjPrivate *priv)
 {
     GPtrArray *ops = ferryOpListOf(priv);
+    ferryOp *left;
     size_t i = 0;
 
     if (!ops)
@@ -326,9 +327,11 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
         }
     }
 
-    if (ops->len == 0)
+    left = ops->len > 0 ? g_ptr_array_index(ops, 0) : NULL;
+
+    if (!left)
         ferryOpListDrop(priv);
-    else if (ferryJournalWrite(((ferryOp *) g_ptr_array_index(ops, 0))->vm, /* durable= */ true) < 0)
+    else if (ferryJournalWrite(left->vm, /* durable= */ true) < 0)
         VIR_WARN("%s", virGetLastErrorMessage());
     virResetLastError();
 }
@@ -348,8 +351,11 @@ ferryEngineKeep(virDomainObj *vm,
 {
     g_autofree char *name = g_steal_pointer(&op->name);
 
-    op->name = g_str_has_prefix(name, FERRY_ENGINE_GONE) ? g_strdup(name) :
-                                                           g_strdup_printf(FERRY_ENGINE_GONE "%s", name);
+    if (g_str_has_prefix(name, FERRY_ENGINE_GONE))
+        op->name = g_strdup(name);
+    else
+        op->name = g_strdup_printf(FERRY_ENGINE_GONE "%s", name);
+
     VIR_WARN("domain '%s': operation '%s' of an earlier QEMU is not settled yet: %s",
              vm->def->name, name, virGetLastErrorMessage());
     virResetLastError();
@@ -365,10 +371,11 @@ ferryEngineLoadStopped(virDomainObj *vm,
     bool running = vm && vm->pid != 0;
 
     if (running)
-        VIR_WARN("domain '%s': operation '%s' in its journal is one of a QEMU that has ended, not of "
-                 "process %lld: settling it", vm->def->name, op->name, (long long) vm->pid);
+        VIR_WARN("domain '%s': operation '%s' in its journal is one of a QEMU that has ended, "
+                 "not of process %lld: settling it",
+                 vm->def->name, op->name, (long long) vm->pid);
     else
-        VIR_INFO("domain '%s' does not run: settling operation '%s'",
+        VIR_WARN("domain '%s' does not run: settling operation '%s'",
                  vm ? vm->def->name : name, op->name);
 
     op->vm = vm;

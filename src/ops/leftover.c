@@ -49,8 +49,8 @@ ferryLeftoverRemove(ferryOp *op,
     name = g_strdup(op->vm ? op->vm->def->name : "");
 
     if (ferryDefinitionsName(op->driver, image->path, op->vm)) {
-        VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition now, "
-                 "and stays", image->path, op->name, name);
+        VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
+                 "now, and stays", image->path, op->name, name);
         return;
     }
 

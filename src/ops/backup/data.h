@@ -81,3 +81,4 @@ ferryOp *ferryBackupFind(virDomainObj *vm);
 void ferryBackupListDisks(ferryBackup *backup);
 bool ferryBackupIsPull(ferryBackup *backup);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op, ferryBackupDisk *disk);
+int ferryBackupRequireDisks(ferryOp *op);

@@ -133,7 +133,8 @@ ferryCheckpointDropOffline(virDomainObj *vm,
     size_t i;
 
     if (vm->pid != 0) {
-        VIR_WARN("bitmaps '%s' may be left in the images of domain '%s', which runs", name, vm->def->name);
+        VIR_WARN("bitmaps '%s' may be left in the images of domain '%s', which runs",
+                 name, vm->def->name);
         return;
     }
 

@@ -371,8 +371,8 @@ ferryCopyReportUnsaved(ferryOp *op)
     g_autofree char *why = g_strdup(virGetLastErrorMessage());
 
     virReportError(VIR_ERR_OPERATION_INVALID,
-                   _("domain '%1$s' cannot start yet: disk '%2$s' is on '%3$s', but its configuration, "
-                     "which names the out-of-date '%4$s', cannot be saved (%5$s); make space in "
+                   _("domain '%1$s' cannot start yet: disk '%2$s' is on '%3$s', but its "
+                     "configuration, which names the out-of-date '%4$s', cannot be saved (%5$s); make space in "
                      "'%6$s' or make it writable, and try again"),
                    op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
                    copy->old ? NULLSTR(copy->old->path) : "", why, cfg->configDir);
@@ -406,9 +406,10 @@ ferryCopyStopped(ferryOp *op)
         ferryLeftoverRemove(op, op->vm, copy->target, copy->origin);
         ferryOpEnd(op);
     } else if (ferryCopyIsRevived(op, disk)) {
-        VIR_WARN("disk '%s' of domain '%s' had moved to '%s', and the domain was started on '%s' again "
-                 "without Ferry: its configuration is not changed; compare both images",
-                 copy->dst, op->vm->def->name, NULLSTR(copy->target->path), NULLSTR(copy->old->path));
+        VIR_WARN("disk '%s' of domain '%s' had moved to '%s', and the domain was started on '%s' "
+                 "again without Ferry: its configuration is not changed; compare both images",
+                 copy->dst, op->vm->def->name, NULLSTR(copy->target->path),
+                 NULLSTR(copy->old->path));
         ferryOpEnd(op);
     } else if (op->vm && ferryCopyAdoptConfig(op) < 0) {
         ferryCopyReportUnsaved(op);
@@ -419,5 +420,6 @@ ferryCopyStopped(ferryOp *op)
     /* clients of the driver that saw QEMU run, and these once */
     if (op->vm && !again)
         ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-                                forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
+                                forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED :
+                                          VIR_DOMAIN_BLOCK_JOB_FAILED);
 }
