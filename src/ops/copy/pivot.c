@@ -263,16 +263,17 @@ ferryPivotHappened(ferryOp *op,
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *node = NULL;
 
-    /* Without the disk nobody can be asked: see the point of no return in op.h. */
-    if (!disk)
-        return 1;
-
     /* A concluded job without an error has pivoted. After an error the disk's node tells,
      * but not if it is a copy-on-read filter, which stays on top of either image: then
      * take the error as a no. */
     if (info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
-        (!info->error || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
+        (!info->error || !disk || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
         return !info->error;
+
+    /* The guest has ejected the disk, so there is no node to ask for: what was past its
+     * point of no return counts as done. */
+    if (!disk)
+        return 1;
 
     if (!(node = ferryQMPDiskNode(op->vm, disk)))
         return -1;

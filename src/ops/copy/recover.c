@@ -280,8 +280,6 @@ ferryCopyRecoverGone(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
-    int status = forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED;
-    int rc;
 
     VIR_WARN("domain '%s' has no disk '%s' any more: its copy to '%s' is %s",
              op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
@@ -289,16 +287,22 @@ ferryCopyRecoverGone(ferryOp *op)
 
     copy->granted = ferryPlanReached(op, &ferryCopyStartPlan, "access");
 
-    if (forward)
-        rc = ferryPlanResume(op, &ferryCopyPivotPlan);
-    else if ((rc = ferryPlanUndo(op, &ferryCopyPivotPlan)) == 0)
-        rc = ferryPlanUndo(op, &ferryCopyStartPlan);
+    if (forward && ferryPlanResume(op, &ferryCopyPivotPlan) < 0) {
+        /* the mirror job may have failed after all: then the pivot is undone by now */
+        if ((forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan)))
+            return;
+    }
 
-    if (rc < 0 || op->over)
+    if (!forward && (ferryPlanUndo(op, &ferryCopyPivotPlan) < 0 ||
+                     ferryPlanUndo(op, &ferryCopyStartPlan) < 0))
+        return;
+
+    if (op->over)
         return;
 
     ferryOpEnd(op);
-    ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
+    ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                            forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
 }
 
 
