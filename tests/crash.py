@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.parse
 
 import plans
 from ferrytest import DRIVER_DIR, check, where
@@ -36,13 +37,19 @@ LATE = 'power-loss-late'
 # The journal cannot be written: no space (enospc); a disk error in the file (eio) or in its
 # folder (eio-folder).
 JOURNAL = ('enospc', 'eio', 'eio-folder')
+# A step cannot save a configuration or the file of a checkpoint: which steps do is known from
+# a run without a fault. An undo only removes files.
+UNSAVED = ('unsaved-erofs', 'unsaved-enospc', 'unsaved-eio', 'unsaved-folder')
+UNREMOVED = ('unsaved-erofs', 'unsaved-folder')
 # These happen when the operation has ended: it must stay ended.
 ENDED = ('kill-driver', 'power-loss', LATE)
 # The driver is killed, and then something happens to its journal.
 DAMAGED = ('half', 'empty', 'newer')
 
-COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'damaged', 'newer', 'power-loss')
-COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio'}
+COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'unsaved', 'damaged', 'newer',
+           'power-loss')
+COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio',
+          **dict.fromkeys(UNSAVED, 'unsaved')}
 
 SAMPLE = 70
 WORKERS = 2
@@ -68,12 +75,16 @@ def points(cls, undone, last, final):
         # kill-driver in the journal: the driver is killed when half of it is written
         moments = {'journal': JOURNAL + ('kill-driver',), 'before': ANYWHERE, **dict.fromkeys(DURING, ANYWHERE),
                    'after': ANYWHERE + (LATE,) + DAMAGED}
+        if cls.ALONE:
+            moments['save'] = UNSAVED
     else:
         # An undo cannot fail. Undos follow each other directly, last step first, so after
         # one is before the next.
         moments = {'any-journal': JOURNAL[:2], 'undo-before': ANYWHERE[1:]} if last else {}
         moments.update({f'undo-{when}': ANYWHERE for when in DURING})
         moments['undo-after'] = ANYWHERE[1:] + (LATE,) + DAMAGED
+        if cls.ALONE:
+            moments['undo-save'] = UNREMOVED
     if final and cls.ALONE:
         moments['ended'] = ENDED
     for when, faults in moments.items():
@@ -106,7 +117,7 @@ def cases(walks):
 def line(case, commands, synced):
     """Returns the line for the file of faults, or None when the step has no such point.
     commands: how many commands each step sends to QEMU; synced: the steps whose journal is
-    synced."""
+    synced, and those that save files."""
     what = 'kill-driver' if case.fault in DAMAGED else 'power-loss' if case.fault == LATE else case.fault
     when = case.when
     if when == 'ended':
@@ -117,8 +128,11 @@ def line(case, commands, synced):
         what = 'unknown'
     if when == 'any-journal':
         return f'any/journal/{what}'
+    step = f'{case.plan}/{case.step}/{"undo" if case.undone else "run"}'
+    if 'save' in when and f'saves {step}' not in synced:
+        return None
     if 'during' in when:
-        sent = commands.get(f'{case.plan}/{case.step}/{"undo" if case.undone else "run"}', 0)
+        sent = commands.get(step, 0)
         when, _, which = when.rpartition('-')
         if sent < {'first': 1, 'middle': 3, 'last': 2}[which]:
             return None
@@ -130,7 +144,7 @@ def line(case, commands, synced):
 
 def asks(case):
     """Does line() have to know what the steps do when nothing goes wrong?"""
-    return 'during' in case.when or case.fault == 'eio-folder'
+    return 'during' in case.when or 'save' in case.when or case.fault == 'eio-folder'
 
 
 def attempt(case, commands, synced, once):
@@ -160,23 +174,29 @@ def happened(log):
 
 
 def sent(log):
-    """Returns (how many commands each step sent, the steps whose journal was synced)."""
-    commands, synced, now = {}, set(), False
+    """Returns (how many commands each step sent, the steps whose journal was synced, and
+    'saves STEP' for those that saved files)."""
+    commands, synced, now, saves = {}, set(), False, False
     for text in log:
         if text == 'synced':
             now = True
+        elif text == 'saves':
+            saves = True
         elif not text.startswith('fault '):
             step, count = text.split()
             commands[step] = int(count)
             if now:
                 synced.add(step)
-            now = False
+            if saves:
+                synced.add(f'saves {step}')
+            now = saves = False
     return commands, synced
 
 
 def forget(fault_file):
     """Removes what faults left behind, for the next case."""
-    shutil.rmtree(f'{fault_file}.durable', ignore_errors=True)
+    for what in 'durable', 'lost':
+        shutil.rmtree(f'{fault_file}.{what}', ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f'{fault_file}.log')
 
@@ -203,6 +223,21 @@ def boot(fault_file, run, journals, late):
         os.unlink(path)
     for path in paths(f'{fault_file}.durable'):
         shutil.copy(path, journals)
+
+
+def lose_names(fault_file):
+    """Puts back the files of configurations and checkpoints that a step renamed or removed
+    without syncing the folder."""
+    lost = f'{fault_file}.lost'
+    for name in os.listdir(lost) if os.path.isdir(lost) else []:
+        path = urllib.parse.unquote(name)
+        with open(os.path.join(lost, name)) as f:
+            text = f.read()
+        if text.startswith('+'):
+            with open(path, 'w') as f:
+                f.write(text[1:])
+        elif os.path.exists(path):
+            os.unlink(path)
 
 
 def damage(journals, how):

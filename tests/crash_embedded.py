@@ -51,6 +51,8 @@ class Bench(faultmatrix.Bench):
         late: the disk got all that was written, not only what was synced."""
         for pid in self.host.qemu_pids():
             wait_for(lambda: not os.path.exists(f'/proc/{pid}'), 10, 0.01, f'the end of QEMU {pid}')
+        if not late:
+            crash.lose_names(self.fault_file)
         crash.boot(self.fault_file, os.path.join(self.host.root, 'run'), self.journals, late)
 
     def damage(self, how):

@@ -14,6 +14,8 @@
  *   undo-before, undo-after, undo-during-N
  *                      the same when the step is undone
  *   journal            what the step is going to do is written to the journal
+ *   save, undo-save    the step, or its undo, writes or removes the file of a
+ *                      configuration or of a checkpoint
  *
  * and WHAT
  *
@@ -27,15 +29,24 @@
  *   eio          nor can it this once: the disk does not take it
  *   eio-folder   the disk takes it, but not its name
  *
+ * or, for save, what happens once: the file cannot be opened or removed
+ * (unsaved-erofs), written (unsaved-enospc) or renamed (unsaved-eio), or its
+ * folder cannot be synced (unsaved-folder).
+ *
  * So every step of every plan can be broken in every way, without a line in
  * the code that is tested. A line any/journal/WHAT makes the next writing of any
  * journal fail.
  *
  * FERRY_FAULT_FILE.log gets a line for each fault that happened, and, if the file
- * says "record", one for each step: how many commands it sent; and "synced" before
- * that when its journal was. In
+ * says "record", one for each step: how many commands it sent; and before that "synced"
+ * when its journal was, and "saves" when it saved such a file. FERRY_FAULT_TRACE names
+ * a file that gets a line for each name that was put on the disk, and for each folder
+ * that was synced. In
  * FERRY_FAULT_FILE.durable is what a host that loses its power has of the journals
- * when it is back: what was written but not synced is not there.
+ * when it is back: what was written but not synced is not there. In
+ * FERRY_FAULT_FILE.lost is what it has in place of the other files that steps renamed
+ * or removed and whose folders were not synced: each file's name is the escaped path,
+ * the content "+" and the older content, or "-" if there was no such file.
  */
 
 #include <config.h>
@@ -71,6 +82,8 @@ static struct {
     const ferryStep *step;
     bool undo;
     bool watched;
+    bool saved;
+    char *save;
     int commands;
 } current;
 
@@ -241,6 +254,18 @@ faultIsWatched(const ferryPlan *plan,
 }
 
 
+/* Has @what happened before? A step may be tried again by itself. */
+static bool
+faultHappened(const char *what)
+{
+    g_autofree char *path = g_strdup_printf("%s.log", g_getenv("FERRY_FAULT_FILE"));
+    g_autofree char *line = g_strdup_printf("fault %s", what);
+    g_autofree char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) && strstr(text, line);
+}
+
+
 static void
 faultEnter(ferryOp *op,
            const ferryPlan *plan,
@@ -252,6 +277,11 @@ faultEnter(ferryOp *op,
     current.step = step;
     current.undo = undo;
     current.commands = 0;
+    current.saved = false;
+    g_free(current.save);
+    current.save = faultFind(plan, step, undo ? "undo-save" : "save");
+    if (current.save && faultHappened(current.save))
+        g_clear_pointer(&current.save, g_free);
     current.watched = faultIsWatched(plan, step, undo ? "undo-during" : "during");
 }
 
@@ -259,6 +289,8 @@ faultEnter(ferryOp *op,
 static void
 faultLeave(void)
 {
+    if (current.saved && faultIsRecorded())
+        faultLog("saves");
     if (current.watched)
         faultLog("%s/%s/%s %d", current.plan->name, current.step->name,
                  current.undo ? "undo" : "run", current.commands);
@@ -384,6 +416,98 @@ faultPath(int fd)
     g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
 
     return g_file_read_link(link, NULL);
+}
+
+
+/* Files that are saved by steps, and what is done to names */
+
+static bool
+faultIsSaveFolder(const char *dir)
+{
+    g_autofree char *parent = dir ? g_path_get_dirname(dir) : NULL;
+
+    return dir && (g_str_has_suffix(dir, "/etc/qemu") || g_str_has_suffix(dir, "/etc/libvirt/qemu") ||
+                   g_str_has_suffix(parent, "/qemu/checkpoint"));
+}
+
+
+/* A file of a configuration or of a checkpoint is about to be changed by the call that
+ * @what stands for. Does the call fail? */
+static bool
+faultSave(const char *path,
+          bool folder,
+          const char *what)
+{
+    g_autofree char *dir = path && !folder ? g_path_get_dirname(path) : g_strdup(path);
+
+    if (!current.op || !faultIsSaveFolder(dir))
+        return false;
+
+    current.saved = true;
+    if (STRNEQ_NULLABLE(current.save, what))
+        return false;
+
+    faultLog("fault %s", what);
+    g_clear_pointer(&current.save, g_free);
+    return true;
+}
+
+
+static void
+faultTrace(const char *what,
+           const char *path)
+{
+    const char *trace = g_getenv("FERRY_FAULT_TRACE");
+    FILE *f;
+
+    if (!trace || !path || !(f = fopen(trace, "a")))
+        return;
+
+    fprintf(f, "%s %s\n", what, path);
+    fclose(f);
+}
+
+
+/* The name @path is about to change, in a step: a power loss brings the file back as it is
+ * now, until the folder is synced. */
+static void
+faultLose(const char *path)
+{
+    g_autofree char *dir = g_strdup_printf("%s.lost", g_getenv("FERRY_FAULT_FILE"));
+    g_autofree char *folder = g_path_get_dirname(path);
+    g_autofree char *name = g_uri_escape_string(path, NULL, FALSE);
+    g_autofree char *lost = g_build_filename(dir, name, NULL);
+    g_autofree char *text = NULL;
+    g_autofree char *kept = NULL;
+
+    if (!current.op || !faultIsSaveFolder(folder) || g_file_test(lost, G_FILE_TEST_EXISTS))
+        return;
+
+    if (g_file_get_contents(path, &text, NULL, NULL))
+        kept = g_strdup_printf("+%s", text);
+
+    if (g_mkdir_with_parents(dir, 0700) < 0 ||
+        !g_file_set_contents(lost, kept ? kept : "-", -1, NULL))
+        abort();
+}
+
+
+/* The folder was synced: a power loss changes none of its names any more. */
+static void
+faultKeepNames(const char *folder)
+{
+    g_autofree char *path = g_strdup_printf("%s.lost", g_getenv("FERRY_FAULT_FILE"));
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_uri_unescape_string(name, NULL);
+        g_autofree char *of = g_path_get_dirname(file);
+        g_autofree char *lost = g_build_filename(path, name, NULL);
+
+        if (STREQ(of, folder))
+            remove(lost);
+    }
 }
 
 
@@ -514,6 +638,11 @@ open64(const char *path,
     mode = va_arg(ap, mode_t);
     va_end(ap);
 
+    if ((flags & O_CREAT) && faultSave(path, false, "unsaved-erofs")) {
+        errno = EROFS;
+        return -1;
+    }
+
     fd = real(path, flags, mode);
     if (fd >= 0 && faultIsJournal(path, ".xml.new"))
         journal.fd = fd;
@@ -543,6 +672,15 @@ write(int fd,
         if (faultIsJournal(path, ".xml.new") && faultStrikes("kill-driver")) {
             real(fd, buf, len / 2);
             kill(getpid(), SIGKILL);
+        }
+    }
+
+    if (STREQ_NULLABLE(current.save, "unsaved-enospc")) {
+        g_autofree char *path = faultPath(fd);
+
+        if (faultSave(path, false, "unsaved-enospc")) {
+            errno = ENOSPC;
+            return -1;
         }
     }
 
@@ -624,8 +762,10 @@ fdatasync(int fd)
     }
 
     rc = real(fd);
-    if (rc == 0 && faultIsJournal(path, ".xml"))
+    if (rc == 0 && faultIsJournal(path, ".xml")) {
+        faultTrace("commit", path);
         faultKeep(path);
+    }
     return rc;
 }
 
@@ -639,12 +779,17 @@ fsync(int fd)
     int rc;
 
     if ((faultIsJournal(path, ".xml.new") && faultStrikes("eio")) ||
-        (folder && faultStrikes("eio-folder"))) {
+        (folder && faultStrikes("eio-folder")) ||
+        (g_file_test(path, G_FILE_TEST_IS_DIR) && faultSave(path, true, "unsaved-folder"))) {
         errno = EIO;
         return -1;
     }
 
     rc = real(fd);
+    if (rc == 0 && g_file_test(path, G_FILE_TEST_IS_DIR)) {
+        faultTrace("sync", path);
+        faultKeepNames(path);
+    }
     if (rc == 0 && folder)
         faultKeepFolder(path);
     if (folder && faultIsRecorded())
@@ -659,10 +804,31 @@ rename(const char *from,
 {
     FAULT_REAL(rename);
 
-    if (faultIsJournal(from, ".xml.new") && faultStrikes("eio")) {
+    if ((faultIsJournal(from, ".xml.new") && faultStrikes("eio")) ||
+        faultSave(from, false, "unsaved-eio")) {
         errno = EIO;
         return -1;
     }
 
+    faultTrace("rename", to);
+    faultLose(to);
     return real(from, to);
+}
+
+
+int
+unlink(const char *path)
+{
+    FAULT_REAL(unlink);
+
+    if (g_file_test(path, G_FILE_TEST_EXISTS)) {
+        if (faultSave(path, false, "unsaved-erofs")) {
+            errno = EROFS;
+            return -1;
+        }
+        faultTrace("unlink", path);
+        faultLose(path);
+    }
+
+    return real(path);
 }

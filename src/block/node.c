@@ -544,7 +544,7 @@ ferryNodeMayReadDirect(virStorageSource *src)
 
 /**
  * ferryNodeReadDirect:
- * @disk: disk of a running guest
+ * @disk: disk of a running guest; NULL: nothing is done
  * @shallow: change only its top image, not those below
  * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
  *
@@ -559,7 +559,9 @@ ferryNodeReadDirect(virDomainObj *vm,
 {
     virStorageSource *n;
 
-    for (n = disk->src; virStorageSourceIsBacking(n); n = shallow ? NULL : n->backingStore) {
+    /* the guest may have ejected the disk */
+    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n);
+         n = shallow ? NULL : n->backingStore) {
         if (!direct || ferryNodeMayReadDirect(n))
             ferryNodeBypassCache(vm, disk, n, direct);
     }

@@ -32,6 +32,9 @@ VIR_LOG_INIT("ferry.engine");
 /* How long the driver waits for operations when it stops. */
 #define FERRY_STOP_MS 5000
 
+/* Begins the name of an operation that has outlived its QEMU. */
+#define FERRY_ENGINE_GONE "gone-"
+
 static struct {
     virMutex lock; /* of workers and driven */
     virThreadPool *workers;
@@ -303,6 +306,10 @@ ferryEngineReconnected(virDomainObj *vm)
     for (i = 0; i < found->len; i++) {
         ferryOp *op = g_ptr_array_index(found, i);
 
+        /* of an earlier QEMU: see ferryEngineKeep() */
+        if (op->stopped)
+            continue;
+
         VIR_INFO("domain '%s': recovering operation '%s'", vm->def->name, op->name);
         op->holdJob = true;
         op->klass->recover(op);
@@ -318,29 +325,96 @@ ferryEngineReconnected(virDomainObj *vm)
  * ferryEngineStopped:
  *
  * The QEMU process of the domain with private data @priv is gone, or the domain itself
- * is. Called with the domain locked.
+ * is. Called with the domain locked. An operation that cannot be settled now stays in the
+ * list of the domain: see settle.c.
  */
 void
 ferryEngineStopped(qemuDomainObjPrivate *priv)
 {
     GPtrArray *ops = ferryOpListOf(priv);
+    ferryOp *left;
+    size_t i = 0;
 
     if (!ops)
         return;
 
-    while (ops->len > 0) {
-        g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, 0));
+    while (i < ops->len) {
+        g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, i));
 
         op->klass->stopped(op);
-        g_assert(op->over);
+
+        if (!op->over) {
+            op->stopped = true;
+            i++;
+        }
     }
 
-    ferryOpListDrop(priv);
+    left = ops->len > 0 ? g_ptr_array_index(ops, 0) : NULL;
+
+    if (!left)
+        ferryOpListDrop(priv);
+    else if (ferryJournalWrite(left->vm, /* durable= */ true) < 0)
+        VIR_WARN("%s", virGetLastErrorMessage());
+    virResetLastError();
 }
 
 
-/* Reads a journal at start-up. If the domain was running, its operations wait until the
- * driver reconnects or finds QEMU gone; else they are settled now. */
+/**
+ * ferryEngineKeep:
+ * @op: could not be settled after the end of its QEMU
+ * @vm: its domain, locked, which runs another QEMU now or is about to
+ *
+ * Renames @op, so that it is not taken for an operation of the new QEMU. It is tried again
+ * when that QEMU has ended, and by the next driver.
+ */
+void
+ferryEngineKeep(virDomainObj *vm,
+                ferryOp *op)
+{
+    g_autofree char *name = g_steal_pointer(&op->name);
+
+    if (g_str_has_prefix(name, FERRY_ENGINE_GONE))
+        op->name = g_strdup(name);
+    else
+        op->name = g_strdup_printf(FERRY_ENGINE_GONE "%s", name);
+
+    VIR_WARN("domain '%s': operation '%s' of an earlier QEMU is not settled yet: %s",
+             vm->def->name, name, virGetLastErrorMessage());
+    virResetLastError();
+}
+
+
+/* Settles @op, which was read from a journal and whose QEMU does not run (any more). */
+static void
+ferryEngineLoadStopped(virDomainObj *vm,
+                       const char *name,
+                       ferryOp *op)
+{
+    bool running = vm && vm->pid != 0;
+
+    if (running)
+        VIR_WARN("domain '%s': operation '%s' in its journal is one of a QEMU that has ended, "
+                 "not of process %lld: settling it",
+                 vm->def->name, op->name, (long long) vm->pid);
+    else
+        VIR_WARN("domain '%s' does not run: settling operation '%s'",
+                 vm ? vm->def->name : name, op->name);
+
+    op->vm = vm;
+    op->stopped = true;
+    op->klass->stopped(op);
+
+    if (!vm || op->over)
+        return;
+
+    if (running)
+        ferryEngineKeep(vm, op);
+    ferryOpAdd(vm, op);
+}
+
+
+/* Reads a journal at start-up. If the QEMU that it is about still runs, its operations
+ * wait until the driver reconnects or finds QEMU gone; else they are settled now. */
 static void
 ferryEngineLoad(const unsigned char *uuid,
                 const char *name,
@@ -351,6 +425,7 @@ ferryEngineLoad(const unsigned char *uuid,
     g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
     /* as qemuProcessReconnectHelper() decides whether to reconnect */
     bool running = vm && vm->pid != 0;
+    bool settled = false;
     size_t i;
 
     if (ferryJournalRead(driver, uuid, engine.classes, ops) < 0)
@@ -359,19 +434,19 @@ ferryEngineLoad(const unsigned char *uuid,
     for (i = 0; i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
 
-        if (running) {
+        if (running && !op->stopped && !ferryRunIsOther(&op->run, vm->pid)) {
             ferryOpAdd(vm, op);
-            continue;
+        } else {
+            ferryEngineLoadStopped(vm, name, op);
+            settled = true;
         }
-
-        VIR_INFO("domain '%s' does not run: settling operation '%s'",
-                 vm ? vm->def->name : name, op->name);
-        op->vm = vm;
-        op->klass->stopped(op);
     }
 
-    if (!running)
+    if (!vm)
         ferryJournalRemove(driver, uuid, /* durable= */ true);
+    else if ((settled || ops->len == 0) && ferryJournalWrite(vm, /* durable= */ true) < 0)
+        VIR_WARN("%s", virGetLastErrorMessage());
+    virResetLastError();
 
  cleanup:
     virDomainObjEndAPI(&vm);

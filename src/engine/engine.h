@@ -14,6 +14,7 @@ int ferryEnginePrepareStop(void);
 void ferryEngineStop(void);
 void ferryEngineReconnected(virDomainObj *vm);
 void ferryEngineStopped(qemuDomainObjPrivate *priv);
+void ferryEngineKeep(virDomainObj *vm, ferryOp *op);
 bool ferryEngineJobEvent(virDomainObj *vm, const char *jobname, int status);
 int ferryEngineSubmit(ferryOp *op);
 

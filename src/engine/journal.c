@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "block/durable.h"
 #include "engine/journal.h"
 #include "virerror.h"
 #include "virfile.h"
@@ -76,6 +77,8 @@ ferryJournalFormatOp(ferryOp *op,
     virBufferEscapeString(&attrs, " type='%s'", op->klass->name);
     virBufferEscapeString(&attrs, " name='%s'", op->name);
     virBufferAddLit(&attrs, " committed='" FERRY_JOURNAL_OPEN "'");
+    if (op->stopped)
+        virBufferAddLit(&attrs, " stopped='yes'");
 
     for (i = 0; op->klass->plans[i]; i++) {
         if (op->progress[i] == 0)
@@ -93,21 +96,6 @@ ferryJournalFormatOp(ferryOp *op,
 }
 
 
-/* A rename or removal in @dir is on the disk only once @dir itself is synced. */
-static int
-ferryJournalSyncDir(const char *dir)
-{
-    VIR_AUTOCLOSE fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
-    if (fd < 0 || g_fsync(fd) < 0) {
-        virReportSystemError(errno, _("cannot write journal folder '%1$s' to disk"), dir);
-        return -1;
-    }
-
-    return 0;
-}
-
-
 /* virFileRewrite() and GLib cannot replace a file atomically without waiting for disk.
  * Most steps need no wait: they change only QEMU, which does not survive a host crash. */
 static int
@@ -119,10 +107,8 @@ ferryJournalStore(const char *path,
     g_autofree char *tmp = g_strdup_printf("%s" FERRY_JOURNAL_UNFINISHED, path);
     VIR_AUTOCLOSE fd = -1;
 
-    if (g_mkdir_with_parents(dir, 0700) < 0) {
-        virReportSystemError(errno, _("cannot create journal folder '%1$s'"), dir);
+    if (ferryDurableMkdir(dir, 0700) < 0)
         return -1;
-    }
 
     if ((fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600)) < 0 ||
         safewrite(fd, text, strlen(text)) < 0 ||
@@ -135,7 +121,7 @@ ferryJournalStore(const char *path,
         return -1;
     }
 
-    return durable ? ferryJournalSyncDir(dir) : 0;
+    return durable ? ferryDurableFolder(dir) : 0;
 }
 
 
@@ -176,6 +162,7 @@ ferryJournalWrite(virDomainObj *vm,
     virBufferAsprintf(&attrs, " version='%d'", FERRY_JOURNAL_VERSION);
     virBufferEscapeString(&attrs, " name='%s'", vm->def->name);
     virBufferAsprintf(&attrs, " uuid='%s'", uuidstr);
+    ferryRunFormat(&attrs, vm->pid);
 
     for (i = 0; i < ops->len; i++) {
         if (ferryJournalFormatOp(g_ptr_array_index(ops, i), &children) < 0)
@@ -274,7 +261,7 @@ ferryJournalRemove(virQEMUDriver *driver,
     if (unlink(path) < 0) {
         if (errno != ENOENT)
             VIR_WARN("cannot remove journal '%s': %s", path, g_strerror(errno));
-    } else if (durable && ferryJournalSyncDir(dir) < 0) {
+    } else if (durable && ferryDurableFolder(dir) < 0) {
         VIR_WARN("%s", virGetLastErrorMessage());
         virResetLastError();
     }
@@ -372,6 +359,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
     g_autofree char *type = virXMLPropStringRequired(node, "type");
     g_autofree char *name = virXMLPropStringRequired(node, "name");
     g_autofree char *committed = virXMLPropString(node, "committed");
+    g_autofree char *stopped = virXMLPropString(node, "stopped");
 
     if (!type || !name)
         return NULL;
@@ -388,6 +376,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
     op = ferryOpNew(/* vm= */ NULL, *classes, name, /* data= */ NULL);
     op->driver = driver;
     op->durable = true;
+    op->stopped = STREQ_NULLABLE(stopped, "yes");
 
     if (ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))
@@ -410,6 +399,7 @@ ferryJournalParse(virQEMUDriver *driver,
     g_autoptr(xmlXPathContext) ctxt = NULL;
     g_autofree xmlNodePtr *nodes = NULL;
     g_autofree char *text = NULL;
+    g_auto(ferryRun) run = { 0 };
     unsigned int version;
     int n;
     int i;
@@ -426,7 +416,8 @@ ferryJournalParse(virQEMUDriver *driver,
         return -1;
     }
 
-    if ((n = virXPathNodeSet("./operation", ctxt, &nodes)) < 0)
+    if (ferryRunParse(ctxt->node, &run) < 0 ||
+        (n = virXPathNodeSet("./operation", ctxt, &nodes)) < 0)
         return -1;
 
     for (i = 0; i < n; i++) {
@@ -434,6 +425,7 @@ ferryJournalParse(virQEMUDriver *driver,
 
         if (!op)
             return -1;
+        ferryRunCopy(&op->run, &run);
         g_ptr_array_add(ops, op);
     }
 

@@ -88,6 +88,7 @@ ferryOpUnref(ferryOp *op)
 
     if (op->data)
         op->klass->dataFree(op->data);
+    ferryRunClear(&op->run);
     g_free(op->name);
     g_free(op);
 }

@@ -12,6 +12,7 @@
 
 #pragma once
 
+#include "engine/run.h"
 #include "qemu/qemu_conf.h"
 #include "qemu/qemu_domain.h"
 
@@ -96,9 +97,15 @@ struct _ferryOpClass {
      * thread keeps the domain's job (op->holdJob): must not wait for long. */
     void (*recover)(ferryOp *op);
 
-    /* QEMU is gone. Domain locked, no monitor. @op->vm is NULL when the domain is gone,
-     * too. Must end the operation. */
+    /* The operation's QEMU is gone. Domain locked, no monitor of that QEMU; @op->vm is NULL
+     * when the domain is gone, too. Ends the operation, unless it reports an error because
+     * something that the next start of the domain or of the driver relies on cannot be
+     * written: then it is called again before either (op->stopped is true by then). */
     void (*stopped)(ferryOp *op);
+
+    /* The domain must not start before stopped() has ended the operation: its guest would
+     * lose data. */
+    bool blocksStart;
 
     /* What a client may do with the jobs that the operation runs on disks. The engine
      * does not use it; ops/blockjob.h defines the type. NULL: clients may do nothing. */
@@ -126,9 +133,11 @@ struct _ferryOp {
     bool durable;         /* its journal was synced to disk: its removal must be, too */
     bool synced;          /* the latest journal of the domain is synced to disk */
     bool over;            /* ended: must not be used any more */
+    bool stopped;         /* its QEMU is gone, and stopped() is called, or called again */
+    bool stuck;           /* an undo could not remove what must not stay: see ferryPlanUndo() */
+    ferryRun run;         /* read from the journal: the QEMU that it is about */
     bool holdJob;         /* waits keep the domain's job */
     bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */
-    bool stuck;           /* a QEMU job did not end: the undo is repeated when it does */
     bool queued;          /* a worker will look at the operation */
     bool driven;          /* a thread carries the operation on: events only wake it up */
     unsigned int events;  /* job events since ferryOpDrive(): a wait must miss none */

@@ -228,10 +228,11 @@ ferryPlanResume(ferryOp *op,
  * Undoes all steps of @plan that may have acted, last one first. Errors of an undo are
  * dropped, since no caller could act on them; the log says what was not removed.
  *
- * Returns 0, or -1 when QEMU cannot be reached any more, a QEMU job does not end, or the
- * driver is about to end. The remaining steps then stay in the journal and the caller must
- * not end the operation: the undo goes on when the job ends, and the operation is settled
- * when QEMU ends or by a restarted driver.
+ * Returns 0, or -1 when QEMU cannot be reached any more, a QEMU job does not end or a step
+ * could not remove what must not stay (op->stuck), or the driver is about to end. The
+ * remaining steps then stay in the journal and the caller must not end the operation: the
+ * undo goes on when the job ends, or the operation is settled when QEMU ends or by a
+ * restarted driver.
  */
 int
 ferryPlanUndo(ferryOp *op,

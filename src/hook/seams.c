@@ -13,6 +13,7 @@
 #include "driver.h"
 #include "engine/engine.h"
 #include "engine/job.h"
+#include "engine/settle.h"
 #include "hook/api.h"
 #include "hook/version.h"
 #include "ops/backup/data.h"
@@ -66,6 +67,10 @@ FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
 FERRY_SEAM(void, qemuProcessCleanupMigrationJob, virQEMUDriver *driver, virDomainObj *vm);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
+FERRY_SEAM(int, virDomainObjSetDefTransient, virDomainXMLOption *xmlopt, virDomainObj *vm,
+           void *parseOpaque);
+FERRY_SEAM(void, virDomainObjListRemove, virDomainObjList *doms, virDomainObj *vm);
+FERRY_SEAM(void, virDomainObjListRemoveLocked, virDomainObjList *doms, virDomainObj *vm);
 
 /* How long an embedded driver waits at start-up for all its domains to be reconnected. */
 #define FERRY_RECONNECT_MS (3 * 1000)
@@ -424,4 +429,39 @@ __wrap_qemuMigrationSrcFetchMirrorStats(virDomainObj *vm,
     int rc = ferryMigrationStats(vm, data);
 
     return rc == 0 ? __real_qemuMigrationSrcFetchMirrorStats(vm, asyncJob, data) : MIN(rc, 0);
+}
+
+
+/* The domain is about to start, and nothing has been done for that yet. The configuration
+ * may still name the image before a pivot, if it could not be saved then. */
+int
+__wrap_virDomainObjSetDefTransient(virDomainXMLOption *xmlopt,
+                                   virDomainObj *vm,
+                                   void *parseOpaque)
+{
+    if (ferrySettleBeforeStart(vm) < 0)
+        return -1;
+
+    return __real_virDomainObjSetDefTransient(xmlopt, vm, parseOpaque);
+}
+
+
+/* The domain is about to be forgotten: its operations must not outlive it. */
+void
+__wrap_virDomainObjListRemove(virDomainObjList *doms,
+                              virDomainObj *vm)
+{
+    ferrySettleBeforeRemoval(vm, /* listLocked= */ false);
+
+    __real_virDomainObjListRemove(doms, vm);
+}
+
+
+void
+__wrap_virDomainObjListRemoveLocked(virDomainObjList *doms,
+                                    virDomainObj *vm)
+{
+    ferrySettleBeforeRemoval(vm, /* listLocked= */ true);
+
+    __real_virDomainObjListRemoveLocked(doms, vm);
 }

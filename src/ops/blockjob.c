@@ -48,7 +48,7 @@ ferryBlockJobFind(virDomainObj *vm,
         ferryOp *op = g_ptr_array_index(ops, i);
         const ferryBlockJobHandler *handler = op->klass->blockJob;
 
-        if (handler && (job->name = handler->jobName(op, disk->dst))) {
+        if (handler && !op->stopped && (job->name = handler->jobName(op, disk->dst))) {
             job->handler = handler;
             job->op = ferryOpRef(op);
             job->dst = g_strdup(disk->dst);

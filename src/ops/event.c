@@ -35,3 +35,25 @@ ferryEventBlockJob(virDomainObj *vm,
     virObjectEventStateQueue(queue,
                              virDomainEventBlockJob2NewFromObj(vm, disk->dst, type, status));
 }
+
+
+/**
+ * ferryEventBlockJobNamed:
+ *
+ * Sends the block job events of the disk with target @dst. The disk may be gone: then
+ * only BLOCK_JOB_2 is sent, which needs no path. Domain locked.
+ */
+void
+ferryEventBlockJobNamed(virDomainObj *vm,
+                        const char *dst,
+                        virDomainBlockJobType type,
+                        virConnectDomainEventBlockJobStatus status)
+{
+    virObjectEventState *queue = QEMU_DOMAIN_PRIVATE(vm)->driver->domainEventState;
+    virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, dst);
+
+    if (disk)
+        ferryEventBlockJob(vm, disk, type, status);
+    else
+        virObjectEventStateQueue(queue, virDomainEventBlockJob2NewFromObj(vm, dst, type, status));
+}

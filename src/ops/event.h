@@ -13,3 +13,7 @@ void ferryEventBlockJob(virDomainObj *vm,
                         virDomainDiskDef *disk,
                         virDomainBlockJobType type,
                         virConnectDomainEventBlockJobStatus status);
+void ferryEventBlockJobNamed(virDomainObj *vm,
+                             const char *dst,
+                             virDomainBlockJobType type,
+                             virConnectDomainEventBlockJobStatus status);

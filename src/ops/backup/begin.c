@@ -19,6 +19,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/durable.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/socket.h"
@@ -28,6 +29,7 @@
 #include "ops/backup/images.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
+#include "ops/leftover.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
@@ -173,11 +175,31 @@ ferryBackupFiles(ferryOp *op)
 }
 
 
+/* Clients are told next that the images of a push are there. */
+static void
+ferryBackupKeepImages(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    virObjectUnlock(op->vm);
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+
+        if (ferryDurableImage(store) < 0)
+            VIR_WARN("backup '%s' may be gone after a power loss: %s", store->path,
+                     virGetLastErrorMessage());
+    }
+    virObjectLock(op->vm);
+}
+
+
 /**
  * ferryBackupUnfiles:
  *
  * Removes the images, unless the backup is a completed push, and the checkpoint, unless
  * the backup completed. Also called without QEMU, and (op->vm is NULL) without a domain.
+ * Sets op->stuck, with an error reported, when the checkpoint cannot be removed.
  */
 void
 ferryBackupUnfiles(ferryOp *op)
@@ -188,12 +210,18 @@ ferryBackupUnfiles(ferryOp *op)
 
     for (i = 0; i < backup->ndisks; i++) {
         if (!completed || ferryBackupIsPull(backup))
-            ferryImageRestore(op->driver, op->vm, backup->disks[i].def->store,
-                              backup->disks[i].origin);
+            ferryLeftoverRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin);
     }
 
-    if (op->vm && backup->checkpoint && !completed)
-        ferryCheckpointRemove(op->vm, backup->checkpoint);
+    if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0)
+        ferryBackupKeepImages(op);
+
+    if (op->vm && backup->checkpoint && !completed &&
+        ferryCheckpointRemove(op->vm, backup->checkpoint) < 0) {
+        VIR_WARN("checkpoint '%s' of a backup of domain '%s' that did not complete cannot be "
+                 "removed yet: %s", backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
+        op->stuck = true;
+    }
 }
 
 
@@ -368,8 +396,8 @@ ferryBackupStartWith(ferryOp *op,
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
     size_t i;
 
-    if (ferryBackupNeedsBitmaps(backup) &&
-        !(nodes = ferryNodeData(op->vm)))
+    if (ferryBackupRequireDisks(op) < 0 ||
+        (ferryBackupNeedsBitmaps(backup) && !(nodes = ferryNodeData(op->vm))))
         return -1;
 
     /* besides adding actions, this removes at once old bitmaps that cannot be reused */

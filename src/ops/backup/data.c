@@ -8,6 +8,9 @@
 #include <config.h>
 
 #include "ops/backup/data.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_ENUM_IMPL(ferryBackupResult,
               FERRY_BACKUP_RESULT_LAST,
@@ -76,8 +79,9 @@ ferryBackupIsPull(ferryBackup *backup)
 /**
  * ferryBackupDomainDisk:
  *
- * Returns the domain's disk that @disk backs up. A disk with a block job cannot be
- * unplugged, so the result is not NULL while the "publish" step is in effect.
+ * Returns the domain's disk that @disk backs up, or NULL. Clients cannot unplug a disk that
+ * has a block job, but the guest can eject it: then the disk is gone whenever the domain's
+ * job was not held.
  */
 virDomainDiskDef *
 ferryBackupDomainDisk(ferryOp *op,
@@ -99,4 +103,26 @@ ferryBackupRefersToCheckpoint(ferryBackup *backup)
     }
 
     return backup->checkpoint;
+}
+
+
+/* Returns 0 if the domain still has all disks of the backup, or -1 with an error reported.
+ * Steps that use the disks ask first: while begin waits, the guest may eject one. */
+int
+ferryBackupRequireDisks(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryBackupDomainDisk(op, &backup->disks[i]))
+            continue;
+
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain '%1$s' has no disk '%2$s' any more: begin the backup without it"),
+                       op->vm->def->name, backup->disks[i].def->name);
+        return -1;
+    }
+
+    return 0;
 }

@@ -64,6 +64,7 @@ struct _ferryBackup {
     unsigned long long cur; /* progress of all jobs, in bytes */
     unsigned long long end;
     char *error;            /* why the backup failed */
+    bool retried;           /* a worker was told to try the undo again */
     unsigned long long idleSince; /* ms: no client since this time; 0: one is connected */
 };
 
@@ -81,3 +82,4 @@ void ferryBackupListDisks(ferryBackup *backup);
 bool ferryBackupRefersToCheckpoint(ferryBackup *backup);
 bool ferryBackupIsPull(ferryBackup *backup);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op, ferryBackupDisk *disk);
+int ferryBackupRequireDisks(ferryOp *op);

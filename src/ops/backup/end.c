@@ -36,10 +36,8 @@ ferryBackupTellDisks(ferryOp *op)
         status = VIR_DOMAIN_BLOCK_JOB_CANCELED;
 
     for (i = 0; i < backup->ndisks; i++) {
-        virDomainDiskDef *disk = ferryBackupDomainDisk(op, &backup->disks[i]);
-
-        if (disk)
-            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
+        ferryEventBlockJobNamed(op->vm, backup->disks[i].def->name,
+                                VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP, status);
     }
 }
 
@@ -113,6 +111,10 @@ ferryBackupEnd(ferryOp *op,
             ferryBackupTellJob(op);
         }
     }
+
+    /* if a worker cannot remove the checkpoint either, the next begin tries again */
+    if (!op->over && op->stuck && !backup->retried)
+        backup->retried = ferryEngineSubmit(op) == 0;
 
     if (op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virDomainObjEndAsyncJob(vm);

@@ -92,7 +92,7 @@ ferryBackupCreate(ferryOp *op)
     if (backup->reuse)
         return 0;
 
-    if (!(nodes = ferryNodeData(op->vm)))
+    if (ferryBackupRequireDisks(op) < 0 || !(nodes = ferryNodeData(op->vm)))
         return -1;
 
     backup->creating = true;
@@ -188,6 +188,9 @@ ferryBackupFormatImages(ferryOp *op)
     int rc;
     size_t i;
 
+    if (ferryBackupRequireDisks(op) < 0)
+        return -1;
+
     for (i = 0; !backup->reuse && i < backup->ndisks; i++) {
         if ((rc = ferryBackupFormatDisk(op, &backup->disks[i], done, &same[i])) < 0)
             return -1;
@@ -268,6 +271,9 @@ ferryBackupAddNodes(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
+
+    if (ferryBackupRequireDisks(op) < 0)
+        return -1;
 
     for (i = 0; i < backup->ndisks; i++) {
         ferryBackupDisk *disk = &backup->disks[i];

@@ -136,12 +136,14 @@ ferryBackupReconnected(virDomainObj *vm)
  * QEMU is gone, or the host was restarted: undoes the backup. Only a completed one leaves
  * its checkpoint and the images of a push. If the stock driver still knew of the backup
  * (priv->backup), it has restored labels, sent the job's event and ended the async job.
+ * Does not end the operation when its checkpoint cannot be removed: an error is reported.
  */
 void
 ferryBackupStopped(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     bool started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
+    bool again = op->stopped;
 
     /* QEMU writes the last data of an image on closing it, and may not have closed all */
     if (backup->result == FERRY_BACKUP_RESULT_COMPLETED && !ferryBackupIsPull(backup) &&
@@ -151,18 +153,20 @@ ferryBackupStopped(ferryOp *op)
     }
 
     /* after a host crash the journal on the disk may be older than the "server" step */
-    if (ferryBackupIsPull(backup))
+    if (ferryBackupIsPull(backup) && (!op->vm || op->vm->pid == 0))
         ferryExportSocketRemove(backup->def->server);
 
     if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED && started)
         ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, /* chain= */ false);
 
+    op->stuck = false;
     if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
         ferryBackupUnfiles(op);
 
-    ferryOpEnd(op);
+    if (!op->stuck)
+        ferryOpEnd(op);
 
-    if (op->vm && backup->result != FERRY_BACKUP_RESULT_NONE) {
+    if (op->vm && !again && backup->result != FERRY_BACKUP_RESULT_NONE) {
         ferryBackupTellDisks(op);
         /* the undo had cleared priv->backup, so the stock driver has not ended the job */
         if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP) {

@@ -118,7 +118,8 @@ ferryCheckpointDropBitmaps(virDomainObj *vm,
  * @chain: also clean images below the top one, where a new checkpoint has no bitmaps
  *
  * Removes the checkpoint's bitmaps from its disks' images. QEMU is gone, so nobody
- * knows which bitmaps it wrote. Reports no error.
+ * knows which bitmaps it wrote. Does nothing if another QEMU uses the images by now: the
+ * bitmaps then stay. Reports no error.
  */
 void
 ferryCheckpointDropOffline(virDomainObj *vm,
@@ -128,6 +129,12 @@ ferryCheckpointDropOffline(virDomainObj *vm,
 {
     g_autoptr(virDomainCheckpointDef) found = NULL;
     size_t i;
+
+    if (vm->pid != 0) {
+        VIR_WARN("bitmaps '%s' may be left in the images of domain '%s', which runs",
+                 name, vm->def->name);
+        return;
+    }
 
     if (!def)
         def = found = ferryCheckpointFind(vm, name);

@@ -19,9 +19,12 @@
 #include "qemu/qemu_domainjob.h"
 #include "virdomaincheckpointobjlist.h"
 #include "virerror.h"
+#include "virlog.h"
 #include "virxml.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.checkpoint");
 
 #define FERRY_CHECKPOINT_NAME "checkpoint"
 
@@ -124,26 +127,42 @@ ferryCheckpointRecover(ferryOp *op)
 }
 
 
-static void
-ferryCheckpointStopped(ferryOp *op)
+/* Finishes a delete, or takes a create back. Returns 0, or -1 with an error reported. */
+static int
+ferryCheckpointSettle(ferryOp *op)
 {
     ferryCheckpoint *data = ferryCheckpointOf(op);
     const char *name = g_ptr_array_index(data->names, 0);
     size_t i;
 
-    if (op->vm && ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
+    if (ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
         for (i = 0; !data->metadataOnly && i < data->names->len; i++)
             ferryCheckpointDropOffline(op->vm, /* def= */ NULL, g_ptr_array_index(data->names, i),
                                        /* chain= */ true);
-        ignore_value(ferryCheckpointRemoveAll(op->vm, data->names));
-    } else if (op->vm && *ferryPlanProgress(op, &ferryCheckpointCreatePlan) > 0 &&
-               !ferryPlanDone(op, &ferryCheckpointCreatePlan)) {
-        if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
-            ferryCheckpointDropOffline(op->vm, data->def, name, /* chain= */ false);
-        ferryCheckpointRemove(op->vm, name);
+        return ferryCheckpointRemoveAll(op->vm, data->names);
     }
 
-    ferryOpEnd(op);
+    if (*ferryPlanProgress(op, &ferryCheckpointCreatePlan) == 0 ||
+        ferryPlanDone(op, &ferryCheckpointCreatePlan))
+        return 0;
+
+    if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
+        ferryCheckpointDropOffline(op->vm, data->def, name, /* chain= */ false);
+
+    return ferryCheckpointRemove(op->vm, name);
+}
+
+
+/* Ends the operation, unless a file of a checkpoint cannot be removed: an error is reported
+ * then, and the next driver would list the checkpoint if the journal were gone. */
+static void
+ferryCheckpointStopped(ferryOp *op)
+{
+    if (!op->vm || ferryCheckpointSettle(op) == 0)
+        ferryOpEnd(op);
+    else
+        VIR_WARN("checkpoints of domain '%s' cannot be removed yet: %s",
+                 op->vm->def->name, virGetLastErrorMessage());
 }
 
 
@@ -167,6 +186,30 @@ const ferryOpClass ferryCheckpointClass = {
     .stopped = ferryCheckpointStopped,
     .needsCheckpoints = ferryCheckpointNeedsCheckpoints,
 };
+
+
+/* First finishes a half-done operation, e.g. one that could not write or remove a file.
+ * Domain locked, job held. */
+static void
+ferryCheckpointFinish(virDomainObj *vm)
+{
+    g_autoptr(ferryOp) op = NULL;
+
+    if (!ferryOpFind(vm, FERRY_CHECKPOINT_NAME))
+        return;
+
+    op = ferryOpRef(ferryOpFind(vm, FERRY_CHECKPOINT_NAME));
+
+    if (op->stopped) {
+        ferryCheckpointStopped(op);
+    } else if (!op->driven && virDomainObjIsActive(vm)) {
+        ferryOpDrive(op);
+        ferryCheckpointJobChanged(op);
+        ferryOpRelease(op);
+    }
+
+    virResetLastError();
+}
 
 
 /* Runs @plan as a new operation. Takes over @data, also on failure. */
@@ -266,6 +309,8 @@ ferryCheckpointCreate(virDomainObj *vm,
         return -1;
     }
 
+    ferryCheckpointFinish(vm);
+
     if (!virDomainObjIsActive(vm)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
                        _("cannot create checkpoint for inactive domain"));
@@ -348,7 +393,6 @@ ferryCheckpointDelete(virDomainObj *vm,
                       unsigned int flags)
 {
     ferryCheckpoint *data = ferryCheckpointNew();
-    ferryOp *op;
     int rc = -1;
 
     data->metadataOnly = flags & VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
@@ -358,15 +402,7 @@ ferryCheckpointDelete(virDomainObj *vm,
         return -1;
     }
 
-    /* first finish a half-done delete, e.g. one that could not save the definitions */
-    if ((op = ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) && !op->driven &&
-        ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
-        ferryOpDrive(op);
-        ferryOpRef(op);
-        ferryCheckpointJobChanged(op);
-        ferryOpRelease(op);
-        ferryOpUnref(op);
-    }
+    ferryCheckpointFinish(vm);
 
     if (ferryCheckpointSelect(vm, name, flags, data) == 0) {
         if (data->names->len > 0)

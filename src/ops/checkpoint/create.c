@@ -15,6 +15,10 @@
 #include "ops/checkpoint/create.h"
 #include "ops/checkpoint/data.h"
 #include "ops/checkpoint/metadata.h"
+#include "virerror.h"
+#include "virlog.h"
+
+VIR_LOG_INIT("ferry.checkpoint");
 
 
 /* create: file: writes the checkpoint's definition */
@@ -30,7 +34,11 @@ ferryCheckpointUndoFile(ferryOp *op)
 {
     ferryCheckpoint *data = ferryCheckpointOf(op);
 
-    ferryCheckpointRemove(op->vm, g_ptr_array_index(data->names, 0));
+    if (ferryCheckpointRemove(op->vm, g_ptr_array_index(data->names, 0)) < 0) {
+        VIR_WARN("an unfinished checkpoint of domain '%s' cannot be removed yet: %s",
+                 op->vm->def->name, virGetLastErrorMessage());
+        op->stuck = true;
+    }
 }
 
 

@@ -9,11 +9,13 @@
 
 #include <unistd.h>
 
+#include "block/durable.h"
 #include "engine/op.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_checkpoint.h"
 #include "virdomaincheckpointobjlist.h"
 #include "virerror.h"
+#include "virfile.h"
 #include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -164,11 +166,21 @@ ferryCheckpointPrepare(virDomainObj *vm,
 }
 
 
+/* Returns the folder with the files of the domain's checkpoints. */
+static char *
+ferryCheckpointFolder(virDomainObj *vm)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
+
+    return g_strdup_printf("%s/%s", cfg->checkpointDir, vm->def->name);
+}
+
+
 /**
  * ferryCheckpointSave:
  *
- * Writes the file of @def. Clients do not see a new checkpoint before
- * ferryCheckpointAdopt() puts it into the domain's list.
+ * Writes the file of @def to the disk, its folder included. Clients do not see a new
+ * checkpoint before ferryCheckpointAdopt() puts it into the domain's list.
  */
 int
 ferryCheckpointSave(virDomainObj *vm,
@@ -176,9 +188,14 @@ ferryCheckpointSave(virDomainObj *vm,
 {
     virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    g_autofree char *dir = ferryCheckpointFolder(vm);
     virDomainMomentObj moment = { .def = &def->parent };
 
-    return qemuCheckpointWriteMetadata(vm, &moment, driver->xmlopt, cfg->checkpointDir);
+    if (ferryDurableMkdir(dir, 0777) < 0 ||
+        qemuCheckpointWriteMetadata(vm, &moment, driver->xmlopt, cfg->checkpointDir) < 0)
+        return -1;
+
+    return ferryDurableFolder(dir);
 }
 
 
@@ -243,6 +260,7 @@ ferryCheckpointReparent(void *payload,
     virDomainMomentObj *chk = payload;
     ferryCheckpointReparentData *data = opaque;
     virDomainMomentObj *parent;
+    g_autofree char *old = NULL;
 
     if (ferryCheckpointIsListed(data->names, chk->def->name) ||
         !ferryCheckpointIsListed(data->names, chk->def->parent_name))
@@ -251,11 +269,15 @@ ferryCheckpointReparent(void *payload,
     parent = ferryCheckpointSurvivor(data->vm, data->names,
                                      virDomainCheckpointFindByName(data->vm->checkpoints,
                                                                    chk->def->parent_name));
-    g_free(chk->def->parent_name);
+    old = g_steal_pointer(&chk->def->parent_name);
     chk->def->parent_name = parent ? g_strdup(parent->def->name) : NULL;
 
-    if (ferryCheckpointSave(data->vm, virDomainCheckpointObjGetDef(chk)) < 0)
+    if (ferryCheckpointSave(data->vm, virDomainCheckpointObjGetDef(chk)) < 0) {
+        /* so that the next try finds the checkpoint again */
+        g_free(chk->def->parent_name);
+        chk->def->parent_name = g_steal_pointer(&old);
         data->rc = -1;
+    }
 
     return 0;
 }
@@ -273,28 +295,51 @@ ferryCheckpointReparentAll(virDomainObj *vm,
 }
 
 
-/* Removes the file of checkpoint @name, and the ".new" file of an interrupted write. */
-static void
-ferryCheckpointUnsave(virDomainObj *vm,
-                      const char *name)
+static int
+ferryCheckpointUnlink(const char *path)
 {
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
-    g_autofree char *path = g_strdup_printf("%s/%s/%s.xml", cfg->checkpointDir, vm->def->name, name);
-    g_autofree char *unfinished = g_strdup_printf("%s.new", path);
+    /* a read-only file system does not look whether there is such a file */
+    if (unlink(path) == 0 || errno == ENOENT || (errno == EROFS && !virFileExists(path)))
+        return 0;
 
-    if ((unlink(unfinished) < 0 && errno != ENOENT) ||
-        (unlink(path) < 0 && errno != ENOENT))
-        VIR_WARN("cannot remove '%s': %s", path, g_strerror(errno));
+    virReportSystemError(errno, _("cannot remove '%1$s'"), path);
+    return -1;
 }
 
 
-/* Removes the files of the checkpoints, and takes them off the domain's list. */
-static void
+/* Removes the files of the checkpoints, and the ".new" file of an interrupted write, also
+ * from the disk: a driver that found them again would list checkpoints without bitmaps. */
+static int
+ferryCheckpointUnsave(virDomainObj *vm,
+                      GPtrArray *names)
+{
+    g_autofree char *dir = ferryCheckpointFolder(vm);
+    size_t i;
+
+    for (i = 0; i < names->len; i++) {
+        g_autofree char *path = g_strdup_printf("%s/%s.xml", dir,
+                                                (const char *) g_ptr_array_index(names, i));
+        g_autofree char *unfinished = g_strdup_printf("%s.new", path);
+
+        if (ferryCheckpointUnlink(unfinished) < 0 || ferryCheckpointUnlink(path) < 0)
+            return -1;
+    }
+
+    return virFileIsDir(dir) ? ferryDurableFolder(dir) : 0;
+}
+
+
+/* Removes the files of the checkpoints, and takes them off the domain's list. Returns 0, or
+ * -1 with an error reported and all still listed. */
+static int
 ferryCheckpointDrop(virDomainObj *vm,
                     GPtrArray *names)
 {
     virDomainMomentObj *current = virDomainCheckpointGetCurrent(vm->checkpoints);
     size_t i;
+
+    if (ferryCheckpointUnsave(vm, names) < 0)
+        return -1;
 
     virDomainCheckpointSetCurrent(vm->checkpoints, ferryCheckpointSurvivor(vm, names, current));
 
@@ -302,14 +347,14 @@ ferryCheckpointDrop(virDomainObj *vm,
         const char *name = g_ptr_array_index(names, i);
         virDomainMomentObj *chk = virDomainCheckpointFindByName(vm->checkpoints, name);
 
-        ferryCheckpointUnsave(vm, name);
-
         if (chk) {
             virDomainMomentMoveChildren(chk, chk->parent);
             virDomainMomentDropParent(chk);
             virDomainCheckpointObjListRemove(vm->checkpoints, chk);
         }
     }
+
+    return 0;
 }
 
 
@@ -326,8 +371,7 @@ ferryCheckpointRemoveAll(virDomainObj *vm,
     if (ferryCheckpointReparentAll(vm, names) < 0)
         return -1;
 
-    ferryCheckpointDrop(vm, names);
-    return 0;
+    return ferryCheckpointDrop(vm, names);
 }
 
 
@@ -335,9 +379,10 @@ ferryCheckpointRemoveAll(virDomainObj *vm,
  * ferryCheckpointRemove:
  *
  * Removes checkpoint @name, which was not created completely, from the domain's list if
- * listed, and its file. Reports no error.
+ * listed, and its file. Returns 0, or -1 with an error reported: the operation must then
+ * stay in the journal, or the next driver would list the checkpoint.
  */
-void
+int
 ferryCheckpointRemove(virDomainObj *vm,
                       const char *name)
 {
@@ -351,5 +396,5 @@ ferryCheckpointRemove(virDomainObj *vm,
                  name, vm->def->name, virGetLastErrorMessage());
     virResetLastError();
 
-    ferryCheckpointDrop(vm, names);
+    return ferryCheckpointDrop(vm, names);
 }

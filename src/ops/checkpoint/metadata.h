@@ -19,4 +19,4 @@ int ferryCheckpointCheckDisk(virDomainObj *vm,
 int ferryCheckpointSave(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointAdopt(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointRemoveAll(virDomainObj *vm, GPtrArray *names);
-void ferryCheckpointRemove(virDomainObj *vm, const char *name);
+int ferryCheckpointRemove(virDomainObj *vm, const char *name);

@@ -92,7 +92,6 @@ void
 ferryCopySettle(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk;
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
     virErrorPtr err = NULL;
@@ -116,8 +115,7 @@ ferryCopySettle(ferryOp *op)
 
     if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
         ferryOpEnd(op);
-        if ((disk = ferryCopyDisk(op)))
-            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
+        ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
     }
 
     virErrorRestore(&err);
@@ -305,17 +303,16 @@ ferryCopyPivotFailed(ferryOp *op)
 static int
 ferryCopyPivotRun(ferryOp *op)
 {
+    ferryCopy *copy = ferryCopyOf(op);
     int rc = ferryPlanResume(op, &ferryCopyPivotPlan);
-    virDomainDiskDef *disk;
 
     if (op->over)
         return -1;
 
     if (rc == 0) {
         ferryOpEnd(op);
-        if ((disk = ferryCopyDisk(op)))
-            ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-                               VIR_DOMAIN_BLOCK_JOB_COMPLETED);
+        ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                                VIR_DOMAIN_BLOCK_JOB_COMPLETED);
         return 0;
     }
 
@@ -343,6 +340,7 @@ ferryCopyPivot(ferryOp *op,
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
+    virDomainDiskDef *disk;
     bool again = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
     int rc = 0;
 
@@ -371,7 +369,8 @@ ferryCopyPivot(ferryOp *op,
     }
 
     copy->goal = FERRY_COPY_GOAL_PIVOT;
-    ferryCopyDisk(op)->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_PIVOT;
+    if ((disk = ferryCopyDisk(op)))
+        disk->mirrorState = ferryCopyState(copy);
 
     ferryOpDrive(op);
     rc = ferryCopyPivotRun(op);
@@ -392,9 +391,12 @@ ferryCopyReady(ferryOp *op)
         return;
 
     copy->ready = true;
-    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_READY;
-    qemuDomainSaveStatus(op->vm);
-    ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, VIR_DOMAIN_BLOCK_JOB_READY);
+    if (disk) {
+        disk->mirrorState = ferryCopyState(copy);
+        qemuDomainSaveStatus(op->vm);
+    }
+    ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                            VIR_DOMAIN_BLOCK_JOB_READY);
 }
 
 

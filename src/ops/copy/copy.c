@@ -30,6 +30,7 @@ const ferryOpClass ferryCopyClass = {
     .revive = ferryCopyRevive,
     .recover = ferryCopyRecover,
     .stopped = ferryCopyStopped,
+    .blocksStart = true,
     .blockJob = &ferryCopyBlockJob,
 };
 

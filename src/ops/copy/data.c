@@ -30,8 +30,8 @@ ferryCopyFree(void *data)
 /**
  * ferryCopyDisk:
  *
- * Returns the disk of @op. The disk exists as long as the copy is published, because a
- * disk with a mirror cannot be unplugged.
+ * Returns the disk of @op, or NULL. Clients cannot unplug a disk that has a mirror, but the
+ * guest can eject it: then the disk is gone whenever the domain's job was not held.
  */
 virDomainDiskDef *
 ferryCopyDisk(ferryOp *op)
@@ -54,11 +54,13 @@ ferryCopyTargetBacking(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (copy->reuse)
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (copy->reuse || !disk)
         return virStorageSourceNew();
 
     if (copy->shallow && !virStorageSourceHasBacking(copy->target))
-        return virObjectRef(ferryCopyDisk(op)->src->backingStore);
+        return virObjectRef(disk->src->backingStore);
 
     return virObjectRef(copy->target->backingStore);
 }
@@ -71,9 +73,10 @@ bool
 ferryCopyIsOneLayer(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    return !virStorageSourceIsLocalStorage(copy->target) &&
-        ferrySourceIsOneRawLayer(ferryCopyDisk(op)->src);
+    return !virStorageSourceIsLocalStorage(copy->target) && disk &&
+        ferrySourceIsOneRawLayer(disk->src);
 }
 
 

@@ -36,6 +36,8 @@ struct _ferryCopy {
 
     bool granted;             /* the "access" step let QEMU open the target */
     bool ready;               /* clients got the READY event */
+    bool reported;            /* the log says that the definition cannot be saved */
+    bool unsaved;             /* the persistent definition in memory is newer than its file */
     bool synchronous;         /* a guest write ends when both images have it */
     unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
     unsigned long long granularity; /* bytes; 0: QEMU chooses */

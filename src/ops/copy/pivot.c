@@ -25,6 +25,7 @@
 
 #include "block/access.h"
 #include "block/bitmap.h"
+#include "block/durable.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
@@ -56,12 +57,19 @@ ferryPivotReopenTarget(ferryOp *op,
 {
     virStorageSource *target = ferryCopyOf(op)->target;
     virDomainDiskDef *disk = ferryCopyDisk(op);
+    int cachemode;
+    int discard;
     int rc;
 
-    target->cachemode = disk->cachemode;
-    target->iomode = disk->iomode;
-    target->discard = disk->discard;
-    target->detect_zeroes = disk->detect_zeroes;
+    /* the guest may have ejected the disk: then the target's own options hold */
+    if (disk) {
+        target->cachemode = disk->cachemode;
+        target->iomode = disk->iomode;
+        target->discard = disk->discard;
+        target->detect_zeroes = disk->detect_zeroes;
+    }
+    cachemode = target->cachemode;
+    discard = target->discard;
 
     if (copying)
         target->discard = ferryCopyDiscard(op);
@@ -74,8 +82,8 @@ ferryPivotReopenTarget(ferryOp *op,
         ignore_value(ferryNodeReopenStorage(op->vm, target));
     }
 
-    target->cachemode = disk->cachemode;
-    target->discard = disk->discard;
+    target->cachemode = cachemode;
+    target->discard = discard;
     return rc;
 }
 
@@ -138,8 +146,10 @@ static void
 ferryPivotDropBitmaps(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    ferryBitmapsDrop(op->vm, ferryCopyDisk(op)->src, copy->target);
+    if (disk)
+        ferryBitmapsDrop(op->vm, disk->src, copy->target);
 }
 
 
@@ -161,14 +171,17 @@ static int
 ferryPivotSync(ferryOp *op)
 {
     g_autoptr(virStorageSource) target = virObjectRef(ferryCopyOf(op)->target);
+    int rc;
 
-    /* the storage may hang, and other calls on the domain must not wait for it */
+    /* The configuration will name the target, so the target's name must be on the disk. The
+     * storage may hang, and other calls on the domain must not wait for it. */
     ferryOpYield(op);
     virObjectUnlock(op->vm);
     ferryImageSync(target);
+    rc = ferryDurableImage(target);
     virObjectLock(op->vm);
 
-    return ferryOpResume(op);
+    return ferryOpResume(op) < 0 || rc < 0 ? -1 : 0;
 }
 
 
@@ -316,8 +329,13 @@ ferryPivotHappened(ferryOp *op,
      * but not if it is a copy-on-read filter, which stays on top of either image: then
      * take the error as a no. */
     if (info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
-        (!info->error || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
+        (!info->error || !disk || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
         return !info->error;
+
+    /* The guest has ejected the disk, so there is no node to ask for: what was past its
+     * point of no return counts as done. */
+    if (!disk)
+        return 1;
 
     if (!(node = ferryQMPDiskNode(op->vm, disk)))
         return -1;
@@ -452,10 +470,14 @@ ferryCopyAdoptConfig(ferryOp *op)
 
         virObjectUnref(disk->src);
         disk->src = g_steal_pointer(&src);
+        copy->unsaved = true;
     }
 
-    /* also when the disk names the target already: an earlier save may have failed */
-    if (virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) {
+    /* If the disk names the target already, an earlier save may have failed. The folder is
+     * synced in any case: the journal is removed next, and must not be outlived by the
+     * older configuration. */
+    if ((copy->unsaved && virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) ||
+        ferryDurableFolder(cfg->configDir) < 0) {
         virErrorPtr err = NULL;
 
         virErrorPreserveLast(&err);
@@ -465,6 +487,7 @@ ferryCopyAdoptConfig(ferryOp *op)
         return -1;
     }
 
+    copy->unsaved = false;
     return 0;
 }
 
@@ -476,7 +499,7 @@ ferryPivotAdopt(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (disk->src != copy->target) {
+    if (disk && disk->src != copy->target) {
         /* a shallow copy that we created uses the old image's backing chain; the owner of
          * a reused image chose its chain */
         if (copy->shallow && !copy->reuse &&
@@ -498,10 +521,12 @@ ferryPivotAdopt(ferryOp *op)
         disk->src = virObjectRef(copy->target);
     }
 
-    g_clear_pointer(&disk->mirror, virObjectUnref);
-    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
-    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
-    qemuDomainSaveStatus(op->vm);
+    if (disk) {
+        g_clear_pointer(&disk->mirror, virObjectUnref);
+        disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
+        disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+        qemuDomainSaveStatus(op->vm);
+    }
 
     if (ferryCopyAdoptConfig(op) < 0)
         return FERRY_STEP_UNKNOWN;
@@ -523,7 +548,7 @@ ferryPivotRelease(ferryOp *op)
     for (n = copy->old; virStorageSourceIsBacking(n); n = n->backingStore) {
         virStorageSource *m;
 
-        for (m = disk->src; virStorageSourceIsBacking(m); m = m->backingStore) {
+        for (m = disk ? disk->src : NULL; virStorageSourceIsBacking(m); m = m->backingStore) {
             if (n->backingStore && STREQ_NULLABLE(n->backingStore->nodeformat, m->nodeformat)) {
                 g_clear_pointer(&n->backingStore, virObjectUnref);
                 break;

@@ -18,6 +18,7 @@
 #include "ops/copy/recover.h"
 #include "ops/copy/start.h"
 #include "ops/event.h"
+#include "ops/leftover.h"
 #include "virerror.h"
 #include "virlog.h"
 #include "virxml.h"
@@ -275,6 +276,40 @@ ferryCopyRejoin(ferryOp *op,
 }
 
 
+/* The disk is gone: takes back what does not need it, or after the point of no return goes
+ * on to the configuration. If that cannot be saved, the end of QEMU or the next driver
+ * tries again. */
+static void
+ferryCopyRecoverGone(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
+
+    VIR_WARN("domain '%s' has no disk '%s' any more: its copy to '%s' is %s",
+             op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
+             forward ? "finished without it" : "taken back");
+
+    copy->granted = ferryPlanReached(op, &ferryCopyStartPlan, "access");
+
+    if (forward && ferryPlanResume(op, &ferryCopyPivotPlan) < 0) {
+        /* the mirror job may have failed after all: then the pivot is undone by now */
+        if ((forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan)))
+            return;
+    }
+
+    if (!forward && (ferryPlanUndo(op, &ferryCopyPivotPlan) < 0 ||
+                     ferryPlanUndo(op, &ferryCopyStartPlan) < 0))
+        return;
+
+    if (op->over)
+        return;
+
+    ferryOpEnd(op);
+    ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                            forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
+}
+
+
 /**
  * ferryCopyRecover:
  *
@@ -292,9 +327,7 @@ ferryCopyRecover(ferryOp *op)
     g_auto(ferryJobInfo) info = { 0 };
 
     if (!disk) {
-        VIR_ERROR(_("domain '%1$s' has no disk '%2$s' any more; '%3$s' may hold an unfinished copy of it"),
-                  op->vm->def->name, copy->dst, NULLSTR(copy->target->path));
-        ferryOpEnd(op);
+        ferryCopyRecoverGone(op);
         return;
     }
 
@@ -324,12 +357,47 @@ ferryCopyRecover(ferryOp *op)
 }
 
 
+/* Returns whether the domain was started on the old image after the pivot, by a driver that
+ * knew nothing of the journal: what the guest has written there since must not be lost. */
+static bool
+ferryCopyIsRevived(ferryOp *op,
+                   virDomainDiskDef *disk)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    return disk && copy->old && op->stopped && op->vm->pid != 0 &&
+           virStorageSourceIsSameLocation(disk->src, copy->old);
+}
+
+
+/* Reports, and the first time also logs, that the configuration cannot be saved. */
+static void
+ferryCopyReportUnsaved(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+    g_autofree char *why = g_strdup(virGetLastErrorMessage());
+
+    virReportError(VIR_ERR_OPERATION_INVALID,
+                   _("domain '%1$s' cannot start yet: disk '%2$s' is on '%3$s', but its "
+                     "configuration, which names the out-of-date '%4$s', cannot be saved (%5$s); make space in "
+                     "'%6$s' or make it writable, and try again"),
+                   op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
+                   copy->old ? NULLSTR(copy->old->path) : "", why, cfg->configDir);
+
+    if (!copy->reported)
+        VIR_ERROR("%s", virGetLastErrorMessage());
+    copy->reported = true;
+}
+
+
 /**
  * ferryCopyStopped:
  *
  * QEMU is gone, or the host was restarted. If the guest may have written to the target,
  * makes the configuration name the target; else removes what the copy created. Ends the
- * operation. Domain locked; op->vm is NULL if the domain is gone.
+ * operation, unless the configuration cannot be saved: an error is reported then, and the
+ * domain must not start. Domain locked; op->vm is NULL if the domain is gone.
  */
 void
 ferryCopyStopped(ferryOp *op)
@@ -337,23 +405,29 @@ ferryCopyStopped(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = op->vm ? ferryCopyDisk(op) : NULL;
     bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
-
-    if (forward) {
-        if (op->vm && ferryCopyAdoptConfig(op) < 0)
-            VIR_ERROR(_("domain '%1$s': edit the configuration before the next start: disk '%2$s' "
-                        "must use '%3$s'; the image '%4$s' is out of date"),
-                      op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
-                      copy->old ? NULLSTR(copy->old->path) : "");
-    } else {
-        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
-    }
+    bool again = op->stopped;
 
     if (disk && disk->mirror == copy->target)
         g_clear_pointer(&disk->mirror, virObjectUnref);
 
-    ferryOpEnd(op);
+    if (!forward) {
+        ferryLeftoverRemove(op, op->vm, copy->target, copy->origin);
+        ferryOpEnd(op);
+    } else if (ferryCopyIsRevived(op, disk)) {
+        VIR_WARN("disk '%s' of domain '%s' had moved to '%s', and the domain was started on '%s' "
+                 "again without Ferry: its configuration is not changed; compare both images",
+                 copy->dst, op->vm->def->name, NULLSTR(copy->target->path),
+                 NULLSTR(copy->old->path));
+        ferryOpEnd(op);
+    } else if (op->vm && ferryCopyAdoptConfig(op) < 0) {
+        ferryCopyReportUnsaved(op);
+    } else {
+        ferryOpEnd(op);
+    }
 
-    if (disk)
-        ferryEventBlockJob(op->vm, disk, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-                           forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED : VIR_DOMAIN_BLOCK_JOB_FAILED);
+    /* clients of the driver that saw QEMU run, and these once */
+    if (op->vm && !again)
+        ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
+                                forward ? VIR_DOMAIN_BLOCK_JOB_COMPLETED :
+                                          VIR_DOMAIN_BLOCK_JOB_FAILED);
 }

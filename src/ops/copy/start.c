@@ -16,6 +16,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/durable.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "domain_audit.h"
@@ -90,8 +91,17 @@ ferryCopyUnfile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (!copy->keep)
+    if (!copy->keep) {
         ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+        return;
+    }
+
+    /* the client is told next that the copy is there */
+    virObjectUnlock(op->vm);
+    if (ferryDurableImage(copy->target) < 0)
+        VIR_WARN("copy '%s' may be gone after a power loss: %s", copy->target->path,
+                 virGetLastErrorMessage());
+    virObjectLock(op->vm);
 }
 
 

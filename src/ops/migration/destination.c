@@ -19,11 +19,13 @@
 
 #include <config.h>
 
+#include "block/durable.h"
 #include "block/node.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
+#include "ops/leftover.h"
 #include "ops/migration/destination.h"
 #include "ops/migration/incoming.h"
 #include "qemu/qemu_alias.h"
@@ -82,9 +84,11 @@ ferryIncomingRunImages(ferryOp *op)
     ferryIncoming *incoming = ferryIncomingOf(op);
     size_t i;
 
+    /* the source's images are given up for these, so their names must be on the disk */
     for (i = 0; i < incoming->ndisks; i++) {
         if (incoming->disks[i].origin != FERRY_IMAGE_FOREIGN &&
-            ferryIncomingCreateImage(op, &incoming->disks[i]) < 0)
+            (ferryIncomingCreateImage(op, &incoming->disks[i]) < 0 ||
+             ferryDurableImage(incoming->disks[i].image) < 0))
             return -1;
     }
 
@@ -106,8 +110,8 @@ ferryIncomingDiscard(ferryOp *op)
 
     /* without @vm the daemon's user removes them: the domain's user may lack the right */
     for (i = 0; i < incoming->ndisks; i++)
-        ferryImageRestore(op->driver, /* vm= */ NULL,
-                          incoming->disks[i].image, incoming->disks[i].origin);
+        ferryLeftoverRemove(op, /* vm= */ NULL,
+                            incoming->disks[i].image, incoming->disks[i].origin);
 }
 
 
@@ -133,7 +137,7 @@ ferryIncomingSetCache(ferryOp *op,
     for (i = 0; i < incoming->ndisks; i++) {
         virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
 
-        if (direct || incoming->disks[i].direct)
+        if (disk && (direct || incoming->disks[i].direct))
             incoming->disks[i].direct = ferryNodeBypassCache(op->vm, disk, disk->src, direct);
     }
 }
@@ -530,7 +534,8 @@ ferryIncomingArrived(ferryOp *op,
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
 
     if (vm->persistent && vm->newDef && ferryIncomingCopySlices(vm->def, vm->newDef) &&
-        virDomainDefSave(vm->newDef, op->driver->xmlopt, cfg->configDir) < 0) {
+        (virDomainDefSave(vm->newDef, op->driver->xmlopt, cfg->configDir) < 0 ||
+         ferryDurableFolder(cfg->configDir) < 0)) {
         VIR_WARN("configuration of domain '%s' lacks the slices of its disks: %s",
                  vm->def->name, virGetLastErrorMessage());
         virResetLastError();

@@ -1,0 +1,117 @@
+/*
+ * definitions.c: which files the domains' definitions name
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * A journal may be older than what has become of its files: while no Ferry was looking,
+ * somebody may have made the target of a copy the disk of a domain. So before a file is
+ * removed that only a journal speaks of, all definitions are searched for it.
+ */
+
+#include <config.h>
+
+#include <sys/stat.h>
+
+#include "block/definitions.h"
+
+
+static void
+ferryDefinitionsAddChain(GPtrArray *paths,
+                         virStorageSource *chain)
+{
+    virStorageSource *n;
+
+    for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (virStorageSourceIsLocalStorage(n) && n->path)
+            g_ptr_array_add(paths, g_strdup(n->path));
+    }
+}
+
+
+static void
+ferryDefinitionsAdd(GPtrArray *paths,
+                    virDomainDef *def)
+{
+    size_t i;
+
+    for (i = 0; def && i < def->ndisks; i++) {
+        ferryDefinitionsAddChain(paths, def->disks[i]->src);
+        ferryDefinitionsAddChain(paths, def->disks[i]->mirror);
+    }
+}
+
+
+/* Returns the paths of all images in the live and the persistent definition of each
+ * domain. Locks one domain at a time: the caller must hold the lock of none. */
+static GPtrArray *
+ferryDefinitionsPaths(virQEMUDriver *driver)
+{
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+    virDomainObj **vms = NULL;
+    size_t nvms = 0;
+    size_t i;
+
+    virDomainObjListCollectAll(driver->domains, &vms, &nvms);
+
+    for (i = 0; i < nvms; i++) {
+        VIR_WITH_OBJECT_LOCK_GUARD(vms[i]) {
+            ferryDefinitionsAdd(paths, vms[i]->def);
+            ferryDefinitionsAdd(paths, vms[i]->newDef);
+        }
+    }
+
+    virObjectListFreeCount(vms, nvms);
+    return g_steal_pointer(&paths);
+}
+
+
+static bool
+ferryDefinitionsSame(const char *path,
+                     const struct stat *st,
+                     const char *other)
+{
+    struct stat ost;
+
+    if (STREQ(path, other))
+        return true;
+
+    return st && stat(other, &ost) == 0 &&
+           ost.st_dev == st->st_dev && ost.st_ino == st->st_ino;
+}
+
+
+/**
+ * ferryDefinitionsName:
+ * @locked: domain that the caller has locked, or NULL; it is unlocked meanwhile, since no
+ *          domain is locked while another one is, and storage may be slow
+ *
+ * Returns whether an image of a disk in any definition, live or persistent, of any domain
+ * is the file @path: by name or, while the file exists, by device and inode. Elements of
+ * chains that the definitions do not spell out are not seen.
+ */
+bool
+ferryDefinitionsName(virQEMUDriver *driver,
+                     const char *path,
+                     virDomainObj *locked)
+{
+    g_autoptr(GPtrArray) paths = NULL;
+    struct stat st;
+    bool exists;
+    bool found = false;
+    size_t i;
+
+    if (locked)
+        virObjectUnlock(locked);
+
+    paths = ferryDefinitionsPaths(driver);
+    exists = stat(path, &st) == 0;
+
+    for (i = 0; i < paths->len && !found; i++)
+        found = ferryDefinitionsSame(path, exists ? &st : NULL, g_ptr_array_index(paths, i));
+
+    if (locked)
+        virObjectLock(locked);
+
+    return found;
+}

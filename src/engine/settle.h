@@ -1,0 +1,13 @@
+/*
+ * settle.h: operations that have outlived their QEMU
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "engine/op.h"
+
+int ferrySettleBeforeStart(virDomainObj *vm);
+void ferrySettleBeforeRemoval(virDomainObj *vm, bool listLocked);

@@ -1,0 +1,60 @@
+/*
+ * leftover.c: files of an operation whose QEMU is gone
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * An operation that a starting driver finds in a journal, and whose QEMU does not run any
+ * more, may be older than what its files are used for now: see definitions.c.
+ */
+
+#include <config.h>
+
+#include "block/definitions.h"
+#include "block/source.h"
+#include "ops/leftover.h"
+#include "virfile.h"
+#include "virlog.h"
+
+VIR_LOG_INIT("ferry.leftover");
+
+
+/**
+ * ferryLeftoverRemove:
+ * @vm, @image, @origin: as for ferryImageRestore()
+ *
+ * Removes or empties what @op made at @image. If @op was read from a journal and its QEMU
+ * is gone (op->stopped), the file stays when a definition names it, and the log says what
+ * was done. Domain locked, if there is one; its lock may be released meanwhile.
+ */
+void
+ferryLeftoverRemove(ferryOp *op,
+                    virDomainObj *vm,
+                    virStorageSource *image,
+                    ferryImageOrigin origin)
+{
+    g_autofree char *name = NULL;
+
+    if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(image))
+        return;
+
+    if (!op->stopped) {
+        ferryImageRestore(op->driver, vm, image, origin);
+        return;
+    }
+
+    if (!virFileExists(image->path))
+        return;
+
+    name = g_strdup(op->vm ? op->vm->def->name : "");
+
+    if (ferryDefinitionsName(op->driver, image->path, op->vm)) {
+        VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
+                 "now, and stays", image->path, op->name, name);
+        return;
+    }
+
+    VIR_WARN("%s image '%s', which operation '%s' of domain '%s' made and did not finish",
+             origin == FERRY_IMAGE_ABSENT ? "removing" : "emptying", image->path, op->name, name);
+    ferryImageRestore(op->driver, vm, image, origin);
+}
