@@ -13,6 +13,7 @@
 #include "driver.h"
 #include "engine/engine.h"
 #include "engine/job.h"
+#include "block/identity.h"
 #include "hook/api.h"
 #include "hook/version.h"
 #include "ops/backup/data.h"
@@ -256,12 +257,14 @@ __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 
 
 /* The reconnecting thread calls this function after it has found out whether the guest
- * runs, and before it decides what becomes of a migration. */
+ * runs, and before it decides what becomes of a migration. A thread that starts QEMU calls
+ * it, too: QEMU has just opened its images. */
 int
 __wrap_qemuDomainUpdateMemoryDeviceInfo(virDomainObj *vm,
                                         int asyncJob)
 {
     ferryIncomingReconnected(vm);
+    ferryIdentityLearnAll(vm);
 
     return __real_qemuDomainUpdateMemoryDeviceInfo(vm, asyncJob);
 }
@@ -272,6 +275,7 @@ void
 __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
 {
     ferryEngineStopped(priv);
+    ferryIdentityForget(priv);
 
     __real_qemuDomainObjPrivateDataClear(priv);
 }

@@ -25,6 +25,8 @@
 
 #include "block/access.h"
 #include "block/bitmap.h"
+#include "block/cache.h"
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
@@ -65,7 +67,7 @@ ferryPivotReopenTarget(ferryOp *op,
     rc = ferryNodeReopen(op->vm, target, backing);
 
     /* ignored: storage that cannot bypass the cache did not do so before either */
-    if (copying && ferryNodeMayBypassCache(target)) {
+    if (copying && ferryNodeMayBypassCache(op->vm, target)) {
         target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         ignore_value(ferryNodeReopenStorage(op->vm, target));
     }
@@ -73,6 +75,25 @@ ferryPivotReopenTarget(ferryOp *op,
     target->cachemode = disk->cachemode;
     target->discard = disk->discard;
     return rc;
+}
+
+
+/* The configuration will name the target, so the name must lead to the file that has the
+ * data: "flush" opens the target again, and the next QEMU opens it by this name. */
+static int
+ferryPivotCheckTarget(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryIdentityCheck(op->vm, copy->target) != FERRY_IDENTITY_OTHER)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("the target '%1$s' of disk '%2$s' of domain '%3$s' was replaced: its name does not "
+                     "lead to the file that was copied to any more; the disk stays on the source; put "
+                     "the file back under its name, or abort the copy"),
+                   copy->target->path, copy->dst, op->vm->def->name);
+    return -1;
 }
 
 
@@ -89,6 +110,9 @@ ferryPivotAddChain(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+
+    if (ferryPivotCheckTarget(op) < 0)
+        return -1;
 
     if (!ferryPivotHasLateChain(copy))
         return 0;

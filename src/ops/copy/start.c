@@ -16,6 +16,8 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/cache.h"
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "domain_audit.h"
@@ -245,7 +247,7 @@ ferryCopyAddPlainStorage(ferryOp *op)
     int cachemode = copy->target->cachemode;
     int rc;
 
-    if (ferryNodeMayBypassCache(copy->target)) {
+    if (ferryNodeMayBypassCache(op->vm, copy->target)) {
         copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         rc = ferryNodeAddStorage(op->vm, copy->target);
         copy->target->cachemode = cachemode;
@@ -274,6 +276,10 @@ ferryCopyAddNode(ferryOp *op)
     target->discard = ferryCopyDiscard(op);
     rc = ferryNodeAddFormat(op->vm, target, backing);
     target->discard = discard;
+
+    /* the pivot must not go to a file that is put under the target's name from now on */
+    if (rc == 0)
+        ferryIdentityLearn(op->vm, target);
 
     return rc;
 }

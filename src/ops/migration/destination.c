@@ -19,7 +19,7 @@
 
 #include <config.h>
 
-#include "block/node.h"
+#include "block/cache.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "engine/engine.h"

@@ -22,6 +22,7 @@
 
 #include <config.h>
 
+#include "block/cache.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"

@@ -1,0 +1,156 @@
+/*
+ * cache.c: whether QEMU bypasses the page cache for an image
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include <sys/stat.h>
+
+#include "block/bounded.h"
+#include "block/cache.h"
+#include "block/node.h"
+#include "qemu/qemu_command.h"
+#include "virerror.h"
+#include "virlog.h"
+
+VIR_LOG_INIT("ferry.cache");
+
+/* Largest sector that direct I/O may require, in bytes. */
+#define FERRY_SECTOR_MAX 4096
+
+
+/**
+ * ferryNodeIsDirect:
+ *
+ * Returns whether the cache mode of @src makes QEMU bypass the host's page cache.
+ */
+bool
+ferryNodeIsDirect(virStorageSource *src)
+{
+    bool direct = false;
+
+    return src->cachemode != VIR_DOMAIN_DISK_CACHE_DEFAULT &&
+           qemuDomainDiskCachemodeFlags(src->cachemode, /* writeback= */ NULL, &direct,
+                                        /* noflush= */ NULL) == 0 && direct;
+}
+
+
+/**
+ * ferryNodeMayBypassCache:
+ *
+ * Returns whether it makes sense to open @src with direct I/O although its cache mode
+ * does not ask for that. Direct I/O works in whole sectors of up to 4 KiB. QEMU refuses
+ * to write to a file that ends within a sector, unless the format driver may grow the
+ * file, which raw may not. Domain locked; releases the lock while it asks storage.
+ */
+bool
+ferryNodeMayBypassCache(virDomainObj *vm,
+                        virStorageSource *src)
+{
+    struct stat st;
+    int err;
+
+    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
+        return false;
+
+    if (src->format != VIR_STORAGE_FILE_RAW)
+        return true;
+
+    if ((err = ferryBoundedStat(vm, src->path, &st)) != 0)
+        return err != ETIMEDOUT;
+
+    return !S_ISREG(st.st_mode) || st.st_size % FERRY_SECTOR_MAX == 0;
+}
+
+
+/**
+ * ferryNodeBypassCache:
+ * @disk: disk that @src is an image of, or will be
+ * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
+ *
+ * Changes the cache mode of @src for a while, where that makes sense and the storage
+ * supports it. For an image that QEMU has had open for long, use ferryNodeReadDirect().
+ * Reports no error. Returns whether QEMU bypasses the page cache now.
+ */
+bool
+ferryNodeBypassCache(virDomainObj *vm,
+                     virDomainDiskDef *disk,
+                     virStorageSource *src,
+                     bool direct)
+{
+    int rc;
+
+    /* A driver that reconnects to QEMU does not fill these in. */
+    src->cachemode = disk->cachemode;
+    src->iomode = disk->iomode;
+
+    if (!ferryNodeMayBypassCache(vm, src))
+        return ferryNodeIsDirect(src);
+
+    if (direct)
+        src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
+
+    /* Not every file system supports direct I/O. All can go back, so retry that once. */
+    if ((rc = ferryNodeReopenStorage(vm, src)) < 0 &&
+        (direct || ferryNodeReopenStorage(vm, src) < 0)) {
+        VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
+    }
+    virResetLastError();
+
+    src->cachemode = disk->cachemode;
+    return direct && rc == 0;
+}
+
+
+/* QEMU caches, to the byte, where data end in a file that it has had open for a while. It
+ * aborts when that offset is not a sector boundary for direct I/O. In a raw image data
+ * end with a block of the file system, so large blocks are safe; in another format's file
+ * they may end anywhere. For devices QEMU caches no such offset. */
+static bool
+ferryNodeMayReadDirect(virDomainObj *vm,
+                       virStorageSource *src)
+{
+    struct stat st;
+    int err;
+
+    if (!ferryNodeMayBypassCache(vm, src))
+        return false;
+
+    if (virStorageSourceIsBlockLocal(src))
+        return true;
+
+    if (src->format != VIR_STORAGE_FILE_RAW)
+        return false;
+
+    if ((err = ferryBoundedStat(vm, src->path, &st)) != 0)
+        return err != ETIMEDOUT;
+
+    return st.st_blksize % FERRY_SECTOR_MAX == 0;
+}
+
+
+/**
+ * ferryNodeReadDirect:
+ * @disk: disk of a running guest
+ * @shallow: change only its top image, not those below
+ * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
+ *
+ * Like ferryNodeBypassCache(), for the images of @disk, which are about to be read as a
+ * whole. Skips images where direct I/O could make QEMU abort.
+ */
+void
+ferryNodeReadDirect(virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    bool shallow,
+                    bool direct)
+{
+    virStorageSource *n;
+
+    for (n = disk->src; virStorageSourceIsBacking(n); n = shallow ? NULL : n->backingStore) {
+        if (!direct || ferryNodeMayReadDirect(vm, n))
+            ferryNodeBypassCache(vm, disk, n, direct);
+    }
+}
