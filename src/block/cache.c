@@ -11,6 +11,7 @@
 
 #include "block/bounded.h"
 #include "block/cache.h"
+#include "block/identity.h"
 #include "block/node.h"
 #include "qemu/qemu_command.h"
 #include "virerror.h"
@@ -153,4 +154,65 @@ ferryNodeReadDirect(virDomainObj *vm,
         if (!direct || ferryNodeMayReadDirect(vm, n))
             ferryNodeBypassCache(vm, disk, n, direct);
     }
+
+    if (direct)
+        ferryNodeHoldSource(vm, disk);
+    else
+        ferryNodeReleaseSource(vm, disk->src);
+}
+
+
+/**
+ * ferryNodeHoldSource:
+ *
+ * To be called before a mirror job of @disk begins or ends, when QEMU may open the guest's
+ * image again by its name (ferryNodeHold()). If the name does not certainly lead to the
+ * file that the guest uses any more, makes QEMU keep that file. Domain locked, job held.
+ * Keeps the last error.
+ */
+void
+ferryNodeHoldSource(virDomainObj *vm,
+                    virDomainDiskDef *disk)
+{
+    virStorageSource *src = disk->src;
+    ferryIdentity identity;
+    virErrorPtr err = NULL;
+
+    if (src->readonly || ferryIdentityIsHeld(vm, src) ||
+        (identity = ferryIdentityCheck(vm, src)) == FERRY_IDENTITY_SAME)
+        return;
+
+    virErrorPreserveLast(&err);
+
+    if (ferryNodeHold(vm, src) < 0) {
+        VIR_WARN("disk '%s' of domain '%s' may be moved to the file that is at '%s' now: %s",
+                 disk->dst, vm->def->name, src->path, virGetLastErrorMessage());
+    } else {
+        ferryIdentitySetHeld(vm, src, /* held= */ true);
+        if (identity == FERRY_IDENTITY_OTHER)
+            VIR_WARN("the name '%s' of the image of disk '%s' of domain '%s' leads to another "
+                     "file, or to none; the guest goes on with the file that QEMU has open",
+                     src->path, disk->dst, vm->def->name);
+    }
+
+    virErrorRestore(&err);
+}
+
+
+/**
+ * ferryNodeReleaseSource:
+ *
+ * Undoes ferryNodeHoldSource() for @src, a disk's top image. Whether there is something to
+ * undo is not known for certain after a restart of the driver. Reports no error.
+ */
+void
+ferryNodeReleaseSource(virDomainObj *vm,
+                       virStorageSource *src)
+{
+    if (src->readonly || (!ferryIdentityIsHeld(vm, src) &&
+                          ferryIdentityCheck(vm, src) == FERRY_IDENTITY_SAME))
+        return;
+
+    ferryNodeRelease(vm, src);
+    ferryIdentitySetHeld(vm, src, /* held= */ false);
 }

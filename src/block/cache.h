@@ -16,3 +16,5 @@ bool ferryNodeBypassCache(virDomainObj *vm,
                           virStorageSource *src,
                           bool direct);
 void ferryNodeReadDirect(virDomainObj *vm, virDomainDiskDef *disk, bool shallow, bool direct);
+void ferryNodeHoldSource(virDomainObj *vm, virDomainDiskDef *disk);
+void ferryNodeReleaseSource(virDomainObj *vm, virStorageSource *src);

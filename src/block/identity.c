@@ -24,8 +24,14 @@
  * target. An image that was added in another way (hotplug, snapshot) is remembered when it
  * is first asked about, or when a driver reconnects to QEMU.
  *
+ * QEMU also opens an image by its name on its own: when a mirror job ends, see
+ * ferryNodeHold(). Before that the same question is asked.
+ *
  * What this does not cover:
  *
+ *  - A source that is replaced while its mirror job runs, which then fails on its own; or,
+ *    with QEMU 7.2, a qcow2 source that is replaced after an aborted copy of it and copied
+ *    again. (The stock driver asks no question at all.)
  *  - Two images of one guest that were exchanged before either was remembered: images added
  *    since the start, or exchanged while no driver ran.
  *  - A file that is replaced between the comparison and QEMU's open(), some microseconds.
@@ -36,15 +42,10 @@
 
 #include <config.h>
 
-#include <dirent.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <unistd.h>
 
 #include "block/bounded.h"
+#include "block/file.h"
 #include "block/identity.h"
 #include "virerror.h"
 #include "virfile.h"
@@ -53,12 +54,6 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.identity");
-
-/* A file, or a block device (ino is 0 then). */
-typedef struct {
-    dev_t dev;
-    ino_t ino;
-} ferryFile;
 
 /* The file that QEMU opened for a storage node. */
 typedef struct {
@@ -70,6 +65,7 @@ typedef struct {
 typedef struct {
     pid_t pid;
     GHashTable *notes; /* name of a storage node to ferryFileNote */
+    GHashTable *held;  /* names of storage nodes that ferryNodeHold() holds */
 } ferryFileNotes;
 
 static struct {
@@ -108,6 +104,7 @@ ferryFileNotesFree(void *opaque)
     ferryFileNotes *notes = opaque;
 
     g_hash_table_unref(notes->notes);
+    g_hash_table_unref(notes->held);
     g_free(notes);
 }
 
@@ -136,118 +133,6 @@ ferryFileProbeFree(void *opaque)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryFileProbe, ferryFileProbeFree);
 
 
-static bool
-ferryFileIsSame(const ferryFile *a,
-                const ferryFile *b)
-{
-    return a->dev == b->dev && a->ino == b->ino;
-}
-
-
-static bool
-ferryFileIsHeld(GArray *held,
-                const ferryFile *file)
-{
-    size_t i;
-
-    for (i = 0; i < held->len; i++) {
-        if (ferryFileIsSame(&g_array_index(held, ferryFile, i), file))
-            return true;
-    }
-
-    return false;
-}
-
-
-/* Identifies the file @name in folder @dir. A server is not asked: what the kernel has
- * of an open file or a name that was just looked up is enough. Returns 0 or an error. */
-static int
-ferryFileIdentify(int dir,
-                  const char *name,
-                  int flags,
-                  ferryFile *file)
-{
-    struct statx stx;
-
-    if (statx(dir, name, flags | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &stx) < 0)
-        return errno;
-
-    *file = (ferryFile) { 0 };
-
-    if (S_ISBLK(stx.stx_mode)) {
-        file->dev = makedev(stx.stx_rdev_major, stx.stx_rdev_minor);
-    } else {
-        file->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
-        file->ino = stx.stx_ino;
-    }
-
-    return 0;
-}
-
-
-/* Returns what process @pid has open, or NULL if that cannot be found out. */
-static GArray *
-ferryFileListHeld(pid_t pid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%lld/fd", (long long) pid);
-    g_autoptr(GArray) held = g_array_new(/* zero_terminated= */ FALSE, /* clear= */ FALSE,
-                                         sizeof(ferryFile));
-    g_autoptr(DIR) dir = opendir(path);
-    struct dirent *entry;
-
-    while (dir && (entry = readdir(dir))) {
-        ferryFile file;
-
-        /* a descriptor may be closed while we look */
-        if (g_ascii_isdigit(entry->d_name[0]) &&
-            ferryFileIdentify(dirfd(dir), entry->d_name, /* flags= */ 0, &file) == 0)
-            g_array_append_val(held, file);
-    }
-
-    /* without the right to look, the folder is empty or its links lead nowhere */
-    return held->len > 0 ? g_steal_pointer(&held) : NULL;
-}
-
-
-/* Finds what @path leads to as a process with root folder @root sees it. */
-static int
-ferryFileResolve(int root,
-                 const char *path,
-                 ferryFile *file)
-{
-    struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT };
-    VIR_AUTOCLOSE fd = syscall(SYS_openat2, root, path, &how, sizeof(how));
-
-    /* without openat2(), absolute symbolic links lead out of the namespace */
-    if (fd < 0 && errno == ENOSYS)
-        fd = openat(root, path + strspn(path, "/"), O_PATH | O_CLOEXEC);
-
-    return fd < 0 ? errno : ferryFileIdentify(fd, "", AT_EMPTY_PATH, file);
-}
-
-
-static int
-ferryFileLookUp(int root,
-                ferryFileLook *look)
-{
-    VIR_AUTOCLOSE fd = -1;
-    ferryFile here;
-    int err;
-
-    if ((err = ferryFileResolve(root, look->path, &look->file)) != 0)
-        return err;
-
-    if ((fd = open(look->path, O_PATH | O_CLOEXEC)) < 0)
-        return errno;
-
-    if ((err = ferryFileIdentify(fd, "", AT_EMPTY_PATH, &here)) != 0)
-        return err;
-
-    /* the same name leads QEMU and the driver to different files */
-    return ferryFileIsSame(&here, &look->file) ? 0 : ENOENT;
-}
-
-
 static void
 ferryFileProbeRun(void *opaque)
 {
@@ -259,7 +144,7 @@ ferryFileProbeRun(void *opaque)
     for (i = 0; i < probe->looks->len; i++) {
         ferryFileLook *look = g_ptr_array_index(probe->looks, i);
 
-        look->err = root < 0 ? EACCES : ferryFileLookUp(root, look);
+        look->err = root < 0 ? EACCES : ferryFileLookUp(root, look->path, &look->file);
     }
 
     probe->held = ferryFileListHeld(probe->pid);
@@ -303,7 +188,7 @@ ferryFileProbeNew(virDomainObj *vm)
 
 /* Returns the notes of @vm's QEMU, which are NULL if there are none and @create is not
  * set. Those of an earlier QEMU are dropped. memory.lock is held. */
-static GHashTable *
+static ferryFileNotes *
 ferryIdentityNotes(virDomainObj *vm,
                    bool create)
 {
@@ -315,7 +200,7 @@ ferryIdentityNotes(virDomainObj *vm,
     }
 
     if ((notes = g_hash_table_lookup(memory.domains, vm->privateData)) && notes->pid == vm->pid)
-        return notes->notes;
+        return notes;
 
     if (!create)
         return NULL;
@@ -323,9 +208,10 @@ ferryIdentityNotes(virDomainObj *vm,
     notes = g_new0(ferryFileNotes, 1);
     notes->pid = vm->pid;
     notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryFileNoteFree);
+    notes->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy= */ NULL);
     g_hash_table_replace(memory.domains, vm->privateData, notes);
 
-    return notes->notes;
+    return notes;
 }
 
 
@@ -356,7 +242,7 @@ ferryIdentityJudge(virDomainObj *vm,
                    const ferryFileLook *look)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    GHashTable *notes = ferryIdentityNotes(vm, /* create= */ true);
+    GHashTable *notes = ferryIdentityNotes(vm, /* create= */ true)->notes;
     ferryFileNote *note = g_hash_table_lookup(notes, look->node);
 
     if (look->err == ENOENT || look->err == ENOTDIR || look->err == ELOOP)
@@ -390,9 +276,9 @@ ferryIdentityIsKnown(virDomainObj *vm,
                      virStorageSource *src)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    GHashTable *notes = ferryIdentityNotes(vm, /* create= */ false);
+    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
 
-    return notes && g_hash_table_contains(notes, src->nodestorage);
+    return notes && g_hash_table_contains(notes->notes, src->nodestorage);
 }
 
 
@@ -562,12 +448,44 @@ ferryIdentityStays(virDomainObj *vm,
     ferryFile file;
 
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
-        GHashTable *notes = ferryIdentityNotes(vm, /* create= */ false);
+        ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
 
-        if (notes && src->nodestorage && (note = g_hash_table_lookup(notes, src->nodestorage)))
+        if (notes && src->nodestorage &&
+            (note = g_hash_table_lookup(notes->notes, src->nodestorage)))
             file = note->file;
     }
 
     held = note ? ferryFileListHeld(vm->pid) : NULL;
     return !held || ferryFileIsHeld(held, &file);
+}
+
+
+/**
+ * ferryIdentityIsHeld:
+ *
+ * Returns whether this driver remembers that ferryNodeHold() holds @src.
+ */
+bool
+ferryIdentityIsHeld(virDomainObj *vm,
+                    virStorageSource *src)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+
+    return notes && src->nodestorage && g_hash_table_contains(notes->held, src->nodestorage);
+}
+
+
+void
+ferryIdentitySetHeld(virDomainObj *vm,
+                     virStorageSource *src,
+                     bool held)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ true);
+
+    if (held)
+        g_hash_table_add(notes->held, g_strdup(src->nodestorage));
+    else
+        g_hash_table_remove(notes->held, src->nodestorage);
 }

@@ -22,3 +22,5 @@ void ferryIdentityForget(qemuDomainObjPrivate *priv);
 ferryIdentity ferryIdentityCheck(virDomainObj *vm, virStorageSource *src);
 int ferryIdentityRequire(virDomainObj *vm, virStorageSource *src);
 bool ferryIdentityStays(virDomainObj *vm, virStorageSource *src);
+bool ferryIdentityIsHeld(virDomainObj *vm, virStorageSource *src);
+void ferryIdentitySetHeld(virDomainObj *vm, virStorageSource *src, bool held);

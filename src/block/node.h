@@ -21,6 +21,8 @@ int ferryNodeAddChain(virDomainObj *vm, virStorageSource *chain);
 void ferryNodeRemove(virDomainObj *vm, virStorageSource *chain);
 int ferryNodeReopen(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
 int ferryNodeReopenStorage(virDomainObj *vm, virStorageSource *src);
+int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
+void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
 int ferryNodeCapacities(virDomainObj *vm,
                         const char *source,

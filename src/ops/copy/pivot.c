@@ -482,6 +482,8 @@ ferryPivotRelease(ferryOp *op)
     }
 
     ferryJobDismiss(op, jobname);
+    if (copy->old)
+        ferryNodeReleaseSource(op->vm, copy->old);
     ferryNodeRemove(op->vm, copy->old);
     ferryAccessRevoke(op->vm, copy->old);
 

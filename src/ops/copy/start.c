@@ -387,6 +387,10 @@ static void
 ferryCopyUnmirror(ferryOp *op)
 {
     g_autofree char *jobname = ferryJobName(op, "mirror");
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (disk)
+        ferryNodeHoldSource(op->vm, disk);
 
     if (ferryJobKill(op, jobname) < 0)
         VIR_WARN("the mirror job of disk '%s' of domain '%s' does not end: %s",

@@ -97,6 +97,18 @@ ferryMigrationCacheBack(ferryOp *op)
 }
 
 
+/* The mirrors are about to end: the guest must stay on the files that it uses. */
+static void
+ferryMigrationHoldSources(ferryOp *op)
+{
+    ferryMigration *migration = ferryMigrationOf(op);
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++)
+        ferryNodeHoldSource(op->vm, ferryMigrationDomainDisk(op, &migration->disks[i]));
+}
+
+
 static int
 ferryMigrationRestoreCache(ferryOp *op)
 {
@@ -172,6 +184,7 @@ static void
 ferryMigrationUnmirror(ferryOp *op)
 {
     ferryMigrationYank(op);
+    ferryMigrationHoldSources(op);
 
     if (ferryJobKillAll(op, "", /* known= */ NULL) < 0)
         VIR_WARN("the mirrors of the disks of domain '%s' do not end: %s",
@@ -233,6 +246,9 @@ ferryMigrationFinish(ferryOp *op)
     if (!(jobs = ferryJobList(op, "")) || ferryMigrationCheckJobs(op, jobs) < 0 ||
         ferryMigrationCheckRunning(op, jobs) < 0)
         return -1;
+
+    /* the guest may have to go on here */
+    ferryMigrationHoldSources(op);
 
     qemuDomainObjEnterMonitor(op->vm);
     for (i = 0; i < migration->ndisks && rc == 0; i++) {
