@@ -14,9 +14,12 @@
 #include <config.h>
 
 #include "block/bounded.h"
+#include "virerror.h"
 #include "virlog.h"
 #include "virthread.h"
 #include "virtime.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.bounded");
 
@@ -208,4 +211,82 @@ ferryBoundedStat(virDomainObj *vm,
     ferryBoundedStatFree(data);
 
     return err;
+}
+
+
+typedef struct {
+    char **paths;
+    int at; /* atomic: index of the path that is being looked at */
+    int refs; /* atomic: the caller reads @at of a call that has not returned */
+} ferryBoundedPaths;
+
+
+static void
+ferryBoundedPathsUnref(void *opaque)
+{
+    ferryBoundedPaths *data = opaque;
+
+    if (!g_atomic_int_dec_and_test(&data->refs))
+        return;
+
+    g_strfreev(data->paths);
+    g_free(data);
+}
+
+
+static void
+ferryBoundedPathsRun(void *opaque)
+{
+    ferryBoundedPaths *data = opaque;
+    size_t i;
+
+    for (i = 0; data->paths[i]; i++) {
+        struct stat st;
+
+        g_atomic_int_set(&data->at, i);
+        ignore_value(stat(data->paths[i], &st));
+    }
+}
+
+
+/**
+ * ferryBoundedAnswers:
+ * @vm: domain, locked, whose lock is released meanwhile; or NULL
+ * @paths: ends with NULL; the files need not exist
+ *
+ * Finds out, before a job is taken or anything is changed, whether the storage of all @paths
+ * answers: later the stock driver and QEMU would wait for it, and everybody for them.
+ *
+ * Returns 0, or -1 with an error reported that names the path.
+ */
+int
+ferryBoundedAnswers(virDomainObj *vm,
+                    const char *const *paths)
+{
+    ferryBoundedPaths *data = g_new0(ferryBoundedPaths, 1);
+    int rc = 0;
+    bool done;
+
+    data->refs = 2;
+    data->paths = g_strdupv((char **) paths);
+
+    if (vm)
+        done = ferryBoundedRunUnlocked(vm, ferryBoundedPathsRun, data, ferryBoundedPathsUnref,
+                                       FERRY_BOUNDED_STORAGE_MS);
+    else
+        done = ferryBoundedRun(ferryBoundedPathsRun, data, ferryBoundedPathsUnref,
+                               FERRY_BOUNDED_STORAGE_MS);
+
+    if (done) {
+        ferryBoundedPathsUnref(data);
+    } else {
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the storage of '%1$s' did not answer within %2$d s; check the mount or the "
+                         "device, or name another path"),
+                       data->paths[g_atomic_int_get(&data->at)], FERRY_BOUNDED_STORAGE_MS / 1000);
+        rc = -1;
+    }
+
+    ferryBoundedPathsUnref(data);
+    return rc;
 }

@@ -23,3 +23,4 @@ bool ferryBoundedRunUnlocked(virDomainObj *vm,
                              GDestroyNotify clear,
                              unsigned int timeout);
 int ferryBoundedStat(virDomainObj *vm, const char *path, struct stat *st);
+int ferryBoundedAnswers(virDomainObj *vm, const char *const *paths);

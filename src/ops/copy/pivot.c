@@ -85,8 +85,20 @@ ferryPivotCheckTarget(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (ferryIdentityCheck(op->vm, copy->target) != FERRY_IDENTITY_OTHER)
+    switch (ferryIdentityCheck(op->vm, copy->target)) {
+    case FERRY_IDENTITY_SAME:
+    case FERRY_IDENTITY_UNKNOWN:
         return 0;
+    case FERRY_IDENTITY_SILENT:
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the storage of the target '%1$s' of disk '%2$s' of domain '%3$s' does not "
+                         "answer; the disk stays on the source; try again, or abort the copy"),
+                       copy->target->path, copy->dst, op->vm->def->name);
+        return -1;
+    case FERRY_IDENTITY_OTHER:
+    default:
+        break;
+    }
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("the target '%1$s' of disk '%2$s' of domain '%3$s' was replaced: its name does not "
