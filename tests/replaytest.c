@@ -325,12 +325,15 @@ replayMigrateIn(const replayCase *c G_GNUC_UNUSED,
                 virDomainObj *vm)
 {
     ferryMigrationRequest req = replayMigrationRequest("127.0.0.1", 0);
+    char *listen[] = { req.address.name, NULL };
     /* the stock driver's */
     g_autofree char *cookie = g_strdup("<qemu-migration/>");
     int len = strlen(cookie) + 1;
     int rc = -1;
     g_autoptr(ferryOp) op = NULL;
     size_t i;
+
+    req.listen = listen;
 
     for (i = 0; i < vm->def->ndisks; i++) {
         if (virFileTouch(vm->def->disks[i]->src->path, 0600) < 0)

@@ -16,6 +16,7 @@
 #include "block/source.h"
 #include "engine/engine.h"
 #include "engine/unlocked.h"
+#include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
@@ -32,6 +33,10 @@
 VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_WATCH_MS 1000
+
+/* The guest stands still until its scratch image's storage says whether it is full, so the
+ * worker asks for as long as that takes, a minute at a time. */
+#define FERRY_BACKUP_SPACE_MS (60 * 1000)
 
 /* Bytes. Less free space counts as full: QEMU copies up to 1 MiB at a time. */
 #define FERRY_BACKUP_SPACE_MIN (1024 * 1024)
@@ -162,9 +167,12 @@ ferryBackupFindFull(ferryOp *op)
     }
 
     if (!ferryOpRunUnlocked(op, ferryBackupSpaceRun, space, ferryBackupSpaceFree,
-                            FERRY_BOUNDED_STORAGE_MS)) {
-        VIR_WARN("the storage of the scratch images of domain '%s' does not answer",
-                 op->vm->def->name);
+                            FERRY_BACKUP_SPACE_MS)) {
+        if (!op->over && ferryOpSleep(op, FERRY_BACKUP_WATCH_MS) == 0 && !op->over) {
+            VIR_WARN("the storage of the scratch images of domain '%s' does not answer",
+                     op->vm->def->name);
+            ignore_value(ferryEngineSubmit(op));
+        }
         return NULL;
     }
 
