@@ -15,6 +15,7 @@ circle, or as a header that has no file.
                                        number their arguments
     po/POTFILES                        lists the files that have messages
     600 lines                          are the most that a file may have
+    some calls                         are made by one file only: see GUARDED
 
 Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
@@ -31,6 +32,14 @@ GENERATED = {'hook/version'}
 MESSAGE = re.compile(r'(?<!\w)_\(\s*((?:"(?:\\.|[^"\\])*"\s*)+)\)')
 UNNUMBERED = re.compile(r'%(?!%|\d+\$)')
 LINES_MAX = 600
+# Calls that only one file may make, since it knows what must be asked before.
+GUARDED = {
+    # QEMU opens an image by its name: does it lead to the right file?
+    re.compile(r'\b(?:qemuMonitorBlockdevReopen|qemuBlockReopen\w+)\s*\('): ('block/node.c',),
+    # waits for a name server, unless the address is a number, as in the other three
+    re.compile(r'\bgetaddrinfo\s*\((?!\))'): ('block/resolve.c', 'block/socket.c', 'block/export_peer.c',
+                                             'ops/migration/request.c'),
+}
 
 
 def units(top):
@@ -125,6 +134,9 @@ def texts(top):
                     yield f'{known}: a message does not number its arguments: {message.strip()}'
             if bool(messages) != (known in listed):
                 yield f'{known} {"is missing in" if messages else "needs not be in"} po/POTFILES'
+            for call, allowed in GUARDED.items():
+                if call.search(text) and os.path.relpath(path, top) not in allowed:
+                    yield f'{known} calls {call.search(text)[0]}), which only {", ".join(allowed)} may'
             if text.count('\n') > LINES_MAX:
                 yield f'{known} has more than {LINES_MAX} lines'
             listed.discard(known)

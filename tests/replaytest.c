@@ -14,6 +14,7 @@
 
 #include <unistd.h>
 
+#include "block/identity.h"
 #include "domain_event.h"
 #include "engine/engine.h"
 #include "engine/journal.h"
@@ -47,6 +48,18 @@
 #define REPLAY_FOLDER "/tmp/ferry-replay"
 
 static virQEMUDriver driver;
+
+ferryIdentity __wrap_ferryIdentityCheck(virDomainObj *vm, virStorageSource *src);
+
+
+/* There is no QEMU that has files open. */
+ferryIdentity
+__wrap_ferryIdentityCheck(virDomainObj *vm G_GNUC_UNUSED,
+                          virStorageSource *src G_GNUC_UNUSED)
+{
+    return FERRY_IDENTITY_SAME;
+}
+
 
 /* What becomes of a migration whose disks are the same on both sides. */
 typedef enum {
@@ -313,12 +326,15 @@ replayMigrateIn(const replayCase *c G_GNUC_UNUSED,
                 virDomainObj *vm)
 {
     ferryMigrationRequest req = replayMigrationRequest("127.0.0.1", 0);
+    char *listen[] = { req.address.name, NULL };
     /* the stock driver's */
     g_autofree char *cookie = g_strdup("<qemu-migration/>");
     int len = strlen(cookie) + 1;
     int rc = -1;
     g_autoptr(ferryOp) op = NULL;
     size_t i;
+
+    req.listen = listen;
 
     for (i = 0; i < vm->def->ndisks; i++) {
         if (virFileTouch(vm->def->disks[i]->src->path, 0600) < 0)

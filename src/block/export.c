@@ -30,7 +30,7 @@
  * ferryExportServerStart:
  * @address: where to listen; a TCP port of 0 is replaced by the port chosen
  * @tlsAlias: alias of the TLS credentials in QEMU, or NULL
- * @server: filled in; for ferryExportServerPublish() or ferryExportServerForget()
+ * @server: has the hosts of a TCP address; filled in for ferryExportServerPublish() or ferryExportServerForget()
  *
  * Starts the server on a socket that no client can reach yet. Domain locked, job held.
  * Returns 0, or -1 with an error reported and nothing started.
@@ -54,7 +54,7 @@ ferryExportServerStart(virDomainObj *vm,
         server->private = ferryExportPrivatePath(address->socket);
         server->fd = ferryExportListenUnix(vm, server->private);
     } else {
-        server->fd = ferryExportListenTCP(vm, address);
+        server->fd = ferryExportListenTCP(vm, address, server->hosts);
     }
 
     ignore_value(qemuSecurityClearSocketLabel(driver->securityManager, vm->def));
@@ -129,6 +129,7 @@ ferryExportServerForget(ferryExportServer *server)
     if (server->private)
         ignore_value(unlink(server->private));
     g_clear_pointer(&server->private, g_free);
+    g_clear_pointer(&server->hosts, g_strfreev);
     VIR_FORCE_CLOSE(server->fd);
 }
 

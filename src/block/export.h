@@ -13,6 +13,7 @@
 typedef struct _ferryExportServer ferryExportServer;
 struct _ferryExportServer {
     int fd;        /* listening socket; -1: none */
+    char **hosts;  /* TCP: addresses of the host's name (ferryResolve()) */
     char *private; /* path of the unix socket until it is published; NULL: TCP */
 };
 

@@ -10,8 +10,7 @@
 
 #include <config.h>
 
-#include <sys/stat.h>
-
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "qemu/qemu_block.h"
@@ -22,9 +21,6 @@
 #include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-/* Largest sector that direct I/O may require, in bytes. */
-#define FERRY_SECTOR_MAX 4096
 
 VIR_LOG_INIT("ferry.node");
 
@@ -346,6 +342,24 @@ ferryNodeRemove(virDomainObj *vm,
 }
 
 
+/* QEMU has opened @src again. Nothing can send QEMU back to a file that was replaced
+ * after we looked: whoever replaced the file must know. */
+static int
+ferryNodeCheckMoved(virDomainObj *vm,
+                    virStorageSource *src)
+{
+    if (ferryIdentityStays(vm, src))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("image '%1$s' was replaced while QEMU opened it again: domain '%2$s' uses the "
+                     "other file now; shut it off and check which file is to be used"),
+                   src->path, vm->def->name);
+    VIR_ERROR("%s", virGetLastErrorMessage());
+    return -1;
+}
+
+
 static int
 ferryNodeReopenProps(virDomainObj *vm,
                      virStorageSource *src,
@@ -379,7 +393,7 @@ ferryNodeReopenProps(virDomainObj *vm,
     rc = qemuMonitorBlockdevReopen(qemuDomainGetMonitor(vm), &args);
     qemuDomainObjExitMonitor(vm);
 
-    return rc;
+    return ferryNodeCheckMoved(vm, src) < 0 ? -1 : rc;
 }
 
 
@@ -387,13 +401,17 @@ ferryNodeReopenProps(virDomainObj *vm,
  * ferryNodeReopen:
  *
  * Applies the current options of @src to its nodes, all with one command, during which
- * QEMU flushes the image. @backing as for ferryNodeAddFormat().
+ * QEMU flushes the image. @backing as for ferryNodeAddFormat(). QEMU may open the file
+ * again by its name, so the name must still lead to it (block/identity.h).
  */
 int
 ferryNodeReopen(virDomainObj *vm,
                 virStorageSource *src,
                 virStorageSource *backing)
 {
+    if (ferryIdentityRequire(vm, src) < 0)
+        return -1;
+
     return ferryNodeReopenProps(vm, src, backing, /* storageOnly= */ false);
 }
 
@@ -402,13 +420,93 @@ ferryNodeReopen(virDomainObj *vm,
  * ferryNodeReopenStorage:
  *
  * Like ferryNodeReopen(), but only for the storage node: enough to change the cache mode,
- * and the format driver keeps its caches.
+ * and the format driver keeps its caches. Nobody depends on the cache mode, so it stays
+ * unless the name of the image certainly leads to the file that QEMU has open.
  */
 int
 ferryNodeReopenStorage(virDomainObj *vm,
                        virStorageSource *src)
 {
+    if (ferryIdentityCheck(vm, src) != FERRY_IDENTITY_SAME) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("it is not certain that this is the file that QEMU of domain '%1$s' has open"),
+                       vm->def->name);
+        return -1;
+    }
+
     return ferryNodeReopenProps(vm, src, /* backing= */ NULL, /* storageOnly= */ true);
+}
+
+
+/* The filter that holds the file of @src. At most 31 bytes: libvirt counts its nodes. */
+static char *
+ferryNodeHolder(virStorageSource *src)
+{
+    return g_strdup_printf("ferry-%s", src->nodestorage);
+}
+
+
+/**
+ * ferryNodeHold:
+ * @src: image that the guest writes to
+ *
+ * Makes QEMU keep the file of @src open that it has open, until ferryNodeRelease(). When a
+ * mirror job ends, it lets go of the right to write for a moment. The storage node follows
+ * ("auto-read-only"): QEMU opens the file by its name, first for reading, then for writing.
+ * A copy-on-read filter on the storage node keeps that right. Nothing is read through it.
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryNodeHold(virDomainObj *vm,
+              virStorageSource *src)
+{
+    g_autofree char *name = ferryNodeHolder(src);
+    g_autoptr(virJSONValue) args = NULL;
+
+    if (virJSONValueObjectAdd(&args, "s:driver", "copy-on-read", "s:node-name", name,
+                              "s:file", src->nodestorage, NULL) < 0)
+        return -1;
+
+    return ferryQMP(vm, "blockdev-add", &args, /* reply= */ NULL);
+}
+
+
+/**
+ * ferryNodeRelease:
+ *
+ * Undoes ferryNodeHold(). Reports no error.
+ */
+void
+ferryNodeRelease(virDomainObj *vm,
+                 virStorageSource *src)
+{
+    g_autofree char *name = ferryNodeHolder(src);
+
+    ferryNodeDelete(vm, name);
+}
+
+
+/**
+ * ferryNodeReopenWritable:
+ * @writable: false: make it read-only again
+ *
+ * Makes the nodes of @src, an image below a guest's top one, writable. QEMU opens the file
+ * again by its name, so the name must still lead to it (block/identity.h).
+ */
+int
+ferryNodeReopenWritable(virDomainObj *vm,
+                        virStorageSource *src,
+                        bool writable)
+{
+    int rc;
+
+    if (ferryIdentityRequire(vm, src) < 0)
+        return -1;
+
+    rc = writable ? qemuBlockReopenReadWrite(vm, src, VIR_ASYNC_JOB_NONE) :
+                    qemuBlockReopenReadOnly(vm, src, VIR_ASYNC_JOB_NONE);
+
+    return ferryNodeCheckMoved(vm, src) < 0 ? -1 : rc;
 }
 
 
@@ -443,126 +541,4 @@ ferryNodeCapacities(virDomainObj *vm,
     }
 
     return 0;
-}
-
-
-/**
- * ferryNodeIsDirect:
- *
- * Returns whether the cache mode of @src makes QEMU bypass the host's page cache.
- */
-bool
-ferryNodeIsDirect(virStorageSource *src)
-{
-    bool direct = false;
-
-    return src->cachemode != VIR_DOMAIN_DISK_CACHE_DEFAULT &&
-           qemuDomainDiskCachemodeFlags(src->cachemode, /* writeback= */ NULL, &direct,
-                                        /* noflush= */ NULL) == 0 && direct;
-}
-
-
-/**
- * ferryNodeMayBypassCache:
- *
- * Returns whether it makes sense to open @src with direct I/O although its cache mode
- * does not ask for that. Direct I/O works in whole sectors of up to 4 KiB. QEMU refuses
- * to write to a file that ends within a sector, unless the format driver may grow the
- * file, which raw may not.
- */
-bool
-ferryNodeMayBypassCache(virStorageSource *src)
-{
-    struct stat st;
-
-    if (!virStorageSourceIsLocalStorage(src) || virStorageSourceIsFD(src) || ferryNodeIsDirect(src))
-        return false;
-
-    return src->format != VIR_STORAGE_FILE_RAW || stat(src->path, &st) < 0 ||
-           !S_ISREG(st.st_mode) || st.st_size % FERRY_SECTOR_MAX == 0;
-}
-
-
-/**
- * ferryNodeBypassCache:
- * @disk: disk that @src is an image of, or will be
- * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
- *
- * Changes the cache mode of @src for a while, where that makes sense and the storage
- * supports it. For an image that QEMU has had open for long, use ferryNodeReadDirect().
- * Reports no error. Returns whether QEMU bypasses the page cache now.
- */
-bool
-ferryNodeBypassCache(virDomainObj *vm,
-                     virDomainDiskDef *disk,
-                     virStorageSource *src,
-                     bool direct)
-{
-    int rc;
-
-    /* A driver that reconnects to QEMU does not fill these in. */
-    src->cachemode = disk->cachemode;
-    src->iomode = disk->iomode;
-
-    if (!ferryNodeMayBypassCache(src))
-        return ferryNodeIsDirect(src);
-
-    if (direct)
-        src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-
-    /* Not every file system supports direct I/O. All can go back, so retry that once. */
-    if ((rc = ferryNodeReopenStorage(vm, src)) < 0 &&
-        (direct || ferryNodeReopenStorage(vm, src) < 0)) {
-        VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
-    }
-    virResetLastError();
-
-    src->cachemode = disk->cachemode;
-    return direct && rc == 0;
-}
-
-
-/* QEMU caches, to the byte, where data end in a file that it has had open for a while. It
- * aborts when that offset is not a sector boundary for direct I/O. In a raw image data
- * end with a block of the file system, so large blocks are safe; in another format's file
- * they may end anywhere. For devices QEMU caches no such offset. */
-static bool
-ferryNodeMayReadDirect(virStorageSource *src)
-{
-    struct stat st;
-
-    if (!ferryNodeMayBypassCache(src))
-        return false;
-
-    if (virStorageSourceIsBlockLocal(src))
-        return true;
-
-    return src->format == VIR_STORAGE_FILE_RAW &&
-           (stat(src->path, &st) < 0 || st.st_blksize % FERRY_SECTOR_MAX == 0);
-}
-
-
-/**
- * ferryNodeReadDirect:
- * @disk: disk of a running guest; NULL: nothing is done
- * @shallow: change only its top image, not those below
- * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
- *
- * Like ferryNodeBypassCache(), for the images of @disk, which are about to be read as a
- * whole. Skips images where direct I/O could make QEMU abort.
- */
-void
-ferryNodeReadDirect(virDomainObj *vm,
-                    virDomainDiskDef *disk,
-                    bool shallow,
-                    bool direct)
-{
-    virStorageSource *n;
-
-    /* the guest may have ejected the disk */
-    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n);
-         n = shallow ? NULL : n->backingStore) {
-        if (!direct || ferryNodeMayReadDirect(n))
-            ferryNodeBypassCache(vm, disk, n, direct);
-    }
 }

@@ -21,14 +21,10 @@ int ferryNodeAddChain(virDomainObj *vm, virStorageSource *chain);
 void ferryNodeRemove(virDomainObj *vm, virStorageSource *chain);
 int ferryNodeReopen(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
 int ferryNodeReopenStorage(virDomainObj *vm, virStorageSource *src);
+int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
+void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
+int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
 int ferryNodeCapacities(virDomainObj *vm,
                         const char *source,
                         const char *target,
                         unsigned long long sizes[2]);
-bool ferryNodeIsDirect(virStorageSource *src);
-bool ferryNodeMayBypassCache(virStorageSource *src);
-bool ferryNodeBypassCache(virDomainObj *vm,
-                          virDomainDiskDef *disk,
-                          virStorageSource *src,
-                          bool direct);
-void ferryNodeReadDirect(virDomainObj *vm, virDomainDiskDef *disk, bool shallow, bool direct);

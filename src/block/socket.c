@@ -153,35 +153,36 @@ ferryExportDropPackets(int fd)
 }
 
 
-/* Binds to the first usable address of the host name, IPv4 before IPv6: QEMU takes only
- * one socket. Sets a port of 0 to that chosen. Returns the socket, or -1 and an error. */
+/* Binds to the first usable one of @hosts, the addresses that address->name was resolved to
+ * before the domain was locked; IPv4 before IPv6: QEMU takes only one socket. Sets a port of
+ * 0 to that chosen. Returns the socket, or -1 and an error. */
 int
 ferryExportListenTCP(virDomainObj *vm,
-                     virStorageNetHostDef *address)
+                     virStorageNetHostDef *address,
+                     char **hosts)
 {
     g_autofree char *port = g_strdup_printf("%u", address->port);
-    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE };
+    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+                                    .ai_flags = AI_PASSIVE | AI_NUMERICHOST };
     const int families[] = { AF_INET, AF_INET6 };
-    struct addrinfo *found = NULL;
+    size_t nhosts = hosts ? g_strv_length(hosts) : 0;
     virSocketAddr bound = { 0 };
     int fd = -1;
     int lasterr = EADDRNOTAVAIL;
-    int rc;
     size_t i;
 
-    if ((rc = getaddrinfo(address->name, port, &hints, &found)) != 0) {
-        virReportError(VIR_ERR_INVALID_ARG, _("cannot resolve NBD server address '%1$s': %2$s"),
-                       address->name, gai_strerror(rc));
-        return -1;
-    }
-
-    for (i = 0; i < G_N_ELEMENTS(families) && fd < 0; i++) {
+    for (i = 0; i < G_N_ELEMENTS(families) * nhosts && fd < 0; i++) {
+        int family = families[i / nhosts];
+        struct addrinfo *found = NULL;
         struct addrinfo *ai;
+
+        if (getaddrinfo(hosts[i % nhosts], port, &hints, &found) != 0)
+            continue;
 
         for (ai = found; ai && fd < 0; ai = ai->ai_next) {
             int on = 1;
 
-            if (ai->ai_family != families[i] ||
+            if (ai->ai_family != family ||
                 (fd = socket(ai->ai_family, ai->ai_socktype | SOCK_CLOEXEC, ai->ai_protocol)) < 0)
                 continue;
 
@@ -195,9 +196,9 @@ ferryExportListenTCP(virDomainObj *vm,
                 VIR_FORCE_CLOSE(fd);
             }
         }
-    }
 
-    freeaddrinfo(found);
+        freeaddrinfo(found);
+    }
 
     if (fd < 0) {
         virReportSystemError(lasterr, _("cannot listen on %1$s port %2$u for domain '%3$s'"),

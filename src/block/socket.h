@@ -13,5 +13,5 @@ char *ferryExportPrivatePath(const char *path);
 bool ferryExportSocketAlive(const char *path);
 int ferryExportAddressCheck(virDomainObj *vm, virStorageNetHostDef *address);
 int ferryExportListenUnix(virDomainObj *vm, const char *path);
-int ferryExportListenTCP(virDomainObj *vm, virStorageNetHostDef *address);
+int ferryExportListenTCP(virDomainObj *vm, virStorageNetHostDef *address, char **hosts);
 void ferryExportSocketRemove(virStorageNetHostDef *address);

@@ -11,6 +11,7 @@
 
 #include <config.h>
 
+#include "block/bounded.h"
 #include "datatypes.h"
 #include "engine/wait.h"
 #include "hook/api.h"
@@ -66,9 +67,13 @@ static int
 ferryApiCopy(virDomainObj *vm,
                 const ferryCopyRequest *req)
 {
+    const char *paths[] = { req->target->path, NULL };
     int ret;
 
-    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+    /* the checks look at the target with the job held: not before its storage answers */
+    if ((req->target->path && virStorageSourceIsLocalStorage(req->target) &&
+         ferryBoundedAnswers(vm, paths) < 0) ||
+        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 
     ret = ferryCopyStart(vm, req);

@@ -99,6 +99,9 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
     if (!(cookie = ferryMigrationCookieWithout(cookiein, cookieinlen)))
         return -1;
 
+    if (ferryIncomingAskAhead(params, nparams) < 0)
+        return -1;
+
     ferryIncomingPrepareBegin(&req);
     rc = stock.domainMigratePrepare3Params(dconn, params, nparams, cookie, strlen(cookie) + 1,
                                            cookieout, cookieoutlen, uri_out,

@@ -10,7 +10,7 @@
 
 #include <config.h>
 
-#include "driver.h"
+#include "block/identity.h"
 #include "engine/engine.h"
 #include "engine/job.h"
 #include "engine/settle.h"
@@ -26,6 +26,7 @@
 #include "ops/migration/outgoing.h"
 #include "ops/migration/perform.h"
 #include "ops/migration/prepare.h"
+#include "driver.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
@@ -292,12 +293,14 @@ __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 
 
 /* The reconnecting thread calls this function after it has found out whether the guest
- * runs, and before it decides what becomes of a migration. */
+ * runs, and before it decides what becomes of a migration. A thread that starts QEMU calls
+ * it, too: QEMU has just opened its images. */
 int
 __wrap_qemuDomainUpdateMemoryDeviceInfo(virDomainObj *vm,
                                         int asyncJob)
 {
     ferryIncomingReconnected(vm);
+    ferryIdentityLearnAll(vm);
 
     return __real_qemuDomainUpdateMemoryDeviceInfo(vm, asyncJob);
 }
@@ -308,6 +311,7 @@ void
 __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
 {
     ferryEngineStopped(priv);
+    ferryIdentityForget(priv);
 
     __real_qemuDomainObjPrivateDataClear(priv);
 }

@@ -7,6 +7,8 @@
 
 #include <config.h>
 
+#include "block/bounded.h"
+#include "block/resolve.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -102,6 +104,39 @@ ferryBackupCheckNone(virDomainObj *vm)
 }
 
 
+/* Finds out whether the storage of the images that the client names answers, and whether
+ * the server's address can be resolved. Nobody may have to wait for that: no job is held,
+ * and the domain's lock is released meanwhile. */
+static int
+ferryBackupAskAhead(virDomainObj *vm,
+                    virDomainBackupDef *def,
+                    char ***hosts)
+{
+    g_autoptr(GPtrArray) paths = g_ptr_array_new();
+    bool pull = def->type == VIR_DOMAIN_BACKUP_TYPE_PULL && def->server;
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virStorageSource *store = def->disks[i].store;
+
+        if (store && store->path && virStorageSourceIsLocalStorage(store))
+            g_ptr_array_add(paths, store->path);
+    }
+
+    if (pull && def->server->socket)
+        g_ptr_array_add(paths, def->server->socket);
+    g_ptr_array_add(paths, NULL);
+
+    if (ferryBoundedAnswers(vm, (const char *const *) paths->pdata) < 0)
+        return -1;
+
+    if (!pull || def->server->transport != VIR_STORAGE_NET_HOST_TRANS_TCP || !def->server->name)
+        return 0;
+
+    return (*hosts = ferryResolve(vm, def->server->name)) ? 0 : -1;
+}
+
+
 static int
 ferryBackupRun(virDomainObj *vm,
                ferryBackup *backup)
@@ -138,6 +173,7 @@ ferryBackupBegin(virDomainObj *vm,
 {
     virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
     ferryBackupExtras extras = { 0 };
+    g_auto(GStrv) hosts = NULL;
     virDomainBackupDef *def;
     ferryBackup *backup;
     int rc = -1;
@@ -145,16 +181,19 @@ ferryBackupBegin(virDomainObj *vm,
     if (!(def = ferryBackupParseXML(driver, backupXML, &extras)))
         return -1;
 
-    if (ferryBackupCheckNone(vm) < 0 ||
+    if (ferryBackupAskAhead(vm, def, &hosts) < 0 ||
+        ferryBackupCheckNone(vm) < 0 ||
         ferryBackupBeginJob(vm, flags) < 0) {
         virDomainBackupDefFree(def);
         return -1;
     }
 
-    if ((backup = ferryBackupPrepare(vm, def, &extras, checkpointXML, flags)))
+    if ((backup = ferryBackupPrepare(vm, def, &extras, checkpointXML, flags))) {
+        backup->server.hosts = g_steal_pointer(&hosts);
         rc = ferryBackupRun(vm, backup);
-    else
+    } else {
         virDomainObjEndAsyncJob(vm);
+    }
 
     ferryDomainEndJob(vm);
     return rc;

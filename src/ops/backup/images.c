@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/cache.h"
 #include "block/image.h"
 #include "block/node.h"
 #include "engine/wait.h"
@@ -126,7 +127,7 @@ ferryBackupBypassesCache(ferryOp *op,
     /* the capacity is 0, that is unknown, for an image that the client prepared */
     return !ferryBackupIsPull(ferryBackupOf(op)) && !disk->bitmap &&
            (store->capacity == 0 || store->capacity >= FERRY_BACKUP_LARGE) &&
-           ferryNodeMayBypassCache(store);
+           ferryNodeMayBypassCache(op->vm, store);
 }
 
 

@@ -15,6 +15,8 @@
 #include "block/export_peer.h"
 #include "block/source.h"
 #include "engine/engine.h"
+#include "engine/unlocked.h"
+#include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
@@ -31,6 +33,10 @@
 VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_WATCH_MS 1000
+
+/* The guest stands still until its scratch image's storage says whether it is full, so the
+ * worker asks for as long as that takes, a minute at a time. */
+#define FERRY_BACKUP_SPACE_MS (60 * 1000)
 
 /* Bytes. Less free space counts as full: QEMU copies up to 1 MiB at a time. */
 #define FERRY_BACKUP_SPACE_MIN (1024 * 1024)
@@ -109,22 +115,83 @@ ferryBackupIsForsaken(ferryOp *op)
 }
 
 
-/* Returns a disk whose scratch file is on a full file system, or NULL. */
-static ferryBackupDisk *
-ferryBackupFindFull(ferryBackup *backup)
+/* A question to the storage of all scratch images, and the answer. */
+typedef struct {
+    char **paths; /* in the order of backup->disks; "": not a file */
+    ssize_t full; /* index of one on a full file system; -1: none */
+} ferryBackupSpace;
+
+
+static void
+ferryBackupSpaceFree(void *opaque)
 {
+    ferryBackupSpace *space = opaque;
+
+    g_strfreev(space->paths);
+    g_free(space);
+}
+
+
+static void
+ferryBackupSpaceRun(void *opaque)
+{
+    ferryBackupSpace *space = opaque;
     size_t i;
 
-    for (i = 0; i < backup->ndisks; i++) {
-        virStorageSource *store = backup->disks[i].def->store;
+    for (i = 0; space->paths[i] && space->full < 0; i++) {
         struct statvfs st;
 
-        if (ferrySourceIsFile(store) && statvfs(store->path, &st) == 0 &&
+        if (*space->paths[i] && statvfs(space->paths[i], &st) == 0 &&
             (unsigned long long) st.f_bavail * st.f_frsize < FERRY_BACKUP_SPACE_MIN)
-            return &backup->disks[i];
+            space->full = i;
+    }
+}
+
+
+/* Returns a disk whose scratch file is on a full file system, or NULL: also if storage does
+ * not answer. Releases the domain's lock and job meanwhile: check op->over. */
+static ferryBackupDisk *
+ferryBackupFindFull(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    ferryBackupSpace *space = g_new0(ferryBackupSpace, 1);
+    ferryBackupDisk *full = NULL;
+    size_t i;
+
+    space->full = -1;
+    space->paths = g_new0(char *, backup->ndisks + 1);
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+
+        space->paths[i] = g_strdup(ferrySourceIsFile(store) ? store->path : "");
     }
 
-    return NULL;
+    if (!ferryOpRunUnlocked(op, ferryBackupSpaceRun, space, ferryBackupSpaceFree,
+                            FERRY_BACKUP_SPACE_MS)) {
+        if (!op->over && ferryOpSleep(op, FERRY_BACKUP_WATCH_MS) == 0 && !op->over) {
+            VIR_WARN("the storage of the scratch images of domain '%s' does not answer",
+                     op->vm->def->name);
+            ignore_value(ferryEngineSubmit(op));
+        }
+        return NULL;
+    }
+
+    if (space->full >= 0 && !op->over)
+        full = &backup->disks[space->full];
+    ferryBackupSpaceFree(space);
+
+    return full;
+}
+
+
+/* Returns whether QEMU has stopped the guest for an error of its storage. */
+static bool
+ferryBackupGuestStopped(virDomainObj *vm)
+{
+    int reason;
+
+    return virDomainObjGetState(vm, &reason) == VIR_DOMAIN_PAUSED &&
+           reason == VIR_DOMAIN_PAUSED_IOERROR;
 }
 
 
@@ -152,7 +219,8 @@ ferryBackupIOError(virDomainObj *vm)
  * During a pull backup a write of the guest waits until the old data are in the scratch
  * image. When that is full, QEMU stops the guest as if the guest's own disk were full. In
  * this case the function ends the backup, resumes the guest and returns true. QEMU
- * repeats the write, so the guest sees no error. Domain locked, modify job held.
+ * repeats the write, so the guest sees no error. Also returns true if the backup has ended
+ * meanwhile. Domain locked, modify job held; the caller drives @op.
  */
 static bool
 ferryBackupFreeGuest(ferryOp *op)
@@ -160,12 +228,15 @@ ferryBackupFreeGuest(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     virDomainObj *vm = op->vm;
     ferryBackupDisk *full;
-    int reason;
 
-    if (!ferryBackupIsPull(backup) ||
-        virDomainObjGetState(vm, &reason) != VIR_DOMAIN_PAUSED ||
-        reason != VIR_DOMAIN_PAUSED_IOERROR ||
-        !(full = ferryBackupFindFull(backup)))
+    if (!ferryBackupIsPull(backup) || !ferryBackupGuestStopped(vm))
+        return false;
+
+    /* the lock is released: another thread may end the backup, or resume the guest */
+    full = ferryBackupFindFull(op);
+    if (op->over || backup->result != FERRY_BACKUP_RESULT_NONE)
+        return true;
+    if (!full || !ferryBackupGuestStopped(vm))
         return false;
 
     backup->error = g_strdup_printf(_("no space left for scratch image '%1$s' of disk '%2$s'"),

@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "ops/checkpoint/data.h"
@@ -111,13 +112,16 @@ ferryCheckpointOpenImage(ferryOp *op,
         ferryCheckpointIsCommitBase(disk, src))
         return 0;
 
+    if (ferryIdentityRequire(op->vm, src) < 0)
+        return -1;
+
     g_hash_table_add(data->writable, virObjectRef(src));
 
     if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, /* readonly= */ false,
                                            /* newSource= */ false, /* chainTop= */ false) < 0)
         return -1;
 
-    return qemuBlockReopenReadWrite(op->vm, src, VIR_ASYNC_JOB_NONE);
+    return ferryNodeReopenWritable(op->vm, src, /* writable= */ true);
 }
 
 
@@ -151,9 +155,9 @@ ferryCheckpointClose(ferryOp *op)
                 continue;
 
             /* After a restart n->readonly is true although QEMU has the image open for
-             * writing, so qemuBlockReopenReadOnly() would do nothing. */
+             * writing, so a reopen would do nothing. */
             n->readonly = false;
-            if (qemuBlockReopenReadOnly(op->vm, n, VIR_ASYNC_JOB_NONE) < 0 ||
+            if (ferryNodeReopenWritable(op->vm, n, /* writable= */ false) < 0 ||
                 qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, /* readonly= */ true,
                                                    /* newSource= */ false,
                                                    /* chainTop= */ false) < 0)

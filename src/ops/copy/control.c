@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/cache.h"
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
@@ -129,6 +130,8 @@ ferryCopyCancel(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     int rc;
+
+    ferryNodeHoldSource(op->vm, ferryCopyDisk(op));
 
     qemuDomainObjEnterMonitor(op->vm);
     rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, !copy->keep);

@@ -25,11 +25,14 @@
 
 #include "block/access.h"
 #include "block/bitmap.h"
+#include "block/cache.h"
 #include "block/durable.h"
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
 #include "engine/wait.h"
+#include "ops/copy/adopt.h"
 #include "ops/copy/data.h"
 #include "ops/copy/hold.h"
 #include "ops/copy/pivot.h"
@@ -77,7 +80,7 @@ ferryPivotReopenTarget(ferryOp *op,
     rc = ferryNodeReopen(op->vm, target, backing);
 
     /* ignored: storage that cannot bypass the cache did not do so before either */
-    if (copying && ferryNodeMayBypassCache(target)) {
+    if (copying && ferryNodeMayBypassCache(op->vm, target)) {
         target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         ignore_value(ferryNodeReopenStorage(op->vm, target));
     }
@@ -85,6 +88,37 @@ ferryPivotReopenTarget(ferryOp *op,
     target->cachemode = cachemode;
     target->discard = discard;
     return rc;
+}
+
+
+/* The configuration will name the target, so the name must lead to the file that has the
+ * data: "flush" opens the target again, and the next QEMU opens it by this name. */
+static int
+ferryPivotCheckTarget(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    switch (ferryIdentityCheck(op->vm, copy->target)) {
+    case FERRY_IDENTITY_SAME:
+    case FERRY_IDENTITY_UNKNOWN:
+        return 0;
+    case FERRY_IDENTITY_SILENT:
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the storage of the target '%1$s' of disk '%2$s' of domain '%3$s' does not "
+                         "answer; the disk stays on the source; try again, or abort the copy"),
+                       copy->target->path, copy->dst, op->vm->def->name);
+        return -1;
+    case FERRY_IDENTITY_OTHER:
+    default:
+        break;
+    }
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("the target '%1$s' of disk '%2$s' of domain '%3$s' was replaced: its name does not "
+                     "lead to the file that was copied to any more; the disk stays on the source; put "
+                     "the file back under its name, or abort the copy"),
+                   copy->target->path, copy->dst, op->vm->def->name);
+    return -1;
 }
 
 
@@ -101,6 +135,9 @@ ferryPivotAddChain(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+
+    if (ferryPivotCheckTarget(op) < 0)
+        return -1;
 
     if (!ferryPivotHasLateChain(copy))
         return 0;
@@ -415,83 +452,6 @@ ferryPivotRunUnpause(ferryOp *op)
 }
 
 
-/* Returns the persistent definition, NULL for a transient domain. While the domain runs,
- * and right after QEMU has ended, it is vm->newDef. */
-static virDomainDef *
-ferryPivotConfig(virDomainObj *vm)
-{
-    if (!vm->persistent)
-        return NULL;
-
-    return virDomainObjIsActive(vm) || vm->newDef ? vm->newDef : vm->def;
-}
-
-
-/* Returns the copied disk in @def, or NULL if its source is not the old image. */
-static virDomainDiskDef *
-ferryPivotConfigDisk(ferryOp *op,
-                     virDomainDef *def)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk = virDomainDiskByTarget(def, copy->dst);
-
-    if (!disk || !copy->old || !virStorageSourceIsSameLocation(disk->src, copy->old))
-        return NULL;
-
-    return disk;
-}
-
-
-/**
- * ferryCopyAdoptConfig:
- *
- * Makes the persistent definition name the target, if it names the source. Domain locked;
- * it may be shut off.
- *
- * Returns 0, or -1 with an error reported: the definition on the disk may still name the
- * source then, so keep the journal, or tell the user.
- */
-int
-ferryCopyAdoptConfig(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
-    virDomainDef *def = ferryPivotConfig(op->vm);
-    g_autoptr(virStorageSource) src = NULL;
-    virDomainDiskDef *disk;
-
-    if (!def)
-        return 0;
-
-    if ((disk = ferryPivotConfigDisk(op, def))) {
-        if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
-            virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ true) < 0)
-            return -1;
-
-        virObjectUnref(disk->src);
-        disk->src = g_steal_pointer(&src);
-        copy->unsaved = true;
-    }
-
-    /* If the disk names the target already, an earlier save may have failed. The folder is
-     * synced in any case: the journal is removed next, and must not be outlived by the
-     * older configuration. */
-    if ((copy->unsaved && virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) ||
-        ferryDurableFolder(cfg->configDir) < 0) {
-        virErrorPtr err = NULL;
-
-        virErrorPreserveLast(&err);
-        VIR_ERROR(_("disk '%1$s' of domain '%2$s' is on '%3$s' now, but the configuration could not "
-                    "be saved"), copy->dst, op->vm->def->name, NULLSTR(copy->target->path));
-        virErrorRestore(&err);
-        return -1;
-    }
-
-    copy->unsaved = false;
-    return 0;
-}
-
-
 /* adopt: makes the live and the persistent definition name the target */
 static int
 ferryPivotAdopt(ferryOp *op)
@@ -557,6 +517,8 @@ ferryPivotRelease(ferryOp *op)
     }
 
     ferryJobDismiss(op, jobname);
+    if (copy->old)
+        ferryNodeReleaseSource(op->vm, copy->old);
     ferryNodeRemove(op->vm, copy->old);
     ferryAccessRevoke(op->vm, copy->old);
 

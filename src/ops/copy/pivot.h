@@ -10,5 +10,3 @@
 #include "engine/op.h"
 
 extern const ferryPlan ferryCopyPivotPlan;
-
-int ferryCopyAdoptConfig(ferryOp *op);

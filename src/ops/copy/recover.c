@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
+#include "ops/copy/adopt.h"
 #include "ops/copy/control.h"
 #include "ops/copy/data.h"
 #include "ops/copy/pivot.h"

@@ -16,13 +16,15 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/cache.h"
 #include "block/durable.h"
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
-#include "domain_audit.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/start.h"
+#include "domain_audit.h"
 #include "qemu/qemu_block.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -255,7 +257,7 @@ ferryCopyAddPlainStorage(ferryOp *op)
     int cachemode = copy->target->cachemode;
     int rc;
 
-    if (ferryNodeMayBypassCache(copy->target)) {
+    if (ferryNodeMayBypassCache(op->vm, copy->target)) {
         copy->target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
         rc = ferryNodeAddStorage(op->vm, copy->target);
         copy->target->cachemode = cachemode;
@@ -284,6 +286,10 @@ ferryCopyAddNode(ferryOp *op)
     target->discard = ferryCopyDiscard(op);
     rc = ferryNodeAddFormat(op->vm, target, backing);
     target->discard = discard;
+
+    /* the pivot must not go to a file that is put under the target's name from now on */
+    if (rc == 0)
+        ferryIdentityLearn(op->vm, target);
 
     return rc;
 }
@@ -391,6 +397,10 @@ static void
 ferryCopyUnmirror(ferryOp *op)
 {
     g_autofree char *jobname = ferryJobName(op, "mirror");
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (disk)
+        ferryNodeHoldSource(op->vm, disk);
 
     if (ferryJobKill(op, jobname) < 0)
         VIR_WARN("the mirror job of disk '%s' of domain '%s' does not end: %s",

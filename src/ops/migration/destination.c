@@ -19,6 +19,7 @@
 
 #include <config.h>
 
+#include "block/cache.h"
 #include "block/durable.h"
 #include "block/node.h"
 #include "block/socket.h"

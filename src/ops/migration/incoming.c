@@ -28,6 +28,7 @@ ferryIncomingFree(void *opaque)
     g_free(incoming->bitmaps);
     g_strfreev(incoming->checkpoints);
     virStorageNetHostDefClear(&incoming->address);
+    g_strfreev(incoming->server.hosts);
     g_free(incoming);
 }
 

@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "block/bounded.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "engine/engine.h"
@@ -34,6 +35,8 @@
 #include "qemu/qemu_alias.h"
 #include "virerror.h"
 #include "virfile.h"
+#include "virtypedparam.h"
+#include "virxml.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
@@ -129,6 +132,7 @@ ferryIncomingNew(virDomainObj *vm,
 
     incoming->req = req;
     incoming->server.fd = -1;
+    incoming->server.hosts = g_strdupv(req->listen);
     incoming->address.transport = req->address.transport;
     incoming->address.name = g_strdup(req->address.name);
     incoming->address.port = req->address.port;
@@ -157,6 +161,47 @@ ferryIncomingNew(virDomainObj *vm,
  error:
     ferryIncomingFree(incoming);
     return NULL;
+}
+
+
+/**
+ * ferryIncomingAskAhead:
+ * @params: of the prepare phase
+ *
+ * Finds out, before there is a domain that others could wait for, whether the storage of
+ * the images answers. Returns 0, or -1 with an error reported.
+ */
+int
+ferryIncomingAskAhead(virTypedParameterPtr params,
+                      int nparams)
+{
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(xmlDoc) doc = NULL;
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    g_autofree xmlNodePtr *nodes = NULL;
+    const char *xml = NULL;
+    int n;
+    int i;
+
+    /* what is wrong with the definition the stock driver will say */
+    if (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_DEST_XML, &xml) < 0 || !xml ||
+        !(doc = virXMLParse(/* filename= */ NULL, xml, _("(domain_definition)"), "domain", &ctxt,
+                            /* schemafile= */ NULL, /* validate= */ false)) ||
+        (n = virXPathNodeSet("./devices/disk/source/@file|./devices/disk/source/@dev", ctxt,
+                             &nodes)) < 0) {
+        virResetLastError();
+        return 0;
+    }
+
+    for (i = 0; i < n; i++) {
+        xmlChar *path = xmlNodeGetContent(nodes[i]);
+
+        g_ptr_array_add(paths, g_strdup((const char *) path));
+        xmlFree(path);
+    }
+    g_ptr_array_add(paths, NULL);
+
+    return ferryBoundedAnswers(/* vm= */ NULL, (const char *const *) paths->pdata);
 }
 
 

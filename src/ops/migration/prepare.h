@@ -10,6 +10,7 @@
 #include "ops/migration/request.h"
 #include "qemu/qemu_migration_params.h"
 
+int ferryIncomingAskAhead(virTypedParameterPtr params, int nparams);
 void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);
 int ferryIncomingCreateImages(virDomainObj *vm);
 int ferryIncomingAcceptBitmaps(virDomainObj *vm, qemuMigrationParams *params);

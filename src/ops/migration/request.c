@@ -10,6 +10,7 @@
 #include <netdb.h>
 #include <sys/socket.h>
 
+#include "block/resolve.h"
 #include "ops/migration/request.h"
 #include "virerror.h"
 #include "virtypedparam.h"
@@ -135,22 +136,25 @@ ferryMigrationRequestParse(ferryMigrationRequest *req,
 }
 
 
-/* Resolves the host's name early, while a slow name server does no harm. */
-static void
+/* Resolves the host's name early. If there is no such name, QEMU will say so; if the name
+ * service does not answer, QEMU would wait for it and the guest for QEMU. */
+static int
 ferryMigrationResolve(ferryMigrationRequest *req)
 {
-    const struct addrinfo hints = { .ai_socktype = SOCK_STREAM };
-    struct addrinfo *found = NULL;
-    char numeric[NI_MAXHOST];
+    g_auto(GStrv) hosts = NULL;
 
-    if (!req->address.name || getaddrinfo(req->address.name, NULL, &hints, &found) != 0)
-        return;
+    if (!req->address.name)
+        return 0;
 
-    if (getnameinfo(found->ai_addr, found->ai_addrlen, numeric, sizeof(numeric),
-                    /* serv= */ NULL, /* servlen= */ 0, NI_NUMERICHOST) == 0)
-        req->numeric = g_strdup(numeric);
+    if ((hosts = ferryResolve(/* vm= */ NULL, req->address.name))) {
+        req->numeric = g_strdup(hosts[0]);
+    } else {
+        if (virGetLastErrorCode() == VIR_ERR_OPERATION_TIMEOUT)
+            return -1;
+        virResetLastError();
+    }
 
-    freeaddrinfo(found);
+    return 0;
 }
 
 
@@ -175,8 +179,7 @@ ferryMigrationRequestTo(ferryMigrationRequest *req,
          (uri && ferryMigrationParseHost(req, uri) < 0)))
         return -1;
 
-    ferryMigrationResolve(req);
-    return 0;
+    return ferryMigrationResolve(req);
 }
 
 
@@ -195,8 +198,11 @@ ferryMigrationRequestListen(ferryMigrationRequest *req,
     struct addrinfo *any = NULL;
     const char *address = NULL;
 
-    if (req->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP || req->address.name)
+    if (req->address.transport != VIR_STORAGE_NET_HOST_TRANS_TCP)
         return 0;
+
+    if (req->address.name)
+        return (req->listen = ferryResolve(/* vm= */ NULL, req->address.name)) ? 0 : -1;
 
     if (virTypedParamsGetString(params, nparams, VIR_MIGRATE_PARAM_LISTEN_ADDRESS, &address) < 0)
         return -1;
@@ -208,7 +214,7 @@ ferryMigrationRequestListen(ferryMigrationRequest *req,
     }
 
     req->address.name = g_strdup(address);
-    return 0;
+    return (req->listen = ferryResolve(/* vm= */ NULL, address)) ? 0 : -1;
 }
 
 
@@ -221,6 +227,7 @@ ferryMigrationRequestClear(ferryMigrationRequest *req)
     g_clear_pointer(&req->checkpoints, g_strfreev);
     virStorageNetHostDefClear(&req->address);
     g_clear_pointer(&req->numeric, g_free);
+    g_clear_pointer(&req->listen, g_strfreev);
 }
 
 

@@ -19,6 +19,7 @@ struct _ferryMigrationRequest {
     char **checkpoints;     /* from the cookie: definitions, parents first; NULL: none */
     virStorageNetHostDef address; /* of the NBD server */
     char *numeric;          /* host of address as a number; NULL: unknown */
+    char **listen;          /* at the destination: addresses of that host (ferryResolve()) */
     bool nodelay;           /* the NBD server's TCP sockets have TCP_NODELAY */
 };
 

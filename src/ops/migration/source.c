@@ -22,6 +22,7 @@
 
 #include <config.h>
 
+#include "block/cache.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
@@ -95,6 +96,18 @@ static void
 ferryMigrationCacheBack(ferryOp *op)
 {
     ferryMigrationSetCache(op, /* direct= */ false);
+}
+
+
+/* The mirrors are about to end: the guest must stay on the files that it uses. */
+static void
+ferryMigrationHoldSources(ferryOp *op)
+{
+    ferryMigration *migration = ferryMigrationOf(op);
+    size_t i;
+
+    for (i = 0; i < migration->ndisks; i++)
+        ferryNodeHoldSource(op->vm, ferryMigrationDomainDisk(op, &migration->disks[i]));
 }
 
 
@@ -173,6 +186,7 @@ static void
 ferryMigrationUnmirror(ferryOp *op)
 {
     ferryMigrationYank(op);
+    ferryMigrationHoldSources(op);
 
     if (ferryJobKillAll(op, "", /* known= */ NULL) < 0)
         VIR_WARN("the mirrors of the disks of domain '%s' do not end: %s",
@@ -234,6 +248,9 @@ ferryMigrationFinish(ferryOp *op)
     if (!(jobs = ferryJobList(op, "")) || ferryMigrationCheckJobs(op, jobs) < 0 ||
         ferryMigrationCheckRunning(op, jobs) < 0)
         return -1;
+
+    /* the guest may have to go on here */
+    ferryMigrationHoldSources(op);
 
     qemuDomainObjEnterMonitor(op->vm);
     for (i = 0; i < migration->ndisks && rc == 0; i++) {

@@ -1,0 +1,20 @@
+/*
+ * cache.h: whether QEMU bypasses the page cache for an image
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+bool ferryNodeIsDirect(virStorageSource *src);
+bool ferryNodeMayBypassCache(virDomainObj *vm, virStorageSource *src);
+bool ferryNodeBypassCache(virDomainObj *vm,
+                          virDomainDiskDef *disk,
+                          virStorageSource *src,
+                          bool direct);
+void ferryNodeReadDirect(virDomainObj *vm, virDomainDiskDef *disk, bool shallow, bool direct);
+void ferryNodeHoldSource(virDomainObj *vm, virDomainDiskDef *disk);
+void ferryNodeReleaseSource(virDomainObj *vm, virStorageSource *src);

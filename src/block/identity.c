@@ -1,0 +1,491 @@
+/*
+ * identity.c: whether an image's name still leads to the file that QEMU has open
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Theory of operation
+ *
+ * When QEMU changes the cache mode of an image, or makes it writable, it opens the file
+ * again by name. If somebody has put another file under that name (moved the image,
+ * restored it from a backup, turned a symbolic link, renamed a volume), QEMU silently moves
+ * the guest to the other file. So before QEMU is told to, this unit compares two things:
+ *
+ *  - what the name leads to now, as QEMU sees it (in its mount namespace) and as the driver
+ *    sees it (the next QEMU that is started gets that);
+ *  - what QEMU has open: /proc/PID/fd.
+ *
+ * A file is identified by its device and inode, a block device by its device number, since
+ * QEMU's namespace has device nodes of its own.
+ *
+ * QEMU does not say which descriptor belongs to which node. "QEMU has this file open" is not
+ * enough if two images of one guest were exchanged. So the file of each node is remembered
+ * when QEMU has just opened it: when the domain has started, and when a copy has added its
+ * target. An image that was added in another way (hotplug, snapshot) is remembered when it
+ * is first asked about, or when a driver reconnects to QEMU.
+ *
+ * QEMU also opens an image by its name on its own: when a mirror job ends, see
+ * ferryNodeHold(). Before that the same question is asked.
+ *
+ * What this does not cover:
+ *
+ *  - A source that is replaced while its mirror job runs, which then fails on its own; or,
+ *    with QEMU 7.2, a qcow2 source that is replaced after an aborted copy of it and copied
+ *    again. (The stock driver asks no question at all.)
+ *  - Two images of one guest that were exchanged before either was remembered: images added
+ *    since the start, or exchanged while no driver ran.
+ *  - A file that is replaced between the comparison and QEMU's open(), some microseconds.
+ *    ferryIdentityStays() finds out afterwards. QEMU cannot be sent back then.
+ *  - Files that root may not look at, such as those in a closed folder on NFS with
+ *    root_squash: the answer is FERRY_IDENTITY_UNKNOWN.
+ */
+
+#include <config.h>
+
+#include <fcntl.h>
+
+#include "block/bounded.h"
+#include "block/file.h"
+#include "block/identity.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.identity");
+
+/* The file that QEMU opened for a storage node. */
+typedef struct {
+    char *path; /* the name by which QEMU opened it */
+    ferryFile file;
+} ferryFileNote;
+
+/* The notes of one QEMU process. */
+typedef struct {
+    pid_t pid;
+    GHashTable *notes; /* name of a storage node to ferryFileNote */
+    GHashTable *held;  /* names of storage nodes that ferryNodeHold() holds */
+} ferryFileNotes;
+
+static struct {
+    virMutex lock;
+    GHashTable *domains; /* qemuDomainObjPrivate to ferryFileNotes; NULL: no note yet */
+} memory = { .lock = VIR_MUTEX_INITIALIZER };
+
+/* A question about one image, and the answer. */
+typedef struct {
+    char *node;
+    char *path;
+    ferryFile file; /* what the name leads to, as QEMU sees it */
+    int err;        /* why that is not known; 0: it is */
+} ferryFileLook;
+
+typedef struct {
+    pid_t pid;
+    GPtrArray *looks; /* of ferryFileLook */
+    GArray *held;     /* of ferryFile: what QEMU has open; NULL: not known */
+} ferryFileProbe;
+
+
+static void
+ferryFileNoteFree(void *opaque)
+{
+    ferryFileNote *note = opaque;
+
+    g_free(note->path);
+    g_free(note);
+}
+
+
+static void
+ferryFileNotesFree(void *opaque)
+{
+    ferryFileNotes *notes = opaque;
+
+    g_hash_table_unref(notes->notes);
+    g_hash_table_unref(notes->held);
+    g_free(notes);
+}
+
+
+static void
+ferryFileLookFree(void *opaque)
+{
+    ferryFileLook *look = opaque;
+
+    g_free(look->node);
+    g_free(look->path);
+    g_free(look);
+}
+
+
+static void
+ferryFileProbeFree(void *opaque)
+{
+    ferryFileProbe *probe = opaque;
+
+    g_ptr_array_unref(probe->looks);
+    g_clear_pointer(&probe->held, g_array_unref);
+    g_free(probe);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryFileProbe, ferryFileProbeFree);
+
+
+static void
+ferryFileProbeRun(void *opaque)
+{
+    ferryFileProbe *probe = opaque;
+    g_autofree char *path = g_strdup_printf("/proc/%lld/root", (long long) probe->pid);
+    VIR_AUTOCLOSE root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    size_t i;
+
+    for (i = 0; i < probe->looks->len; i++) {
+        ferryFileLook *look = g_ptr_array_index(probe->looks, i);
+
+        look->err = root < 0 ? EACCES : ferryFileLookUp(root, look->path, &look->file);
+    }
+
+    probe->held = ferryFileListHeld(probe->pid);
+}
+
+
+/* Returns whether @src is a file or device that QEMU opens by its name. */
+static bool
+ferryIdentityHasName(virStorageSource *src)
+{
+    virStorageType type = virStorageSourceGetActualType(src);
+
+    return (type == VIR_STORAGE_TYPE_FILE || type == VIR_STORAGE_TYPE_BLOCK) &&
+           src->path && src->nodestorage && !virStorageSourceIsFD(src);
+}
+
+
+static void
+ferryFileProbeAdd(ferryFileProbe *probe,
+                  virStorageSource *src)
+{
+    ferryFileLook *look = g_new0(ferryFileLook, 1);
+
+    look->node = g_strdup(src->nodestorage);
+    look->path = g_strdup(src->path);
+    g_ptr_array_add(probe->looks, look);
+}
+
+
+static ferryFileProbe *
+ferryFileProbeNew(virDomainObj *vm)
+{
+    ferryFileProbe *probe = g_new0(ferryFileProbe, 1);
+
+    probe->pid = vm->pid;
+    probe->looks = g_ptr_array_new_with_free_func(ferryFileLookFree);
+
+    return probe;
+}
+
+
+/* Returns the notes of @vm's QEMU, which are NULL if there are none and @create is not
+ * set. Those of an earlier QEMU are dropped. memory.lock is held. */
+static ferryFileNotes *
+ferryIdentityNotes(virDomainObj *vm,
+                   bool create)
+{
+    ferryFileNotes *notes;
+
+    if (!memory.domains) {
+        memory.domains = g_hash_table_new_full(NULL, NULL, /* key_destroy= */ NULL,
+                                               ferryFileNotesFree);
+    }
+
+    if ((notes = g_hash_table_lookup(memory.domains, vm->privateData)) && notes->pid == vm->pid)
+        return notes;
+
+    if (!create)
+        return NULL;
+
+    notes = g_new0(ferryFileNotes, 1);
+    notes->pid = vm->pid;
+    notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryFileNoteFree);
+    notes->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy= */ NULL);
+    g_hash_table_replace(memory.domains, vm->privateData, notes);
+
+    return notes;
+}
+
+
+/* Returns whether QEMU has @file open under a name other than @path. */
+static bool
+ferryIdentityIsOfOther(GHashTable *notes,
+                       const ferryFileLook *look)
+{
+    GHashTableIter iter;
+    void *value;
+
+    g_hash_table_iter_init(&iter, notes);
+    while (g_hash_table_iter_next(&iter, /* key= */ NULL, &value)) {
+        ferryFileNote *note = value;
+
+        if (ferryFileIsSame(&note->file, &look->file) && STRNEQ(note->path, look->path))
+            return true;
+    }
+
+    return false;
+}
+
+
+/* Judges what was found, and remembers an image that is what it shall be. */
+static ferryIdentity
+ferryIdentityJudge(virDomainObj *vm,
+                   const ferryFileProbe *probe,
+                   const ferryFileLook *look)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    GHashTable *notes = ferryIdentityNotes(vm, /* create= */ true)->notes;
+    ferryFileNote *note = g_hash_table_lookup(notes, look->node);
+
+    if (look->err == ENOENT || look->err == ENOTDIR || look->err == ELOOP)
+        return FERRY_IDENTITY_OTHER;
+
+    if (look->err != 0 || !probe->held)
+        return FERRY_IDENTITY_UNKNOWN;
+
+    if (!ferryFileIsHeld(probe->held, &look->file))
+        return FERRY_IDENTITY_OTHER;
+
+    /* a note about a file that QEMU has closed since says nothing */
+    if (note && ferryFileIsHeld(probe->held, &note->file))
+        return ferryFileIsSame(&note->file, &look->file) ? FERRY_IDENTITY_SAME :
+                                                           FERRY_IDENTITY_OTHER;
+
+    if (ferryIdentityIsOfOther(notes, look))
+        return FERRY_IDENTITY_UNKNOWN;
+
+    note = g_new0(ferryFileNote, 1);
+    note->path = g_strdup(look->path);
+    note->file = look->file;
+    g_hash_table_replace(notes, g_strdup(look->node), note);
+
+    return FERRY_IDENTITY_SAME;
+}
+
+
+static bool
+ferryIdentityIsKnown(virDomainObj *vm,
+                     virStorageSource *src)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+
+    return notes && g_hash_table_contains(notes->notes, src->nodestorage);
+}
+
+
+static void
+ferryIdentityAddUnknown(virDomainObj *vm,
+                        virStorageSource *chain,
+                        ferryFileProbe *probe)
+{
+    virStorageSource *n;
+
+    for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (ferryIdentityHasName(n) && !ferryIdentityIsKnown(vm, n))
+            ferryFileProbeAdd(probe, n);
+    }
+}
+
+
+/* Remembers the files of @probe, which is taken over. */
+static void
+ferryIdentityRemember(virDomainObj *vm,
+                      ferryFileProbe *found)
+{
+    g_autoptr(ferryFileProbe) probe = NULL;
+    size_t i;
+
+    if (found->looks->len > 0 &&
+        !ferryBoundedRunUnlocked(vm, ferryFileProbeRun, found, ferryFileProbeFree,
+                                 FERRY_BOUNDED_STORAGE_MS))
+        return;
+
+    probe = found;
+    for (i = 0; i < probe->looks->len; i++)
+        ignore_value(ferryIdentityJudge(vm, probe, g_ptr_array_index(probe->looks, i)));
+}
+
+
+/**
+ * ferryIdentityLearn:
+ *
+ * Remembers which file QEMU has open for @src, which it has just opened. Domain locked, job
+ * held; releases the lock meanwhile. Reports no error.
+ */
+void
+ferryIdentityLearn(virDomainObj *vm,
+                   virStorageSource *src)
+{
+    ferryFileProbe *probe = ferryFileProbeNew(vm);
+
+    if (ferryIdentityHasName(src))
+        ferryFileProbeAdd(probe, src);
+
+    ferryIdentityRemember(vm, probe);
+}
+
+
+/**
+ * ferryIdentityLearnAll:
+ *
+ * Like ferryIdentityLearn() for all images of the disks that are not remembered yet.
+ */
+void
+ferryIdentityLearnAll(virDomainObj *vm)
+{
+    ferryFileProbe *probe = ferryFileProbeNew(vm);
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        ferryIdentityAddUnknown(vm, vm->def->disks[i]->src, probe);
+        ferryIdentityAddUnknown(vm, vm->def->disks[i]->mirror, probe);
+    }
+
+    ferryIdentityRemember(vm, probe);
+}
+
+
+/**
+ * ferryIdentityForget:
+ *
+ * The QEMU of the domain with private data @priv is gone. Domain locked.
+ */
+void
+ferryIdentityForget(qemuDomainObjPrivate *priv)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+
+    if (memory.domains)
+        g_hash_table_remove(memory.domains, priv);
+}
+
+
+/**
+ * ferryIdentityCheck:
+ * @src: image of a node that QEMU has; only its own file, not the chain below
+ *
+ * Compares the file that the name of @src leads to now with the one that QEMU has open.
+ * Domain locked, job held; releases the lock meanwhile. Reports no error.
+ */
+ferryIdentity
+ferryIdentityCheck(virDomainObj *vm,
+                   virStorageSource *src)
+{
+    g_autoptr(ferryFileProbe) probe = NULL;
+    ferryFileProbe *found;
+
+    if (!ferryIdentityHasName(src))
+        return FERRY_IDENTITY_SAME;
+
+    found = ferryFileProbeNew(vm);
+    ferryFileProbeAdd(found, src);
+
+    if (!ferryBoundedRunUnlocked(vm, ferryFileProbeRun, found, ferryFileProbeFree,
+                                 FERRY_BOUNDED_STORAGE_MS))
+        return FERRY_IDENTITY_SILENT;
+
+    probe = found;
+    return ferryIdentityJudge(vm, probe, g_ptr_array_index(probe->looks, 0));
+}
+
+
+/**
+ * ferryIdentityRequire:
+ *
+ * Like ferryIdentityCheck(), for what cannot go on with another file. Where the driver may
+ * not look, it relies on the name as it always had to.
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryIdentityRequire(virDomainObj *vm,
+                     virStorageSource *src)
+{
+    g_autofree char *path = g_strdup(src->path);
+
+    switch (ferryIdentityCheck(vm, src)) {
+    case FERRY_IDENTITY_OTHER:
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("image '%1$s' of domain '%2$s' was replaced: its name does not lead to the "
+                         "file that QEMU has open any more; put that file back under its name"),
+                       path, vm->def->name);
+        return -1;
+    case FERRY_IDENTITY_SILENT:
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the storage of image '%1$s' of domain '%2$s' does not answer"),
+                       path, vm->def->name);
+        return -1;
+    case FERRY_IDENTITY_SAME:
+    case FERRY_IDENTITY_UNKNOWN:
+    default:
+        return 0;
+    }
+}
+
+
+/**
+ * ferryIdentityStays:
+ *
+ * QEMU has just opened @src again by its name. Returns false if QEMU does not have the
+ * file open any more that it had before: the file was replaced in the last moment, and
+ * QEMU uses the other one now. Asks no storage. Domain locked, job held.
+ */
+bool
+ferryIdentityStays(virDomainObj *vm,
+                   virStorageSource *src)
+{
+    g_autoptr(GArray) held = NULL;
+    ferryFileNote *note = NULL;
+    ferryFile file;
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
+        ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+
+        if (notes && src->nodestorage &&
+            (note = g_hash_table_lookup(notes->notes, src->nodestorage)))
+            file = note->file;
+    }
+
+    held = note ? ferryFileListHeld(vm->pid) : NULL;
+    return !held || ferryFileIsHeld(held, &file);
+}
+
+
+/**
+ * ferryIdentityIsHeld:
+ *
+ * Returns whether this driver remembers that ferryNodeHold() holds @src.
+ */
+bool
+ferryIdentityIsHeld(virDomainObj *vm,
+                    virStorageSource *src)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+
+    return notes && src->nodestorage && g_hash_table_contains(notes->held, src->nodestorage);
+}
+
+
+void
+ferryIdentitySetHeld(virDomainObj *vm,
+                     virStorageSource *src,
+                     bool held)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ true);
+
+    if (held)
+        g_hash_table_add(notes->held, g_strdup(src->nodestorage));
+    else
+        g_hash_table_remove(notes->held, src->nodestorage);
+}

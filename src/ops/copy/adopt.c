@@ -1,0 +1,96 @@
+/*
+ * adopt.c: block copy: the persistent definition names the target
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/durable.h"
+#include "block/source.h"
+#include "ops/copy/adopt.h"
+#include "ops/copy/data.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.copy");
+
+
+/* Returns the persistent definition, NULL for a transient domain. While the domain runs,
+ * and right after QEMU has ended, it is vm->newDef. */
+static virDomainDef *
+ferryCopyConfig(virDomainObj *vm)
+{
+    if (!vm->persistent)
+        return NULL;
+
+    return virDomainObjIsActive(vm) || vm->newDef ? vm->newDef : vm->def;
+}
+
+
+/* Returns the copied disk in @def, or NULL if its source is not the old image. */
+static virDomainDiskDef *
+ferryCopyConfigDisk(ferryOp *op,
+                     virDomainDef *def)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = virDomainDiskByTarget(def, copy->dst);
+
+    if (!disk || !copy->old || !virStorageSourceIsSameLocation(disk->src, copy->old))
+        return NULL;
+
+    return disk;
+}
+
+
+/**
+ * ferryCopyAdoptConfig:
+ *
+ * Makes the persistent definition name the target, if it names the source. Domain locked;
+ * it may be shut off.
+ *
+ * Returns 0, or -1 with an error reported: the definition on the disk may still name the
+ * source then, so keep the journal, or tell the user.
+ */
+int
+ferryCopyAdoptConfig(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+    virDomainDef *def = ferryCopyConfig(op->vm);
+    g_autoptr(virStorageSource) src = NULL;
+    virDomainDiskDef *disk;
+
+    if (!def)
+        return 0;
+
+    if ((disk = ferryCopyConfigDisk(op, def))) {
+        if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
+            virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ true) < 0)
+            return -1;
+
+        virObjectUnref(disk->src);
+        disk->src = g_steal_pointer(&src);
+        copy->unsaved = true;
+    }
+
+    /* If the disk names the target already, an earlier save may have failed. The folder is
+     * synced in any case: the journal is removed next, and must not be outlived by the
+     * older configuration. */
+    if ((copy->unsaved && virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) ||
+        ferryDurableFolder(cfg->configDir) < 0) {
+        virErrorPtr err = NULL;
+
+        virErrorPreserveLast(&err);
+        VIR_ERROR(_("disk '%1$s' of domain '%2$s' is on '%3$s' now, but the configuration could not "
+                    "be saved"), copy->dst, op->vm->def->name, NULLSTR(copy->target->path));
+        virErrorRestore(&err);
+        return -1;
+    }
+
+    copy->unsaved = false;
+    return 0;
+}

@@ -1,0 +1,123 @@
+/*
+ * hangs.c: storage and a name server that do not answer
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * Preloaded into a process that runs the driver. A call that looks at a file, or resolves a
+ * name, waits as long as the file that FERRY_HANG_FILE names exists and its content is a
+ * part of the path or the name. QEMU is not affected.
+ */
+
+/* The functions have the same names and layouts then, and the declarations below fit. */
+#undef _FILE_OFFSET_BITS
+#define _GNU_SOURCE 1
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define HANG_POLL_US 20000
+
+
+/* Returns whether calls about @what have to wait. By system calls: our own functions would
+ * ask again. */
+static int
+hangs(const char *what)
+{
+    const char *control = getenv("FERRY_HANG_FILE");
+    char part[256];
+    long n;
+    int fd;
+
+    if (!what || !control ||
+        (fd = syscall(SYS_openat, AT_FDCWD, control, O_RDONLY | O_CLOEXEC)) < 0)
+        return 0;
+
+    n = syscall(SYS_read, fd, part, sizeof(part) - 1);
+    syscall(SYS_close, fd);
+    if (n <= 0)
+        return 0;
+    part[n] = 0;
+
+    return strstr(what, part) != NULL;
+}
+
+
+static void
+hang(const char *what)
+{
+    while (hangs(what))
+        usleep(HANG_POLL_US);
+}
+
+
+/* A function that is given a path and where to put what it finds. */
+#define HANG_ON_PATH(name) \
+    int name(const char *path, void *found); \
+    int \
+    name(const char *path, \
+         void *found) \
+    { \
+        static int (*real)(const char *path, void *found); \
+        if (!real) \
+            real = (int (*)(const char *, void *)) dlsym(RTLD_NEXT, #name); \
+        hang(path); \
+        return real(path, found); \
+    }
+
+HANG_ON_PATH(stat)
+HANG_ON_PATH(stat64)
+HANG_ON_PATH(lstat)
+HANG_ON_PATH(lstat64)
+HANG_ON_PATH(statvfs)
+HANG_ON_PATH(statvfs64)
+
+
+#define HANG_ON_OPEN(name) \
+    int \
+    name(const char *path, \
+         int flags, \
+         ...) \
+    { \
+        mode_t mode = 0; \
+        va_list ap; \
+        va_start(ap, flags); \
+        if (flags & (O_CREAT | O_TMPFILE)) \
+            mode = va_arg(ap, mode_t); \
+        va_end(ap); \
+        hang(path); \
+        return syscall(SYS_openat, AT_FDCWD, path, flags, mode); \
+    }
+
+HANG_ON_OPEN(open)
+HANG_ON_OPEN(open64)
+
+
+int
+access(const char *path,
+       int mode)
+{
+    hang(path);
+    return syscall(SYS_access, path, mode);
+}
+
+
+int
+getaddrinfo(const char *name,
+            const char *service,
+            const struct addrinfo *hints,
+            struct addrinfo **found)
+{
+    static __typeof__(getaddrinfo) *real;
+
+    if (!real)
+        real = (__typeof__(getaddrinfo) *) dlsym(RTLD_NEXT, "getaddrinfo");
+    hang(name);
+    return real(name, service, hints, found);
+}
