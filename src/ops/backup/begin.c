@@ -22,6 +22,7 @@
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/socket.h"
+#include "engine/journal.h"
 #include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
@@ -33,6 +34,8 @@
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.backup");
 
@@ -129,10 +132,22 @@ ferryBackupPublish(ferryOp *op)
 }
 
 
+/* Also creates the images without names: the entry of "files" has their inodes (file.c) */
 static int
 ferryBackupRunPublish(ferryOp *op)
 {
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
     ferryBackupPublish(op);
+
+    for (i = 0; i < backup->ndisks; i++) {
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        if (ferryImagePrepare(op->vm, disk->def->store, disk->origin, &disk->file) < 0)
+            return -1;
+    }
+
     return 0;
 }
 
@@ -156,7 +171,32 @@ ferryBackupUnpublish(ferryOp *op)
 }
 
 
-/* files: creates empty files, which can be labelled, and the file of the checkpoint */
+/* files: gives the images, which are empty, their names, so that they can be labelled, and
+ * writes the file of the checkpoint */
+static int
+ferryBackupTouch(ferryOp *op,
+                 ferryBackupDisk *disk)
+{
+    switch (ferryImageTouch(op->vm, disk->def->store, disk->file)) {
+    case FERRY_IMAGE_TAKEN:
+        virReportError(VIR_ERR_INVALID_ARG, FERRY_BACKUP_EXISTS, disk->def->store->path,
+                       disk->def->name);
+        return -1;
+
+    case FERRY_IMAGE_UNWRITTEN:
+        return ferryJournalWrite(op->vm, /* durable= */ true);
+
+    case FERRY_IMAGE_FAILED:
+        return -1;
+
+    case FERRY_IMAGE_READY:
+        break;
+    }
+
+    return 0;
+}
+
+
 static int
 ferryBackupFiles(ferryOp *op)
 {
@@ -164,8 +204,7 @@ ferryBackupFiles(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (backup->disks[i].origin != FERRY_IMAGE_FOREIGN &&
-            ferryImageTouch(op->vm, backup->disks[i].def->store) < 0)
+        if (ferryBackupTouch(op, &backup->disks[i]) < 0)
             return -1;
     }
 
@@ -184,12 +223,13 @@ ferryBackupUnfiles(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
+    g_autoptr(ferryUse) use = ferryUseNew(op->driver, op->vm ? op->vm->def->name : NULL);
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
         if (!completed || ferryBackupIsPull(backup))
-            ferryImageRestore(op->driver, op->vm, backup->disks[i].def->store,
-                              backup->disks[i].origin);
+            ferryImageRestore(use, op->vm, backup->disks[i].def->store,
+                              backup->disks[i].origin, backup->disks[i].file);
     }
 
     if (op->vm && backup->checkpoint && !completed)
@@ -263,7 +303,7 @@ ferryBackupUnserve(ferryOp *op)
 
     if (backup->serving) {
         ignore_value(ferryExportServerStop(op->vm));
-        ferryExportSocketRemove(backup->def->server);
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
         backup->serving = false;
     }
 
@@ -504,7 +544,7 @@ ferryBackupOpen(ferryOp *op)
     if (!ferryBackupIsPull(backup))
         return 0;
 
-    return ferryExportServerPublish(backup->def->server, &backup->server);
+    return ferryExportServerPublish(op->vm, backup->def->server, &backup->server);
 }
 
 
@@ -516,7 +556,7 @@ ferryBackupClose(ferryOp *op)
     /* stopping the server removes all exports at once */
     if (backup->serving) {
         ignore_value(ferryExportServerStop(op->vm));
-        ferryExportSocketRemove(backup->def->server);
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
         backup->serving = false;
     }
 }

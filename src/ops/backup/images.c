@@ -200,7 +200,7 @@ ferryBackupFormatImages(ferryOp *op)
     for (i = 0, started = 0; i < backup->ndisks; i++) {
         ferryBackupDisk *disk = &backup->disks[i];
 
-        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store,
+        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store, disk->file,
                                         ferryBackupBypassesCache(op, disk)) == 0)
             continue;
 

@@ -152,7 +152,7 @@ ferryBackupStopped(ferryOp *op)
 
     /* after a host crash the journal on the disk may be older than the "server" step */
     if (ferryBackupIsPull(backup))
-        ferryExportSocketRemove(backup->def->server);
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
 
     if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED && started)
         ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, /* chain= */ false);

@@ -23,6 +23,7 @@ ferryCopyFree(void *data)
     g_free(copy->dst);
     virObjectUnref(copy->target);
     virObjectUnref(copy->old);
+    ferryFileFree(copy->file);
     g_free(copy);
 }
 
@@ -94,4 +95,20 @@ ferryCopyDiscard(ferryOp *op)
         return VIR_DOMAIN_DISK_DISCARD_UNMAP;
 
     return target->discard;
+}
+
+
+/**
+ * ferryCopyRestoreTarget:
+ *
+ * Removes the target's file, or empties it again, if that is what it was before the copy.
+ * Domain locked; op->vm is NULL if the domain is gone.
+ */
+void
+ferryCopyRestoreTarget(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(ferryUse) use = ferryUseNew(op->driver, op->vm ? op->vm->def->name : NULL);
+
+    ferryImageRestore(use, op->vm, copy->target, copy->origin, copy->file);
 }

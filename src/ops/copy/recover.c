@@ -80,6 +80,7 @@ ferryCopyFormat(ferryOp *op,
     virBufferEscapeString(&attrs, " disk='%s'", copy->dst);
     virBufferAsprintf(&attrs, " goal='%s'", ferryCopyGoalTypeToString(copy->goal));
     virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(copy->origin));
+    ferryFileFormat(&attrs, copy->file);
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
@@ -135,6 +136,7 @@ ferryCopyParse(virQEMUDriver *driver,
                        VIR_XML_PROP_REQUIRED, &copy->goal) < 0 ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &copy->origin) < 0 ||
+        ferryFileParse(node, &copy->file) < 0 ||
         ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
@@ -341,7 +343,7 @@ ferryCopyStopped(ferryOp *op)
                       op->vm->def->name, copy->dst, NULLSTR(copy->target->path),
                       copy->old ? NULLSTR(copy->old->path) : "");
     } else {
-        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+        ferryCopyRestoreTarget(op);
     }
 
     if (disk && disk->mirror == copy->target)

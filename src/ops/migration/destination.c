@@ -22,12 +22,13 @@
 #include "block/node.h"
 #include "block/socket.h"
 #include "block/source.h"
+#include "block/tool.h"
 #include "engine/engine.h"
+#include "engine/journal.h"
 #include "engine/plan.h"
 #include "ops/migration/destination.h"
 #include "ops/migration/incoming.h"
 #include "qemu/qemu_alias.h"
-#include "vircommand.h"
 #include "virerror.h"
 #include "virfile.h"
 #include "virlog.h"
@@ -39,16 +40,21 @@
 VIR_LOG_INIT("ferry.migration");
 
 
-/* images: create those that are missing */
+/* images: create those that are missing. Each is formatted before it gets its name, and
+ * keeps root as its owner until the stock driver labels it. */
 static int
-ferryIncomingCreateImage(ferryOp *op,
+ferryIncomingFormatImage(ferryOp *op,
                          ferryIncomingDisk *disk)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
     ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
     const char *format = virStorageFileFormatTypeToString(disk->image->format);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
     g_autoptr(virCommand) cmd = NULL;
     g_autofree char *tool = virFindFileInPath("qemu-img");
+    g_autofree char *path = ferryToolPath(disk->file->fd);
+    uid_t uid;
+    gid_t gid;
 
     if (!tool) {
         virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("unable to find qemu-img"));
@@ -68,11 +74,50 @@ ferryIncomingCreateImage(ferryOp *op,
                              virStorageFileFormatTypeToString(offer->backingFormat), NULL);
     }
 
-    virCommandAddArg(cmd, disk->image->path);
+    virCommandAddArg(cmd, path);
     virCommandAddArgFormat(cmd, "%llu", offer->capacity);
-    virCommandSetUmask(cmd, 0077);
 
-    return virCommandRun(cmd, /* exitstatus= */ NULL);
+    qemuDomainGetImageIds(cfg, op->vm, disk->image, /* parentSrc= */ NULL, &uid, &gid);
+
+    return ferryToolRun(g_steal_pointer(&cmd), disk->file->fd, /* lend= */ true, uid, gid);
+}
+
+
+static int
+ferryIncomingTouch(ferryOp *op,
+                   ferryIncomingDisk *disk)
+{
+    switch (ferryImageTouch(op->vm, disk->image, disk->file)) {
+    case FERRY_IMAGE_TAKEN:
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("image '%1$s' of disk '%2$s' of domain '%3$s' was missing, and somebody else "
+                         "has just made it: migrate again"),
+                       disk->image->path, disk->dst, op->vm->def->name);
+        return -1;
+
+    case FERRY_IMAGE_UNWRITTEN:
+        return ferryJournalWrite(op->vm, /* durable= */ true);
+
+    case FERRY_IMAGE_FAILED:
+        return -1;
+
+    case FERRY_IMAGE_READY:
+        break;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryIncomingCreateImage(ferryOp *op,
+                         ferryIncomingDisk *disk)
+{
+    /* without nameless files (file.c) the image gets its name first */
+    if (disk->file->fd < 0)
+        return ferryIncomingTouch(op, disk) < 0 ? -1 : ferryIncomingFormatImage(op, disk);
+
+    return ferryIncomingFormatImage(op, disk) < 0 ? -1 : ferryIncomingTouch(op, disk);
 }
 
 
@@ -83,7 +128,7 @@ ferryIncomingRunImages(ferryOp *op)
     size_t i;
 
     for (i = 0; i < incoming->ndisks; i++) {
-        if (incoming->disks[i].origin != FERRY_IMAGE_FOREIGN &&
+        if (incoming->disks[i].file &&
             ferryIncomingCreateImage(op, &incoming->disks[i]) < 0)
             return -1;
     }
@@ -96,18 +141,26 @@ ferryIncomingRunImages(ferryOp *op)
  * ferryIncomingDiscard:
  *
  * Removes the images that we created for a guest that never ran here and goes on at the
- * source. No QEMU may be using them; @op may be over. Keeps the last error.
+ * source. No QEMU may be using them; @op may be over. The definitions of the domain
+ * itself, which name them, do not count. Keeps the last error.
  */
 void
 ferryIncomingDiscard(ferryOp *op)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
+    g_autoptr(ferryUse) use = NULL;
+    const char *self = incoming->domain;
     size_t i;
 
-    /* without @vm the daemon's user removes them: the domain's user may lack the right */
-    for (i = 0; i < incoming->ndisks; i++)
-        ferryImageRestore(op->driver, /* vm= */ NULL,
-                          incoming->disks[i].image, incoming->disks[i].origin);
+    if (!self && !op->over && op->vm)
+        self = op->vm->def->name;
+    use = ferryUseNew(op->driver, self);
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        ferryIncomingDisk *disk = &incoming->disks[i];
+
+        ferryImageRestore(use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
+    }
 }
 
 
@@ -218,7 +271,7 @@ ferryIncomingRunServer(ferryOp *op)
             return -1;
     }
 
-    if (ferryExportServerPublish(&incoming->address, &incoming->server) < 0)
+    if (ferryExportServerPublish(op->vm, &incoming->address, &incoming->server) < 0)
         return -1;
 
     incoming->sync = ferrySyncStart(ferryIncomingFiles(incoming));
@@ -231,7 +284,7 @@ ferryIncomingRelease(ferryIncoming *incoming)
 {
     g_clear_pointer(&incoming->sync, ferrySyncStop);
     ferryExportServerForget(&incoming->server);
-    ferryExportSocketRemove(&incoming->address);
+    ferryExportSocketRemove(&incoming->address, incoming->server.file);
 
     if (incoming->reserved && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
         virPortAllocatorRelease(incoming->address.port);
@@ -297,6 +350,7 @@ ferryIncomingFormat(ferryOp *op,
 
         virBufferEscapeString(&attrs, " name='%s'", disk->dst);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
+        ferryFileFormat(&attrs, disk->file);
 
         if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, /* runtime= */ false) < 0)
             return -1;
@@ -304,8 +358,14 @@ ferryIncomingFormat(ferryOp *op,
         virXMLFormatElement(buf, "image", &attrs, &children);
     }
 
-    if (incoming->address.socket)
-        virBufferEscapeString(buf, "<socket path='%s'/>\n", incoming->address.socket);
+    if (incoming->address.socket) {
+        g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+
+        virBufferEscapeString(&attrs, " path='%s'", incoming->address.socket);
+        ferryFileFormat(&attrs, incoming->server.file);
+        virXMLFormatElement(buf, "socket", &attrs, /* childBuf= */ NULL);
+    }
+
     return 0;
 }
 
@@ -323,7 +383,8 @@ ferryIncomingParseDisk(xmlNodePtr node,
 
     if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
-                       VIR_XML_PROP_REQUIRED, &disk->origin) < 0)
+                       VIR_XML_PROP_REQUIRED, &disk->origin) < 0 ||
+        ferryFileParse(node, &disk->file) < 0)
         return -1;
 
     if (!(image = virXPathNode("./disk", ctxt))) {
@@ -360,8 +421,11 @@ ferryIncomingParse(virQEMUDriver *driver,
             goto error;
     }
 
-    if ((incoming->address.socket = virXPathString("string(./socket/@path)", ctxt)))
+    if ((incoming->address.socket = virXPathString("string(./socket/@path)", ctxt))) {
         incoming->address.transport = VIR_STORAGE_NET_HOST_TRANS_UNIX;
+        if (ferryFileParse(virXPathNode("./socket", ctxt), &incoming->server.file) < 0)
+            goto error;
+    }
 
     return incoming;
 

@@ -59,7 +59,7 @@ ferryIncomingCutToSize(virStorageSource *src,
         return;
 
     /* if the device cannot be used, QEMU will report that */
-    if ((fd = open(src->path, O_RDONLY | O_CLOEXEC)) < 0 ||
+    if ((fd = ferryFileOpen(src->path, O_RDONLY)) < 0 ||
         (size = lseek(fd, 0, SEEK_END)) < 0 ||
         (unsigned long long) size <= offer->capacity)
         return;
@@ -116,7 +116,7 @@ ferryIncomingInspect(virDomainObj *vm,
     }
 
     disk->origin = FERRY_IMAGE_ABSENT;
-    return 0;
+    return ferryImagePrepare(vm, def->src, disk->origin, &disk->file);
 }
 
 
@@ -128,6 +128,7 @@ ferryIncomingNew(virDomainObj *vm,
     size_t i;
 
     incoming->req = req;
+    incoming->domain = g_strdup(vm->def->name);
     incoming->server.fd = -1;
     incoming->address.transport = req->address.transport;
     incoming->address.name = g_strdup(req->address.name);
