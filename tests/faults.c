@@ -26,10 +26,13 @@
  *   enospc       the journal cannot be written, from here on
  *   eio          nor can it this once: the disk does not take it
  *   eio-folder   the disk takes it, but not its name
+ *   run COMMAND  the shell runs a command, and the step goes on: what somebody else
+ *                could do at this moment
  *
  * So every step of every plan can be broken in every way, without a line in
  * the code that is tested. A line any/journal/WHAT makes the next writing of any
- * journal fail.
+ * journal fail. A line any/bind/run COMMAND is what somebody else does when a unix socket
+ * has just got its name.
  *
  * FERRY_FAULT_FILE.log gets a line for each fault that happened, and, if the file
  * says "record", one for each step: how many commands it sent; and "synced" before
@@ -149,6 +152,17 @@ faultPowerLoss(pid_t qemu)
 }
 
 
+/* Without this library, which is for the driver. */
+static void
+faultRun(const char *what)
+{
+    g_autofree char *command = g_strdup_printf("unset LD_PRELOAD; %s", what + strlen("run "));
+
+    if (system(command) != 0)
+        abort();
+}
+
+
 static int
 faultHappen(ferryOp *op,
             const ferryStep *step,
@@ -161,7 +175,9 @@ faultHappen(ferryOp *op,
         return STREQ(what, "error") ? FERRY_STEP_FAILED : FERRY_STEP_UNKNOWN;
     }
 
-    if (STREQ(what, "disconnect"))
+    if (STRPREFIX(what, "run "))
+        faultRun(what);
+    else if (STREQ(what, "disconnect"))
         faultDisconnect();
     else if (STREQ(what, "kill-qemu"))
         faultKill(op->vm->pid);
@@ -309,6 +325,22 @@ ferryStepUndo(ferryOp *op,
 
     if (after)
         ignore_value(faultHappen(op, step, after));
+}
+
+
+int
+bind(int fd,
+     const struct sockaddr *address,
+     socklen_t len)
+{
+    FAULT_REAL(bind);
+    int rc = real(fd, address, len);
+    g_autofree char *what = address->sa_family == AF_UNIX ? faultLookup("any/bind/") : NULL;
+
+    if (rc == 0 && what)
+        faultRun(what);
+
+    return rc;
 }
 
 

@@ -16,6 +16,7 @@
 #include "hook/api_migration.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
+#include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "ops/migration/peer.h"
 #include "ops/migration/perform.h"

@@ -29,6 +29,7 @@
 #include "ops/migration/bitmaps.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
+#include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "ops/migration/prepare.h"
 #include "qemu/qemu_alias.h"
