@@ -26,6 +26,8 @@
  *   enospc       the journal cannot be written, from here on
  *   eio          nor can it this once: the disk does not take it
  *   eio-folder   the disk takes it, but not its name
+ *   drop         this thread of root's must not override file permissions any more, like
+ *                root on some network file systems
  *   run COMMAND  the shell runs a command, and the step goes on: what somebody else
  *                could do at this moment
  *
@@ -46,10 +48,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -152,6 +156,23 @@ faultPowerLoss(pid_t qemu)
 }
 
 
+static void
+faultDrop(void)
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+    const unsigned int dropped = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_FOWNER;
+
+    if (syscall(SYS_capget, &header, data) < 0)
+        abort();
+
+    data[0].effective &= ~dropped;
+    data[0].permitted &= ~dropped;
+    if (syscall(SYS_capset, &header, data) < 0)
+        abort();
+}
+
+
 /* Without this library, which is for the driver. */
 static void
 faultRun(const char *what)
@@ -175,7 +196,9 @@ faultHappen(ferryOp *op,
         return STREQ(what, "error") ? FERRY_STEP_FAILED : FERRY_STEP_UNKNOWN;
     }
 
-    if (STRPREFIX(what, "run "))
+    if (STREQ(what, "drop"))
+        faultDrop();
+    else if (STRPREFIX(what, "run "))
         faultRun(what);
     else if (STREQ(what, "disconnect"))
         faultDisconnect();

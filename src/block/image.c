@@ -150,6 +150,29 @@ ferryImageTouch(virDomainObj *vm,
 }
 
 
+/**
+ * ferryImageCheckOurs:
+ * @file: of ferryImagePrepare(), may be NULL
+ *
+ * To be called before QEMU opens @src: checks that the name still leads to @file. QEMU
+ * would wait for ever for the other end of a FIFO. Returns 0, or -1 with an error reported.
+ */
+int
+ferryImageCheckOurs(virDomainObj *vm,
+                    virStorageSource *src,
+                    const ferryFile *file)
+{
+    /* EACCES: NFS lets only QEMU's user look */
+    if (!file || ferryFileIsAt(file, src->path) || errno == EACCES)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("'%1$s' for domain '%2$s' was replaced after it was created; find out who "
+                     "writes to its folder"), src->path, vm->def->name);
+    return -1;
+}
+
+
 /* Returns whether a definition of @vm itself names @src. The mirror of a copy that Ferry
  * runs does not count: its undo is what removes the image. */
 static bool

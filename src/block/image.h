@@ -39,6 +39,7 @@ void ferryImageRestore(ferryUse *use,
                        virStorageSource *src,
                        ferryImageOrigin origin,
                        ferryFile *file);
+int ferryImageCheckOurs(virDomainObj *vm, virStorageSource *src, const ferryFile *file);
 bool ferryImageIsOpenable(virStorageSource *src);
 int ferryImageFormatStart(virDomainObj *vm,
                           virStorageSource *src,

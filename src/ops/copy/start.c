@@ -183,6 +183,9 @@ ferryCopyCreateLayer(ferryOp *op,
     if (copy->reuse)
         return 0;
 
+    if (ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0)
+        return -1;
+
     backing = ferryCopyTargetBacking(op);
 
     if ((rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname)) <= 0)
@@ -285,7 +288,8 @@ ferryCopyAddNode(ferryOp *op)
     int discard = target->discard;
     int rc;
 
-    if (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0)
+    if (ferryImageCheckOurs(op->vm, target, ferryCopyOf(op)->file) < 0 ||
+        (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0))
         return -1;
 
     target->discard = ferryCopyDiscard(op);
