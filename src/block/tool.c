@@ -31,7 +31,7 @@
 
 VIR_LOG_INIT("ferry.tool");
 
-#define FERRY_TOOL_MS (30 * 1000)
+#define FERRY_TOOL_MS (20 * 1000)
 #define FERRY_TOOL_KILL_MS 1000
 #define FERRY_TOOL_SAID_MAX 4096
 
