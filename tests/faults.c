@@ -28,6 +28,10 @@
  *   enospc       the journal cannot be written, from here on
  *   eio          nor can it this once: the disk does not take it
  *   eio-folder   the disk takes it, but not its name
+ *   drop         this thread of root's must not override file permissions any more, like
+ *                root on some network file systems
+ *   run COMMAND  the shell runs a command, and the step goes on: what somebody else
+ *                could do at this moment
  *
  * or, for save, what happens once: the file cannot be opened or removed
  * (unsaved-erofs), written (unsaved-enospc) or renamed (unsaved-eio), or its
@@ -35,7 +39,8 @@
  *
  * So every step of every plan can be broken in every way, without a line in
  * the code that is tested. A line any/journal/WHAT makes the next writing of any
- * journal fail.
+ * journal fail. A line any/bind/run COMMAND is what somebody else does when a unix socket
+ * has just got its name.
  *
  * FERRY_FAULT_FILE.log gets a line for each fault that happened, and, if the file
  * says "record", one for each step: how many commands it sent; and before that "synced"
@@ -54,10 +59,12 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -162,6 +169,34 @@ faultPowerLoss(pid_t qemu)
 }
 
 
+static void
+faultDrop(void)
+{
+    struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+    const unsigned int dropped = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_FOWNER;
+
+    if (syscall(SYS_capget, &header, data) < 0)
+        abort();
+
+    data[0].effective &= ~dropped;
+    data[0].permitted &= ~dropped;
+    if (syscall(SYS_capset, &header, data) < 0)
+        abort();
+}
+
+
+/* Without this library, which is for the driver. */
+static void
+faultRun(const char *what)
+{
+    g_autofree char *command = g_strdup_printf("unset LD_PRELOAD; %s", what + strlen("run "));
+
+    if (system(command) != 0)
+        abort();
+}
+
+
 static int
 faultHappen(ferryOp *op,
             const ferryStep *step,
@@ -174,7 +209,11 @@ faultHappen(ferryOp *op,
         return STREQ(what, "error") ? FERRY_STEP_FAILED : FERRY_STEP_UNKNOWN;
     }
 
-    if (STREQ(what, "disconnect"))
+    if (STREQ(what, "drop"))
+        faultDrop();
+    else if (STRPREFIX(what, "run "))
+        faultRun(what);
+    else if (STREQ(what, "disconnect"))
         faultDisconnect();
     else if (STREQ(what, "kill-qemu"))
         faultKill(op->vm->pid);
@@ -341,6 +380,22 @@ ferryStepUndo(ferryOp *op,
 
     if (after)
         ignore_value(faultHappen(op, step, after));
+}
+
+
+int
+bind(int fd,
+     const struct sockaddr *address,
+     socklen_t len)
+{
+    FAULT_REAL(bind);
+    int rc = real(fd, address, len);
+    g_autofree char *what = address->sa_family == AF_UNIX ? faultLookup("any/bind/") : NULL;
+
+    if (rc == 0 && what)
+        faultRun(what);
+
+    return rc;
 }
 
 

@@ -7,17 +7,28 @@
 
 #include <config.h>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "block/bitmap.h"
+#include "block/file.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
+#include "block/tool.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
-#include "vircommand.h"
 #include "virerror.h"
+#include "virfile.h"
 #include "virlog.h"
 
 VIR_LOG_INIT("ferry.bitmap");
+
+/* Where in the header of a qcow2 file is what (bytes; see QEMU's docs/interop/qcow2.txt). */
+#define FERRY_QCOW2_MAGIC "QFI\xfb"
+#define FERRY_QCOW2_VERSION 7
+#define FERRY_QCOW2_FEATURES 72
+#define FERRY_QCOW2_DATA_FILE 4
 
 
 /**
@@ -57,21 +68,41 @@ ferryBitmapsCarry(virDomainObj *vm,
 }
 
 
+/* Returns whether @fd is a qcow2 file that has its data itself. */
+static bool
+ferryBitmapIsAlone(int fd)
+{
+    unsigned char header[FERRY_QCOW2_FEATURES + 8];
+
+    if (pread(fd, header, sizeof(header), /* offset= */ 0) != sizeof(header) ||
+        memcmp(header, FERRY_QCOW2_MAGIC, strlen(FERRY_QCOW2_MAGIC)) != 0)
+        return false;
+
+    /* numbers are big endian; an image of version 2 has no bitmaps */
+    return header[FERRY_QCOW2_VERSION] >= 3 &&
+           !(header[FERRY_QCOW2_FEATURES + 7] & FERRY_QCOW2_DATA_FILE);
+}
+
+
 /**
  * ferryBitmapRemoveOffline:
  *
- * Removes bitmap @name from the qcow2 file of @src, which no QEMU uses any more: QEMU may
- * have written the bitmap into the file when it ended. Reports no error.
+ * Removes bitmap @name from the qcow2 file of @src, an image of @vm that no QEMU uses any
+ * more: QEMU may have written the bitmap into the file when it ended. Reports no error.
  */
 void
-ferryBitmapRemoveOffline(virQEMUDriver *driver,
+ferryBitmapRemoveOffline(virDomainObj *vm,
                          virStorageSource *src,
                          const char *name)
 {
+    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
     const char *qemuImg = qemuFindQemuImgBinary(driver);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
     g_autoptr(virCommand) cmd = NULL;
-    g_autofree char *why = NULL;
-    int status;
+    g_autofree char *path = NULL;
+    VIR_AUTOCLOSE fd = -1;
+    uid_t uid;
+    gid_t gid;
 
     if (!qemuImg || !ferrySourceIsFile(src) || src->format != VIR_STORAGE_FILE_QCOW2 ||
         src->encryption) {
@@ -79,12 +110,22 @@ ferryBitmapRemoveOffline(virQEMUDriver *driver,
         return;
     }
 
-    cmd = virCommandNewArgList(qemuImg, "bitmap", "--remove", "-f", "qcow2", "--",
-                               src->path, name, NULL);
-    virCommandSetErrorBuffer(cmd, &why);
+    if ((fd = ferryFileOpen(src->path, O_RDWR)) < 0 || !ferryBitmapIsAlone(fd)) {
+        VIR_WARN("bitmap '%s' may be left in '%s', which is no file of its own: %s", name, src->path,
+                 fd < 0 ? g_strerror(errno) : "it has no qcow2 header, or its data in another file");
+        virResetLastError();
+        return;
+    }
 
-    if (virCommandRun(cmd, &status) < 0 || status != 0)
-        VIR_DEBUG("no bitmap '%s' removed from '%s': %s", name, src->path, NULLSTR(why));
+    path = ferryToolPath(fd);
+    cmd = virCommandNewArgList(qemuImg, "bitmap", "--remove", "--", NULL);
+    virCommandAddArgFormat(cmd, "json:{\"driver\":\"qcow2\",\"backing\":null,"
+                           "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}", path);
+    virCommandAddArg(cmd, name);
+    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, &uid, &gid);
+
+    if (ferryToolRun(g_steal_pointer(&cmd), fd, ferryFileIsPinned(fd, src->path), uid, gid) < 0)
+        VIR_DEBUG("no bitmap '%s' removed from '%s': %s", name, src->path, virGetLastErrorMessage());
 
     virResetLastError();
 }

@@ -13,5 +13,5 @@ int ferryBitmapsCarry(virDomainObj *vm,
                       virStorageSource *src,
                       virStorageSource *target,
                       bool shallow);
-void ferryBitmapRemoveOffline(virQEMUDriver *driver, virStorageSource *src, const char *name);
+void ferryBitmapRemoveOffline(virDomainObj *vm, virStorageSource *src, const char *name);
 void ferryBitmapsDrop(virDomainObj *vm, virStorageSource *src, virStorageSource *target);

@@ -52,7 +52,8 @@ ferryExportServerStart(virDomainObj *vm,
 
     if (address->transport == VIR_STORAGE_NET_HOST_TRANS_UNIX) {
         server->private = ferryExportPrivatePath(address->socket);
-        server->fd = ferryExportListenUnix(vm, server->private);
+        g_clear_pointer(&server->file, ferryFileFree);
+        server->fd = ferryExportListenUnix(vm, server->private, &server->file);
     } else {
         server->fd = ferryExportListenTCP(vm, address, server->hosts);
     }
@@ -95,17 +96,15 @@ ferryExportServerStart(virDomainObj *vm,
  * Lets clients connect; all exports exist. Returns 0, or -1 with an error reported.
  */
 int
-ferryExportServerPublish(virStorageNetHostDef *address,
+ferryExportServerPublish(virDomainObj *vm,
+                         virStorageNetHostDef *address,
                          ferryExportServer *server)
 {
     int unused = 0;
 
     if (server->private) {
-        if (rename(server->private, address->socket) < 0) {
-            virReportSystemError(errno, _("cannot rename socket '%1$s' to '%2$s'"),
-                                 server->private, address->socket);
+        if (ferryExportSocketPublish(vm, server->private, address->socket, server->file) < 0)
             return -1;
-        }
     } else if (setsockopt(server->fd, SOL_SOCKET, SO_DETACH_FILTER,
                           &unused, sizeof(unused)) < 0) {
         virReportSystemError(errno, _("cannot let clients in on port %1$u"), address->port);
@@ -126,8 +125,8 @@ ferryExportServerPublish(virStorageNetHostDef *address,
 void
 ferryExportServerForget(ferryExportServer *server)
 {
-    if (server->private)
-        ignore_value(unlink(server->private));
+    if (server->private && server->file)
+        ignore_value(ferryFileRemove(server->file, server->private, /* uid= */ -1, /* gid= */ -1));
     g_clear_pointer(&server->private, g_free);
     g_clear_pointer(&server->hosts, g_strfreev);
     VIR_FORCE_CLOSE(server->fd);

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include "block/file.h"
 #include "qemu/qemu_domain.h"
 
 /* An NBD server that was started, but that clients cannot reach yet. */
@@ -14,6 +15,8 @@ typedef struct _ferryExportServer ferryExportServer;
 struct _ferryExportServer {
     int fd;        /* listening socket; -1: none */
     char **hosts;  /* TCP: addresses of the host's name (ferryResolve()) */
+    ferryFile *file; /* of the unix socket, for ferryExportSocketRemove(); NULL: none, or
+                      * not known, as after a crash of the host */
     char *private; /* path of the unix socket until it is published; NULL: TCP */
 };
 
@@ -21,7 +24,7 @@ int ferryExportServerStart(virDomainObj *vm,
                            virStorageNetHostDef *address,
                            const char *tlsAlias,
                            ferryExportServer *server);
-int ferryExportServerPublish(virStorageNetHostDef *address, ferryExportServer *server);
+int ferryExportServerPublish(virDomainObj *vm, virStorageNetHostDef *address, ferryExportServer *server);
 int ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
 int ferryExportAdd(virDomainObj *vm,

@@ -1,5 +1,5 @@
 /*
- * file.h: which file a name leads to, and which files a process has open
+ * file.h: files by descriptor and inode, not by name
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -8,15 +8,33 @@
 #pragma once
 
 #include "internal.h"
+#include "virbuffer.h"
+#include "virxml.h"
 
-/* A file by its device and inode; a block device by its device number, without inode. */
+/* A file that Ferry made or found. The journal holds all fields but the descriptor. */
 typedef struct _ferryFile ferryFile;
 struct _ferryFile {
-    dev_t dev;
-    ino_t ino;
+    unsigned long long dev;
+    unsigned long long ino;  /* 0: there is no such file yet */
+    unsigned long long born; /* ns since 1970; 0: the file system does not tell */
+    int fd;                  /* of a file without a name; else -1 */
 };
 
-bool ferryFileIsSame(const ferryFile *a, const ferryFile *b);
-bool ferryFileIsHeld(GArray *held, const ferryFile *file);
-GArray *ferryFileListHeld(pid_t pid);
-int ferryFileLookUp(int root, const char *path, ferryFile *file);
+ferryFile *ferryFileNew(void);
+void ferryFileFree(ferryFile *file);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryFile, ferryFileFree);
+int ferryFileLearn(ferryFile *file, int fd);
+bool ferryFileIsOpen(const ferryFile *file, int fd);
+bool ferryFileIsAt(const ferryFile *file, const char *path);
+void ferryFileFormat(virBuffer *attrs, const ferryFile *file);
+int ferryFileParse(xmlNodePtr node, ferryFile **file);
+
+int ferryFileOpen(const char *path, int flags);
+bool ferryFileIsPinned(int fd, const char *path);
+int ferryFileCreate(ferryFile *file, const char *path, uid_t uid, gid_t gid);
+int ferryFileLink(ferryFile *file, const char *path);
+int ferryFileCreateNamed(ferryFile *file, const char *path, uid_t uid, gid_t gid);
+int ferryFileSyncFolder(const char *path);
+int ferryFileRename(const char *from, const char *to);
+int ferryFileRemove(const ferryFile *file, const char *path, uid_t uid, gid_t gid);
+int ferryFileEmpty(const ferryFile *file, const char *path, uid_t uid, gid_t gid);

@@ -45,7 +45,7 @@
 #include <fcntl.h>
 
 #include "block/bounded.h"
-#include "block/file.h"
+#include "block/inode.h"
 #include "block/identity.h"
 #include "virerror.h"
 #include "virfile.h"
@@ -58,7 +58,7 @@ VIR_LOG_INIT("ferry.identity");
 /* The file that QEMU opened for a storage node. */
 typedef struct {
     char *path; /* the name by which QEMU opened it */
-    ferryFile file;
+    ferryInode file;
 } ferryFileNote;
 
 /* The notes of one QEMU process. */
@@ -77,14 +77,14 @@ static struct {
 typedef struct {
     char *node;
     char *path;
-    ferryFile file; /* what the name leads to, as QEMU sees it */
+    ferryInode file; /* what the name leads to, as QEMU sees it */
     int err;        /* why that is not known; 0: it is */
 } ferryFileLook;
 
 typedef struct {
     pid_t pid;
     GPtrArray *looks; /* of ferryFileLook */
-    GArray *held;     /* of ferryFile: what QEMU has open; NULL: not known */
+    GArray *held;     /* of ferryInode: what QEMU has open; NULL: not known */
 } ferryFileProbe;
 
 
@@ -144,10 +144,10 @@ ferryFileProbeRun(void *opaque)
     for (i = 0; i < probe->looks->len; i++) {
         ferryFileLook *look = g_ptr_array_index(probe->looks, i);
 
-        look->err = root < 0 ? EACCES : ferryFileLookUp(root, look->path, &look->file);
+        look->err = root < 0 ? EACCES : ferryInodeLookUp(root, look->path, &look->file);
     }
 
-    probe->held = ferryFileListHeld(probe->pid);
+    probe->held = ferryInodeListHeld(probe->pid);
 }
 
 
@@ -227,7 +227,7 @@ ferryIdentityIsOfOther(GHashTable *notes,
     while (g_hash_table_iter_next(&iter, /* key= */ NULL, &value)) {
         ferryFileNote *note = value;
 
-        if (ferryFileIsSame(&note->file, &look->file) && STRNEQ(note->path, look->path))
+        if (ferryInodeIsSame(&note->file, &look->file) && STRNEQ(note->path, look->path))
             return true;
     }
 
@@ -251,12 +251,12 @@ ferryIdentityJudge(virDomainObj *vm,
     if (look->err != 0 || !probe->held)
         return FERRY_IDENTITY_UNKNOWN;
 
-    if (!ferryFileIsHeld(probe->held, &look->file))
+    if (!ferryInodeIsHeld(probe->held, &look->file))
         return FERRY_IDENTITY_OTHER;
 
     /* a note about a file that QEMU has closed since says nothing */
-    if (note && ferryFileIsHeld(probe->held, &note->file))
-        return ferryFileIsSame(&note->file, &look->file) ? FERRY_IDENTITY_SAME :
+    if (note && ferryInodeIsHeld(probe->held, &note->file))
+        return ferryInodeIsSame(&note->file, &look->file) ? FERRY_IDENTITY_SAME :
                                                            FERRY_IDENTITY_OTHER;
 
     if (ferryIdentityIsOfOther(notes, look))
@@ -445,7 +445,7 @@ ferryIdentityStays(virDomainObj *vm,
 {
     g_autoptr(GArray) held = NULL;
     ferryFileNote *note = NULL;
-    ferryFile file;
+    ferryInode file;
 
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
         ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
@@ -455,8 +455,8 @@ ferryIdentityStays(virDomainObj *vm,
             file = note->file;
     }
 
-    held = note ? ferryFileListHeld(vm->pid) : NULL;
-    return !held || ferryFileIsHeld(held, &file);
+    held = note ? ferryInodeListHeld(vm->pid) : NULL;
+    return !held || ferryInodeIsHeld(held, &file);
 }
 
 

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "block/file.h"
 #include "block/image.h"
 #include "block/node.h"
 #include "block/source.h"
@@ -32,70 +33,274 @@ VIR_ENUM_IMPL(ferryImageOrigin,
               "foreign", "empty", "absent");
 
 
-/**
- * ferryImageTouch:
- *
- * Creates an empty file for @src, so that it can be labelled before QEMU opens it. Does
- * nothing for storage that is not a file. Returns 0, or -1 with an error reported.
- */
-int
-ferryImageTouch(virDomainObj *vm,
-                virStorageSource *src)
+static void
+ferryImageIds(virQEMUDriver *driver,
+              virDomainObj *vm,
+              virStorageSource *src,
+              uid_t *uid,
+              gid_t *gid)
 {
-    int ret = 0;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
 
-    if (!ferrySourceIsFile(src))
-        return 0;
+    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, uid, gid);
+}
 
-    if (qemuDomainStorageFileInit(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src,
-                                  /* parent= */ NULL) < 0)
+
+static void
+ferryImageReport(virDomainObj *vm,
+                 virStorageSource *src)
+{
+    virReportSystemError(errno,
+                         _("cannot create '%1$s' for domain '%2$s': check that the folder "
+                           "exists and is writable"),
+                         src->path, vm->def->name);
+}
+
+
+/* Finds out which empty file is at the path of @src. */
+static int
+ferryImageFindEmpty(virStorageSource *src,
+                    ferryFile *file)
+{
+    VIR_AUTOCLOSE fd = ferryFileOpen(src->path, O_RDONLY | O_NOFOLLOW);
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0)
         return -1;
 
-    if (virStorageSourceCreate(src) < 0) {
-        virReportSystemError(errno,
-                             _("cannot create '%1$s' for domain '%2$s': check that the folder "
-                               "exists and is writable"),
-                             src->path, vm->def->name);
-        ret = -1;
+    if (!S_ISREG(st.st_mode) || st.st_size > 0) {
+        errno = EEXIST;
+        return -1;
     }
 
-    virStorageSourceDeinit(src);
-    return ret;
+    return ferryFileLearn(file, fd);
+}
+
+
+/**
+ * ferryImagePrepare:
+ * @origin: what is at the path of @src
+ * @file: set to a record of the file that is going to be the image; NULL: not ours
+ *
+ * Creates the file of @src without a name, or finds the empty one that is there, so that
+ * the journal knows its inode before ferryImageTouch() gives it its name. Does nothing for
+ * storage that is not a file. Returns 0, or -1 with an error reported.
+ */
+int
+ferryImagePrepare(virDomainObj *vm,
+                  virStorageSource *src,
+                  ferryImageOrigin origin,
+                  ferryFile **file)
+{
+    g_autoptr(ferryFile) made = ferryFileNew();
+    uid_t uid;
+    gid_t gid;
+
+    if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src))
+        return 0;
+
+    ferryImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &uid, &gid);
+
+    if ((origin == FERRY_IMAGE_EMPTY ? ferryImageFindEmpty(src, made) :
+                                       ferryFileCreate(made, src->path, uid, gid)) < 0) {
+        ferryImageReport(vm, src);
+        return -1;
+    }
+
+    *file = g_steal_pointer(&made);
+    return 0;
+}
+
+
+/**
+ * ferryImageTouch:
+ * @file: of ferryImagePrepare(), may be NULL
+ *
+ * Gives the file of @src its name, so that it can be labelled before QEMU opens it.
+ */
+ferryImageTouched
+ferryImageTouch(virDomainObj *vm,
+                virStorageSource *src,
+                ferryFile *file)
+{
+    bool named = file && file->fd < 0;
+    uid_t uid;
+    gid_t gid;
+    int rc;
+
+    /* an empty file was there before */
+    if (!file || (named && file->ino))
+        return FERRY_IMAGE_READY;
+
+    ferryImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &uid, &gid);
+
+    if (named)
+        rc = ferryFileCreateNamed(file, src->path, uid, gid);
+    else
+        rc = ferryFileLink(file, src->path);
+
+    if (rc == 0)
+        return named ? FERRY_IMAGE_UNWRITTEN : FERRY_IMAGE_READY;
+
+    if (errno == EEXIST)
+        return FERRY_IMAGE_TAKEN;
+
+    ferryImageReport(vm, src);
+    return FERRY_IMAGE_FAILED;
+}
+
+
+/**
+ * ferryImageCheckOurs:
+ * @file: of ferryImagePrepare(), may be NULL
+ *
+ * To be called before QEMU opens @src: checks that the name still leads to @file. QEMU
+ * would wait for ever for the other end of a FIFO. Returns 0, or -1 with an error reported.
+ */
+int
+ferryImageCheckOurs(virDomainObj *vm,
+                    virStorageSource *src,
+                    const ferryFile *file)
+{
+    /* EACCES: NFS lets only QEMU's user look */
+    if (!file || ferryFileIsAt(file, src->path) || errno == EACCES)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("'%1$s' for domain '%2$s' was replaced after it was created; find out who "
+                     "writes to its folder"), src->path, vm->def->name);
+    return -1;
+}
+
+
+/* Returns whether a definition of @vm itself names @src. The mirror of a copy that Ferry
+ * runs does not count: its undo is what removes the image. */
+static bool
+ferryImageIsOwn(virDomainObj *vm,
+                virStorageSource *src)
+{
+    virDomainDef *defs[] = { vm->def, vm->newDef };
+    size_t i;
+    size_t k;
+
+    for (i = 0; i < G_N_ELEMENTS(defs); i++) {
+        for (k = 0; defs[i] && k < defs[i]->ndisks; k++) {
+            virDomainDiskDef *disk = defs[i]->disks[k];
+            virStorageSource *chains[] = {
+                disk->src, QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob ? disk->mirror : NULL
+            };
+            size_t c;
+
+            for (c = 0; c < G_N_ELEMENTS(chains); c++) {
+                virStorageSource *n;
+
+                for (n = chains[c]; virStorageSourceIsBacking(n); n = n->backingStore) {
+                    if (virStorageSourceIsSameLocation(n, src))
+                        return true;
+                }
+            }
+        }
+    }
+
+    return false;
+}
+
+
+/* Returns whether a domain needs the image of @src, and says so in the log. */
+static bool
+ferryImageIsNeeded(ferryUse *use,
+                   virDomainObj *vm,
+                   virStorageSource *src,
+                   ferryFile *file)
+{
+    g_autofree char *user = NULL;
+
+    if (vm && ferryImageIsOwn(vm, src))
+        user = g_strdup_printf("domain '%s'", vm->def->name);
+    else
+        user = ferryUseFind(use, src->path, file);
+
+    if (!user)
+        return false;
+
+    VIR_WARN("'%s' is neither removed nor emptied: %s names it", src->path, user);
+    return true;
 }
 
 
 /**
  * ferryImageRestore:
- * @vm: the file is truncated as its user; NULL if it or its QEMU is gone: as the driver's
+ * @use: the definitions of the other domains
+ * @vm: the domain whose own definitions count, too; NULL: it is gone, or they do not
+ * @file: which file Ferry made or found; NULL: a journal does not say
  *
- * Removes or truncates the file of @src, depending on @origin. Keeps the last error.
+ * Removes or empties the file of @src, depending on @origin, if it is still @file and no
+ * domain names it. Keeps the last error.
  */
 void
-ferryImageRestore(virQEMUDriver *driver,
+ferryImageRestore(ferryUse *use,
                   virDomainObj *vm,
                   virStorageSource *src,
-                  ferryImageOrigin origin)
+                  ferryImageOrigin origin,
+                  ferryFile *file)
 {
     virErrorPtr err = NULL;
-    int rc = 0;
+    bool absent = origin == FERRY_IMAGE_ABSENT;
+    bool there;
+    struct stat st;
+    uid_t uid;
+    gid_t gid;
+    int rc;
 
-    if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src) || !virFileExists(src->path))
+    if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src))
         return;
+
+    if (!file) {
+        if (lstat(src->path, &st) == 0)
+            VIR_WARN("'%s' is left as it is: the journal does not say whether Ferry made it; remove "
+                     "it if nobody needs it", src->path);
+        return;
+    }
+
+    /* a nameless file goes with its last descriptor */
+    VIR_FORCE_CLOSE(file->fd);
 
     virErrorPreserveLast(&err);
 
-    if (!vm) {
-        rc = origin == FERRY_IMAGE_ABSENT ? unlink(src->path) : truncate(src->path, 0);
-    } else if ((rc = qemuDomainStorageFileInit(driver, vm, src, /* parent= */ NULL)) == 0) {
-        /* virStorageSourceCreate() truncates a file that exists */
-        rc = origin == FERRY_IMAGE_ABSENT ? virStorageSourceUnlink(src) : virStorageSourceCreate(src);
-        virStorageSourceDeinit(src);
+    /* The file may be gone, or never have had its name. On NFS root may have no right to
+     * look; then the user who removes the file does. */
+    there = file->ino && (ferryFileIsAt(file, src->path) || errno == EACCES);
+
+    if (there && !ferryImageIsNeeded(use, vm, src, file)) {
+        ferryImageIds(ferryUseDriver(use), vm, src, &uid, &gid);
+
+        rc = absent ? ferryFileRemove(file, src->path, uid, gid) :
+                      ferryFileEmpty(file, src->path, uid, gid);
+        if (rc > 0)
+            VIR_WARN("%s '%s', the image of an operation that has ended",
+                     absent ? "removed" : "emptied", src->path);
+        else if (rc < 0)
+            VIR_WARN("cannot %s '%s': %s", absent ? "remove" : "empty", src->path,
+                     g_strerror(errno));
     }
 
-    if (rc < 0)
-        VIR_WARN("cannot remove or empty image '%s': %s", src->path, g_strerror(errno));
-
     virErrorRestore(&err);
+}
+
+
+/**
+ * ferryImageIsOpenable:
+ *
+ * Returns false if a local @src is something that a process must not just open, such as a
+ * FIFO, which makes it wait. True if there is nothing: whoever opens it will report that.
+ */
+bool
+ferryImageIsOpenable(virStorageSource *src)
+{
+    struct stat st;
+
+    return !virStorageSourceIsLocalStorage(src) || !src->path || stat(src->path, &st) < 0 ||
+           S_ISREG(st.st_mode) || S_ISBLK(st.st_mode) || S_ISDIR(st.st_mode);
 }
 
 
@@ -206,6 +411,7 @@ ferryImageFormatStart(virDomainObj *vm,
 
 /**
  * ferryImageClone:
+ * @file: which file that of @to must be
  * @direct: QEMU is going to open @to with direct I/O
  *
  * Copies the file of @from, an image that was just created, to the empty file of @to.
@@ -216,6 +422,7 @@ ferryImageFormatStart(virDomainObj *vm,
 int
 ferryImageClone(virStorageSource *from,
                 virStorageSource *to,
+                const ferryFile *file,
                 bool direct)
 {
     VIR_AUTOCLOSE in = -1;
@@ -224,9 +431,10 @@ ferryImageClone(virStorageSource *from,
     off_t left;
     ssize_t done;
 
-    if (!ferrySourceIsFile(from) || !ferrySourceIsFile(to) ||
-        (in = open(from->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)) < 0 ||
-        (out = open(to->path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
+    if (!file || !ferrySourceIsFile(from) || !ferrySourceIsFile(to) ||
+        (in = ferryFileOpen(from->path, O_RDONLY | O_NOFOLLOW)) < 0 ||
+        (out = ferryFileOpen(to->path, O_WRONLY | O_NOFOLLOW)) < 0 ||
+        !ferryFileIsOpen(file, out) ||
         fstat(in, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > FERRY_IMAGE_CLONE_MAX)
         return -1;
 
@@ -258,7 +466,7 @@ ferryImageSync(virStorageSource *src)
     if (!virStorageSourceIsLocalStorage(src) || !src->path)
         return;
 
-    if ((fd = open(src->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)) < 0 ||
+    if ((fd = ferryFileOpen(src->path, O_RDONLY)) < 0 ||
         fdatasync(fd) < 0)
         VIR_DEBUG("cannot sync '%s': %s", src->path, g_strerror(errno));
 }

@@ -14,9 +14,12 @@
 
 #include <config.h>
 
+#include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -27,8 +30,14 @@
 #include "virfile.h"
 #include "virsocketaddr.h"
 #include "virstring.h"
+#include "virutil.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* linux/un.h, which has this, and sys/un.h exclude each other. */
+#ifndef SIOCUNIXFILE
+# define SIOCUNIXFILE (SIOCPROTOPRIVATE + 0)
+#endif
 
 
 /**
@@ -105,15 +114,65 @@ ferryExportAddressCheck(virDomainObj *vm,
 }
 
 
-/* Creates a socket for QEMU's user only, whoever else may use the folder. Returns it
- * bound but not listening, or -1 with an error reported. */
-int
-ferryExportListenUnix(virDomainObj *vm,
+/* Removes @path if it is a socket on which nobody listens: of no use to anybody. */
+static void
+ferryExportRemoveDead(const char *path)
+{
+    VIR_AUTOCLOSE fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    g_autoptr(ferryFile) file = ferryFileNew();
+    struct stat st;
+
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode) &&
+        !ferryExportSocketAlive(path) && ferryFileLearn(file, fd) == 0)
+        ignore_value(ferryFileRemove(file, path, /* uid= */ -1, /* gid= */ -1));
+}
+
+
+/* Opens the file of the bound socket @fd, not what is at @path by now. Only root can ask
+ * for that; a driver of another user creates sockets for itself. */
+static int
+ferryExportSocketFile(int fd,
                       const char *path)
 {
+    int file = ioctl(fd, SIOCUNIXFILE, NULL);
+
+    if (file < 0 && geteuid() != 0)
+        file = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    else if (file >= 0)
+        ignore_value(virSetCloseExec(file));
+
+    return file;
+}
+
+
+/* Gives the socket's @file to QEMU's user and group. Nobody can connect until QEMU
+ * listens, so there is no gap. */
+static int
+ferryExportSocketOwn(virDomainObj *vm,
+                     int file)
+{
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", file);
+
+    if (geteuid() == 0 && fchownat(file, "", cfg->user, cfg->group, AT_EMPTY_PATH) < 0)
+        return -1;
+
+    /* fchmod() refuses a descriptor without access */
+    return chmod(self, 0660);
+}
+
+
+/* Creates a socket for QEMU's user and group, whoever else may use the folder. @file is
+ * set to its file. Returns it bound but not listening, or -1 with an error reported. */
+int
+ferryExportListenUnix(virDomainObj *vm,
+                      const char *path,
+                      ferryFile **file)
+{
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
-    int fd;
+    g_autoptr(ferryFile) made = ferryFileNew();
+    VIR_AUTOCLOSE fd = -1;
+    VIR_AUTOCLOSE bound = -1;
 
     if (virStrcpyStatic(sa.sun_path, path) < 0) {
         virReportError(VIR_ERR_INVALID_ARG, _("socket path '%1$s' is too long"), path);
@@ -121,25 +180,61 @@ ferryExportListenUnix(virDomainObj *vm,
     }
 
     /* a leftover from before a crash of the host */
-    ignore_value(unlink(path));
+    ferryExportRemoveDead(path);
 
     if ((fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) < 0) {
         virReportSystemError(errno, "%s", _("cannot create a socket"));
         return -1;
     }
 
-    /* No gap before chmod(): nobody can connect until QEMU listens. */
-    if (bind(fd, (struct sockaddr *) &sa, sizeof(sa)) < 0 ||
-        chmod(path, 0600) < 0 ||
-        (geteuid() == 0 && lchown(path, cfg->user, cfg->group) < 0)) {
+    /* the file gets the socket's mode, so it is nobody else's from the beginning */
+    if (fchmod(fd, 0600) < 0 ||
+        bind(fd, (struct sockaddr *) &sa, sizeof(sa)) < 0 ||
+        (bound = ferryExportSocketFile(fd, path)) < 0 ||
+        ferryFileLearn(made, bound) < 0 ||
+        ferryExportSocketOwn(vm, bound) < 0) {
         virReportSystemError(errno, _("cannot create socket '%1$s' for domain '%2$s'"),
                              path, vm->def->name);
-        ignore_value(unlink(path));
-        VIR_FORCE_CLOSE(fd);
+        ignore_value(ferryFileRemove(made, path, /* uid= */ -1, /* gid= */ -1));
         return -1;
     }
 
-    return fd;
+    *file = g_steal_pointer(&made);
+    return g_steal_fd(&fd);
+}
+
+
+/**
+ * ferryExportSocketPublish:
+ *
+ * Renames the socket @private, which is @file, to @path. Returns 0, or -1 with an error
+ * reported: also if something else than a dead socket is there by now.
+ */
+int
+ferryExportSocketPublish(virDomainObj *vm,
+                         const char *private,
+                         const char *path,
+                         const ferryFile *file)
+{
+    if (!ferryFileIsAt(file, private)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("socket '%1$s' for domain '%2$s' was replaced; find out who writes to its "
+                         "folder"), private, vm->def->name);
+        return -1;
+    }
+
+    ferryExportRemoveDead(path);
+
+    if (ferryFileRename(private, path) == 0)
+        return 0;
+
+    if (errno == EEXIST)
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("socket '%1$s' for domain '%2$s' is in use; name another one"),
+                       path, vm->def->name);
+    else
+        virReportSystemError(errno, _("cannot rename socket '%1$s' to '%2$s'"), private, path);
+    return -1;
 }
 
 
@@ -220,21 +315,30 @@ ferryExportListenTCP(virDomainObj *vm,
 
 /**
  * ferryExportSocketRemove:
+ * @file: file of the server's socket; NULL: not known
  *
- * Removes the socket files that a server on @address left when it ended.
+ * Removes the socket files that a server on @address left when it ended. If @file is not
+ * known, removes only sockets on which nobody listens.
  */
 void
-ferryExportSocketRemove(virStorageNetHostDef *address)
+ferryExportSocketRemove(virStorageNetHostDef *address,
+                        const ferryFile *file)
 {
     g_autofree char *private = NULL;
+    const char *paths[2];
+    size_t i;
 
     if (address->transport != VIR_STORAGE_NET_HOST_TRANS_UNIX)
         return;
 
     private = ferryExportPrivatePath(address->socket);
-    ignore_value(unlink(private));
+    paths[0] = private;
+    paths[1] = address->socket;
 
-    /* another process may listen there by now */
-    if (!ferryExportSocketAlive(address->socket))
-        ignore_value(unlink(address->socket));
+    for (i = 0; i < G_N_ELEMENTS(paths); i++) {
+        if (file)
+            ignore_value(ferryFileRemove(file, paths[i], /* uid= */ -1, /* gid= */ -1));
+        else
+            ferryExportRemoveDead(paths[i]);
+    }
 }

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "block/file.h"
 #include "block/sync.h"
 #include "virfile.h"
 #include "virlog.h"
@@ -45,27 +46,25 @@ ferrySyncUnref(ferrySync *sync)
 
 
 static void
-ferrySyncFile(const char *path)
-{
-    VIR_AUTOCLOSE fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-
-    if (fd < 0 || fdatasync(fd) < 0)
-        VIR_DEBUG("cannot sync '%s': %s", path, g_strerror(errno));
-}
-
-
-static void
 ferrySyncRun(void *opaque)
 {
     ferrySync *sync = opaque;
+    size_t n = g_strv_length(sync->paths);
+    g_autofree int *fds = g_new0(int, n);
     size_t i;
+
+    /* Opened only once: QEMU's user could replace the names later. */
+    for (i = 0; i < n; i++)
+        fds[i] = ferryFileOpen(sync->paths[i], O_RDONLY);
 
     g_mutex_lock(&sync->lock);
 
     while (!sync->stop) {
         g_mutex_unlock(&sync->lock);
-        for (i = 0; sync->paths[i]; i++)
-            ferrySyncFile(sync->paths[i]);
+        for (i = 0; i < n; i++) {
+            if (fds[i] < 0 || fdatasync(fds[i]) < 0)
+                VIR_DEBUG("cannot sync '%s': %s", sync->paths[i], g_strerror(errno));
+        }
         g_mutex_lock(&sync->lock);
 
         if (!sync->stop)
@@ -74,6 +73,8 @@ ferrySyncRun(void *opaque)
     }
 
     g_mutex_unlock(&sync->lock);
+    for (i = 0; i < n; i++)
+        VIR_FORCE_CLOSE(fds[i]);
     ferrySyncUnref(sync);
 }
 

@@ -18,6 +18,7 @@
 #include "hook/api_migration_args.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
+#include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "ops/migration/outgoing.h"
 #include "ops/migration/peer.h"

@@ -21,40 +21,33 @@ VIR_LOG_INIT("ferry.leftover");
 
 /**
  * ferryLeftoverRemove:
- * @vm, @image, @origin: as for ferryImageRestore()
+ * @vm, @image, @origin, @file: as for ferryImageRestore()
  *
- * Removes or empties what @op made at @image. If @op was read from a journal and its QEMU
- * is gone (op->stopped), the file stays when a definition names it, and the log says what
- * was done. Domain locked, if there is one; its lock may be released meanwhile.
+ * Removes or empties what @op made at @image, unless a definition names the file. If @op was
+ * read from a journal and its QEMU is gone (op->stopped), the definitions that the driver
+ * has in memory count, too. Domain locked, if there is one; its lock may be released
+ * meanwhile. Keeps the last error.
  */
 void
 ferryLeftoverRemove(ferryOp *op,
                     virDomainObj *vm,
                     virStorageSource *image,
-                    ferryImageOrigin origin)
+                    ferryImageOrigin origin,
+                    ferryFile *file)
 {
-    g_autofree char *name = NULL;
+    g_autofree char *name = g_strdup(op->vm ? op->vm->def->name : "");
+    g_autoptr(ferryUse) use = NULL;
 
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(image))
         return;
 
-    if (!op->stopped) {
-        ferryImageRestore(op->driver, vm, image, origin);
-        return;
-    }
-
-    if (!virFileExists(image->path))
-        return;
-
-    name = g_strdup(op->vm ? op->vm->def->name : "");
-
-    if (ferryDefinitionsName(op->driver, image->path, op->vm)) {
+    if (op->stopped && virFileExists(image->path) &&
+        ferryDefinitionsName(op->driver, image->path, op->vm)) {
         VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
                  "now, and stays", image->path, op->name, name);
         return;
     }
 
-    VIR_WARN("%s image '%s', which operation '%s' of domain '%s' made and did not finish",
-             origin == FERRY_IMAGE_ABSENT ? "removing" : "emptying", image->path, op->name, name);
-    ferryImageRestore(op->driver, vm, image, origin);
+    use = ferryUseNew(op->driver, op->vm ? name : NULL);
+    ferryImageRestore(use, vm, image, origin, file);
 }

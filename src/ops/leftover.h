@@ -13,4 +13,5 @@
 void ferryLeftoverRemove(ferryOp *op,
                          virDomainObj *vm,
                          virStorageSource *image,
-                         ferryImageOrigin origin);
+                         ferryImageOrigin origin,
+                         ferryFile *file);

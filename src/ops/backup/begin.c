@@ -19,22 +19,23 @@
 #include <config.h>
 
 #include "block/access.h"
-#include "block/durable.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/socket.h"
 #include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
+#include "ops/backup/files.h"
 #include "ops/backup/images.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
-#include "ops/leftover.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.backup");
 
@@ -131,10 +132,22 @@ ferryBackupPublish(ferryOp *op)
 }
 
 
+/* Also creates the images without names: the entry of "files" has their inodes (file.c) */
 static int
 ferryBackupRunPublish(ferryOp *op)
 {
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
     ferryBackupPublish(op);
+
+    for (i = 0; i < backup->ndisks; i++) {
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        if (ferryImagePrepare(op->vm, disk->def->store, disk->origin, &disk->file) < 0)
+            return -1;
+    }
+
     return 0;
 }
 
@@ -155,73 +168,6 @@ ferryBackupUnpublish(ferryOp *op)
 
     g_clear_pointer(&priv->backup, virDomainBackupDefFree);
     qemuDomainSaveStatus(op->vm);
-}
-
-
-/* files: creates empty files, which can be labelled, and the file of the checkpoint */
-static int
-ferryBackupFiles(ferryOp *op)
-{
-    ferryBackup *backup = ferryBackupOf(op);
-    size_t i;
-
-    for (i = 0; i < backup->ndisks; i++) {
-        if (backup->disks[i].origin != FERRY_IMAGE_FOREIGN &&
-            ferryImageTouch(op->vm, backup->disks[i].def->store) < 0)
-            return -1;
-    }
-
-    return backup->chkdef ? ferryCheckpointSave(op->vm, backup->chkdef) : 0;
-}
-
-
-/* Clients are told next that the images of a push are there. */
-static void
-ferryBackupKeepImages(ferryOp *op)
-{
-    ferryBackup *backup = ferryBackupOf(op);
-    size_t i;
-
-    virObjectUnlock(op->vm);
-    for (i = 0; i < backup->ndisks; i++) {
-        virStorageSource *store = backup->disks[i].def->store;
-
-        if (ferryDurableImage(store) < 0)
-            VIR_WARN("backup '%s' may be gone after a power loss: %s", store->path,
-                     virGetLastErrorMessage());
-    }
-    virObjectLock(op->vm);
-}
-
-
-/**
- * ferryBackupUnfiles:
- *
- * Removes the images, unless the backup is a completed push, and the checkpoint, unless
- * the backup completed. Also called without QEMU, and (op->vm is NULL) without a domain.
- * Sets op->stuck, with an error reported, when the checkpoint cannot be removed.
- */
-void
-ferryBackupUnfiles(ferryOp *op)
-{
-    ferryBackup *backup = ferryBackupOf(op);
-    bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
-    size_t i;
-
-    for (i = 0; i < backup->ndisks; i++) {
-        if (!completed || ferryBackupIsPull(backup))
-            ferryLeftoverRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin);
-    }
-
-    if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0)
-        ferryBackupKeepImages(op);
-
-    if (op->vm && backup->checkpoint && !completed &&
-        ferryCheckpointRemove(op->vm, backup->checkpoint) < 0) {
-        VIR_WARN("checkpoint '%s' of a backup of domain '%s' that did not complete cannot be "
-                 "removed yet: %s", backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
-        op->stuck = true;
-    }
 }
 
 
@@ -291,7 +237,7 @@ ferryBackupUnserve(ferryOp *op)
 
     if (backup->serving) {
         ignore_value(ferryExportServerStop(op->vm));
-        ferryExportSocketRemove(backup->def->server);
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
         backup->serving = false;
     }
 
@@ -536,7 +482,7 @@ ferryBackupOpen(ferryOp *op)
     if (!ferryBackupIsPull(backup))
         return 0;
 
-    return ferryExportServerPublish(backup->def->server, &backup->server);
+    return ferryExportServerPublish(op->vm, backup->def->server, &backup->server);
 }
 
 
@@ -548,7 +494,7 @@ ferryBackupClose(ferryOp *op)
     /* stopping the server removes all exports at once */
     if (backup->serving) {
         ignore_value(ferryExportServerStop(op->vm));
-        ferryExportSocketRemove(backup->def->server);
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
         backup->serving = false;
     }
 }

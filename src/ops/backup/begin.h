@@ -12,4 +12,3 @@
 extern const ferryPlan ferryBackupBeginPlan;
 
 void ferryBackupPublish(ferryOp *op);
-void ferryBackupUnfiles(ferryOp *op);

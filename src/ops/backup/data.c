@@ -33,13 +33,16 @@ ferryBackupFree(void *data)
     ferryBackup *backup = data;
     size_t i;
 
-    for (i = 0; i < backup->ndisks; i++)
+    for (i = 0; i < backup->ndisks; i++) {
         g_free(backup->disks[i].bitmap);
+        ferryFileFree(backup->disks[i].file);
+    }
     g_free(backup->disks);
     g_free(backup->checkpoint);
     g_free(backup->error);
     virObjectUnref(backup->chkdef);
     ferryExportServerForget(&backup->server);
+    ferryFileFree(backup->server.file);
     virDomainBackupDefFree(backup->def);
     g_free(backup);
 }

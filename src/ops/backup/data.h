@@ -31,6 +31,7 @@ struct _ferryBackupDisk {
     virDomainBackupDiskDef *def; /* in ferryBackup.def: name, store, names of the export */
     char *bitmap;                /* temporary bitmap that marks what to copy; NULL: copy all */
     ferryImageOrigin origin;     /* what was at the store's path before the backup */
+    ferryFile *file;             /* the store's file, if the undo is to remove it */
     /* not in the journal: */
     bool granted;                /* the backup may have given QEMU access to the store */
     bool ended;                  /* the disk's QEMU job has concluded */
@@ -67,6 +68,9 @@ struct _ferryBackup {
     bool retried;           /* a worker was told to try the undo again */
     unsigned long long idleSince; /* ms: no client since this time; 0: one is connected */
 };
+
+/* Reported when there is something at a store's path, also if it has just come there. */
+#define FERRY_BACKUP_EXISTS _("store '%1$s' for backup of '%2$s' exists")
 
 #define FERRY_BACKUP_NAME "backup"
 

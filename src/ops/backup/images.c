@@ -102,7 +102,8 @@ ferryBackupCreate(ferryOp *op)
         g_autofree char *jobname = ferryBackupCreateJobName(op, &backup->disks[i]);
         int rc;
 
-        if (qemuBlockStorageSourceCreateDetectSize(nodes, store,
+        if (ferryImageCheckOurs(op->vm, store, backup->disks[i].file) < 0 ||
+            qemuBlockStorageSourceCreateDetectSize(nodes, store,
                                                    ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0 ||
             (rc = ferryImageFormatStart(op->vm, store, /* backing= */ NULL,
                                         /* storage= */ true, jobname)) < 0)
@@ -150,7 +151,8 @@ ferryBackupFormatDisk(ferryOp *op,
                                                                        ferryBackupBacking(op, disk);
     g_autoptr(virJSONValue) props = NULL;
 
-    if (ferryImageFormatProps(store, backing, &props) < 0)
+    if (ferryImageCheckOurs(op->vm, store, disk->file) < 0 ||
+        ferryImageFormatProps(store, backing, &props) < 0)
         return -1;
 
     if (!props)
@@ -204,7 +206,7 @@ ferryBackupFormatImages(ferryOp *op)
     for (i = 0, started = 0; i < backup->ndisks; i++) {
         ferryBackupDisk *disk = &backup->disks[i];
 
-        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store,
+        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store, disk->file,
                                         ferryBackupBypassesCache(op, disk)) == 0)
             continue;
 
@@ -280,6 +282,9 @@ ferryBackupAddNodes(ferryOp *op)
         ferryBackupDisk *disk = &backup->disks[i];
         virStorageSource *store = disk->def->store;
         g_autoptr(virStorageSource) backing = ferryBackupBacking(op, disk);
+
+        if (ferryImageCheckOurs(op->vm, store, disk->file) < 0)
+            return -1;
 
         if ((ferryImageIsPlain(store) ? ferryBackupAddPlain(op, disk, backing) :
                                         ferryNodeAddFormat(op->vm, store, backing)) < 0)

@@ -12,6 +12,7 @@
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
+#include "ops/backup/files.h"
 #include "ops/backup/recover.h"
 #include "ops/backup/watch.h"
 #include "ops/checkpoint/bitmaps.h"
@@ -154,7 +155,7 @@ ferryBackupStopped(ferryOp *op)
 
     /* after a host crash the journal on the disk may be older than the "server" step */
     if (ferryBackupIsPull(backup) && (!op->vm || op->vm->pid == 0))
-        ferryExportSocketRemove(backup->def->server);
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
 
     if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED && started)
         ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, /* chain= */ false);

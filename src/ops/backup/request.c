@@ -89,12 +89,19 @@ ferryBackupCheckStore(virDomainObj *vm,
 
     disk->origin = FERRY_IMAGE_FOREIGN;
 
+    if (!ferryImageIsOpenable(store)) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("store '%1$s' for backup of disk '%2$s' of domain '%3$s' is neither a file nor "
+                         "a block device; name another one"),
+                       store->path, disk->def->name, vm->def->name);
+        return -1;
+    }
+
     if (!ferrySourceIsFile(store) || backup->reuse)
         return 0;
 
     if (virFileExists(store->path)) {
-        virReportError(VIR_ERR_INVALID_ARG, _("store '%1$s' for backup of '%2$s' exists"),
-                       store->path, disk->def->name);
+        virReportError(VIR_ERR_INVALID_ARG, FERRY_BACKUP_EXISTS, store->path, disk->def->name);
         return -1;
     }
 

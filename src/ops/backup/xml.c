@@ -287,6 +287,7 @@ ferryBackupFormatDisk(virBuffer *buf,
     if (disk) {
         virBufferAsprintf(&attrs, " index='%u'", def->store->id);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
+        ferryFileFormat(&attrs, disk->file);
         virBufferEscapeString(&attrs, " bitmap='%s'", disk->bitmap);
 
         if (ferrySourceFormat(&children, def->store, xmlopt, /* runtime= */ true) < 0)
@@ -300,8 +301,9 @@ ferryBackupFormatDisk(virBuffer *buf,
 
 static void
 ferryBackupFormatServer(virBuffer *buf,
-                        virDomainBackupDef *def)
+                        ferryBackup *backup)
 {
+    virDomainBackupDef *def = backup->def;
     g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
 
     if (!def->server)
@@ -315,6 +317,8 @@ ferryBackupFormatServer(virBuffer *buf,
     virBufferEscapeString(&attrs, " socket='%s'", def->server->socket);
     if (def->tls != VIR_TRISTATE_BOOL_ABSENT)
         virBufferAsprintf(&attrs, " tls='%s'", virTristateBoolTypeToString(def->tls));
+
+    ferryFileFormat(&attrs, backup->server.file);
 
     virXMLFormatElement(buf, "server", &attrs, /* childBuf= */ NULL);
 }
@@ -343,7 +347,7 @@ ferryBackupFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " idle='%u'", backup->extras.idleTimeout);
     virXMLFormatElement(buf, "backup", &attrs, /* childBuf= */ NULL);
 
-    ferryBackupFormatServer(buf, backup->def);
+    ferryBackupFormatServer(buf, backup);
     ferryQuiesceFormat(buf, &backup->extras.quiesce);
 
     for (i = 0; i < backup->def->ndisks; i++) {
@@ -359,8 +363,9 @@ ferryBackupFormat(ferryOp *op,
 
 static int
 ferryBackupParseServer(xmlXPathContextPtr ctxt,
-                       virDomainBackupDef *def)
+                       ferryBackup *backup)
 {
+    virDomainBackupDef *def = backup->def;
     xmlNodePtr node = virXPathNode("./server", ctxt);
 
     if (!node)
@@ -369,7 +374,8 @@ ferryBackupParseServer(xmlXPathContextPtr ctxt,
     def->server = g_new0(virStorageNetHostDef, 1);
 
     if (virDomainStorageNetworkParseHost(node, def->server) < 0 ||
-        virXMLPropTristateBool(node, "tls", VIR_XML_PROP_NONE, &def->tls) < 0)
+        virXMLPropTristateBool(node, "tls", VIR_XML_PROP_NONE, &def->tls) < 0 ||
+        ferryFileParse(node, &backup->server.file) < 0)
         return -1;
 
     return 0;
@@ -421,6 +427,9 @@ ferryBackupParseDiskState(xmlNodePtr node,
                           ferryBackupDisk *disk)
 {
     disk->bitmap = virXMLPropString(node, "bitmap");
+
+    if (ferryFileParse(node, &disk->file) < 0)
+        return -1;
 
     return virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                           VIR_XML_PROP_REQUIRED, &disk->origin);
@@ -488,7 +497,7 @@ ferryBackupParse(virQEMUDriver *driver,
                        VIR_XML_PROP_REQUIRED, &backup->result) < 0 ||
         virXMLPropUInt(node, "idle", 10, VIR_XML_PROP_REQUIRED, &backup->extras.idleTimeout) < 0 ||
         ferryQuiesceParse(ctxt, &backup->extras.quiesce) < 0 ||
-        ferryBackupParseServer(ctxt, backup->def) < 0 ||
+        ferryBackupParseServer(ctxt, backup) < 0 ||
         ferryBackupParseDisks(backup, driver->xmlopt, ctxt) < 0)
         goto error;
 

@@ -147,6 +147,6 @@ ferryCheckpointDropOffline(virDomainObj *vm,
             continue;
 
         for (n = disk->src; virStorageSourceIsBacking(n); n = chain ? n->backingStore : NULL)
-            ferryBitmapRemoveOffline(QEMU_DOMAIN_PRIVATE(vm)->driver, n, name);
+            ferryBitmapRemoveOffline(vm, n, name);
     }
 }

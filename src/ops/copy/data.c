@@ -7,8 +7,9 @@
 
 #include <config.h>
 
-#include "ops/copy/data.h"
 #include "block/source.h"
+#include "ops/copy/data.h"
+#include "ops/leftover.h"
 
 VIR_ENUM_IMPL(ferryCopyGoal,
               FERRY_COPY_GOAL_LAST,
@@ -23,6 +24,7 @@ ferryCopyFree(void *data)
     g_free(copy->dst);
     virObjectUnref(copy->target);
     virObjectUnref(copy->old);
+    ferryFileFree(copy->file);
     g_free(copy);
 }
 
@@ -97,4 +99,19 @@ ferryCopyDiscard(ferryOp *op)
         return VIR_DOMAIN_DISK_DISCARD_UNMAP;
 
     return target->discard;
+}
+
+
+/**
+ * ferryCopyRestoreTarget:
+ *
+ * Removes the target's file, or empties it again, if that is what it was before the copy.
+ * Domain locked; op->vm is NULL if the domain is gone.
+ */
+void
+ferryCopyRestoreTarget(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    ferryLeftoverRemove(op, op->vm, copy->target, copy->origin, copy->file);
 }

@@ -28,6 +28,7 @@ struct _ferryCopy {
     virStorageSource *target; /* the image copied to; also disk->mirror once published */
     virStorageSource *old;    /* the source's chain; NULL before the pivot */
     ferryImageOrigin origin;  /* what was at the target's path before the copy */
+    ferryFile *file;          /* the target's file, if the undo is to remove or empty it */
     ferryCopyGoal goal;
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target exists and is formatted: do not create it */
@@ -44,9 +45,14 @@ struct _ferryCopy {
     unsigned long long bufSize;     /* bytes; 0: the mirror step chooses */
 };
 
+/* Reported when there is something at the target's path, also if it has just come there. */
+#define FERRY_COPY_EXISTS \
+    _("external destination file for disk %1$s already exists and is not a block device: %2$s")
+
 void ferryCopyFree(void *data);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);
+void ferryCopyRestoreTarget(ferryOp *op);

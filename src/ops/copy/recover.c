@@ -82,6 +82,7 @@ ferryCopyFormat(ferryOp *op,
     virBufferEscapeString(&attrs, " disk='%s'", copy->dst);
     virBufferAsprintf(&attrs, " goal='%s'", ferryCopyGoalTypeToString(copy->goal));
     virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(copy->origin));
+    ferryFileFormat(&attrs, copy->file);
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
@@ -139,6 +140,7 @@ ferryCopyParse(virQEMUDriver *driver,
                        VIR_XML_PROP_REQUIRED, &copy->goal) < 0 ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &copy->origin) < 0 ||
+        ferryFileParse(node, &copy->file) < 0 ||
         ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
@@ -412,7 +414,7 @@ ferryCopyStopped(ferryOp *op)
         g_clear_pointer(&disk->mirror, virObjectUnref);
 
     if (!forward) {
-        ferryLeftoverRemove(op, op->vm, copy->target, copy->origin);
+        ferryCopyRestoreTarget(op);
         ferryOpEnd(op);
     } else if (ferryCopyIsRevived(op, disk)) {
         VIR_WARN("disk '%s' of domain '%s' had moved to '%s', and the domain was started on '%s' "

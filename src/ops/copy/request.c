@@ -198,14 +198,20 @@ ferryCopyCheckPresent(ferryCopyCheck *c,
         return -1;
     }
 
+    /* libvirt would open it to look at its format, and wait for a FIFO's other end */
+    if (!ferryImageIsOpenable(c->target)) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("'%1$s' for the copy of disk '%2$s' of domain '%3$s' is neither a file nor a "
+                         "block device; name another one"),
+                       c->target->path, c->disk->dst, c->vm->def->name);
+        return -1;
+    }
+
     if (c->copy->reuse)
         return 0;
 
     if (st->st_size > 0 || !S_ISREG(st->st_mode)) {
-        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
-                       _("external destination file for disk %1$s already exists and is not a "
-                         "block device: %2$s"),
-                       c->disk->dst, c->target->path);
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED, FERRY_COPY_EXISTS, c->disk->dst, c->target->path);
         return -1;
     }
 

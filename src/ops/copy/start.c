@@ -21,6 +21,7 @@
 #include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
+#include "engine/journal.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/start.h"
@@ -43,12 +44,16 @@ VIR_LOG_INIT("ferry.copy");
 #define FERRY_COPY_CREATE_MS (20 * 1000)
 
 
-/* publish: makes the target the disk's <mirror>, which keeps other operations off */
+/* publish: makes the target the disk's <mirror>, which keeps other operations off, and
+ * creates the target's file without a name: the entry of "file" has its inode (file.c) */
 static int
 ferryCopyPublish(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (ferryImagePrepare(op->vm, copy->target, copy->origin, &copy->file) < 0)
+        return -1;
 
     disk->mirror = virObjectRef(copy->target);
     disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY;
@@ -75,16 +80,28 @@ ferryCopyUnpublish(ferryOp *op)
 }
 
 
-/* file: creates the target as an empty file, so that "access" can label it */
+/* file: gives the target, an empty file, its name, so that "access" can label it */
 static int
 ferryCopyFile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (copy->origin == FERRY_IMAGE_FOREIGN)
-        return 0;
+    switch (ferryImageTouch(op->vm, copy->target, copy->file)) {
+    case FERRY_IMAGE_TAKEN:
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED, FERRY_COPY_EXISTS, copy->dst, copy->target->path);
+        return -1;
 
-    return ferryImageTouch(op->vm, copy->target);
+    case FERRY_IMAGE_UNWRITTEN:
+        return ferryJournalWrite(op->vm, /* durable= */ true);
+
+    case FERRY_IMAGE_FAILED:
+        return -1;
+
+    case FERRY_IMAGE_READY:
+        break;
+    }
+
+    return 0;
 }
 
 
@@ -94,7 +111,7 @@ ferryCopyUnfile(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
 
     if (!copy->keep) {
-        ferryImageRestore(op->driver, op->vm, copy->target, copy->origin);
+        ferryCopyRestoreTarget(op);
         return;
     }
 
@@ -177,6 +194,9 @@ ferryCopyCreateLayer(ferryOp *op,
 
     if (copy->reuse)
         return 0;
+
+    if (ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0)
+        return -1;
 
     backing = ferryCopyTargetBacking(op);
 
@@ -280,7 +300,8 @@ ferryCopyAddNode(ferryOp *op)
     int discard = target->discard;
     int rc;
 
-    if (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0)
+    if (ferryImageCheckOurs(op->vm, target, ferryCopyOf(op)->file) < 0 ||
+        (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0))
         return -1;
 
     target->discard = ferryCopyDiscard(op);

@@ -14,7 +14,8 @@
  * and are removed only if the guest certainly did not start here. Until then the images
  * that we created are removed when QEMU ends for any reason; existing images never are.
  *
- * This file has the steps. prepare.c has the functions that the prepare phase calls.
+ * This file has the steps of "serve", images.c those of "images". prepare.c has the
+ * functions that the prepare phase calls.
  */
 
 #include <config.h>
@@ -28,9 +29,9 @@
 #include "engine/plan.h"
 #include "ops/leftover.h"
 #include "ops/migration/destination.h"
+#include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "qemu/qemu_alias.h"
-#include "vircommand.h"
 #include "virerror.h"
 #include "virfile.h"
 #include "virlog.h"
@@ -40,89 +41,6 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.migration");
-
-
-/* images: create those that are missing */
-static int
-ferryIncomingCreateImage(ferryOp *op,
-                         ferryIncomingDisk *disk)
-{
-    ferryIncoming *incoming = ferryIncomingOf(op);
-    ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
-    const char *format = virStorageFileFormatTypeToString(disk->image->format);
-    g_autoptr(virCommand) cmd = NULL;
-    g_autofree char *tool = virFindFileInPath("qemu-img");
-
-    if (!tool) {
-        virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("unable to find qemu-img"));
-        return -1;
-    }
-
-    cmd = virCommandNewArgList(tool, "create", "-q", "-f", format, NULL);
-
-    if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
-        virCommandAddArg(cmd, "-o");
-        virCommandAddArgFormat(cmd, "cluster_size=%llu", offer->clusterSize);
-    }
-
-    if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
-        /* -u: do not open the backing image; QEMU will, as its own user */
-        virCommandAddArgList(cmd, "-u", "-b", offer->backing, "-F",
-                             virStorageFileFormatTypeToString(offer->backingFormat), NULL);
-    }
-
-    virCommandAddArg(cmd, disk->image->path);
-    virCommandAddArgFormat(cmd, "%llu", offer->capacity);
-    virCommandSetUmask(cmd, 0077);
-
-    return virCommandRun(cmd, /* exitstatus= */ NULL);
-}
-
-
-static int
-ferryIncomingRunImages(ferryOp *op)
-{
-    ferryIncoming *incoming = ferryIncomingOf(op);
-    size_t i;
-
-    /* the source's images are given up for these, so their names must be on the disk */
-    for (i = 0; i < incoming->ndisks; i++) {
-        if (incoming->disks[i].origin != FERRY_IMAGE_FOREIGN &&
-            (ferryIncomingCreateImage(op, &incoming->disks[i]) < 0 ||
-             ferryDurableImage(incoming->disks[i].image) < 0))
-            return -1;
-    }
-
-    return 0;
-}
-
-
-/**
- * ferryIncomingDiscard:
- *
- * Removes the images that we created for a guest that never ran here and goes on at the
- * source. No QEMU may be using them; @op may be over. Keeps the last error.
- */
-void
-ferryIncomingDiscard(ferryOp *op)
-{
-    ferryIncoming *incoming = ferryIncomingOf(op);
-    size_t i;
-
-    /* without @vm the daemon's user removes them: the domain's user may lack the right */
-    for (i = 0; i < incoming->ndisks; i++)
-        ferryLeftoverRemove(op, /* vm= */ NULL,
-                            incoming->disks[i].image, incoming->disks[i].origin);
-}
-
-
-const ferryPlan ferryIncomingImagesPlan = {
-    .name = "images",
-    .steps = (const ferryStep[]) {
-        { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingDiscard, .durable = true },
-        { 0 },
-    },
-};
 
 
 /* cache, restore: Writes that bypass the page cache cost less CPU time, evict nothing
@@ -223,7 +141,7 @@ ferryIncomingRunServer(ferryOp *op)
             return -1;
     }
 
-    if (ferryExportServerPublish(&incoming->address, &incoming->server) < 0)
+    if (ferryExportServerPublish(op->vm, &incoming->address, &incoming->server) < 0)
         return -1;
 
     incoming->sync = ferrySyncStart(ferryIncomingFiles(incoming));
@@ -236,7 +154,7 @@ ferryIncomingRelease(ferryIncoming *incoming)
 {
     g_clear_pointer(&incoming->sync, ferrySyncStop);
     ferryExportServerForget(&incoming->server);
-    ferryExportSocketRemove(&incoming->address);
+    ferryExportSocketRemove(&incoming->address, incoming->server.file);
 
     if (incoming->reserved && incoming->address.transport == VIR_STORAGE_NET_HOST_TRANS_TCP)
         virPortAllocatorRelease(incoming->address.port);
@@ -302,6 +220,7 @@ ferryIncomingFormat(ferryOp *op,
 
         virBufferEscapeString(&attrs, " name='%s'", disk->dst);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
+        ferryFileFormat(&attrs, disk->file);
 
         if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, /* runtime= */ false) < 0)
             return -1;
@@ -309,8 +228,14 @@ ferryIncomingFormat(ferryOp *op,
         virXMLFormatElement(buf, "image", &attrs, &children);
     }
 
-    if (incoming->address.socket)
-        virBufferEscapeString(buf, "<socket path='%s'/>\n", incoming->address.socket);
+    if (incoming->address.socket) {
+        g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+
+        virBufferEscapeString(&attrs, " path='%s'", incoming->address.socket);
+        ferryFileFormat(&attrs, incoming->server.file);
+        virXMLFormatElement(buf, "socket", &attrs, /* childBuf= */ NULL);
+    }
+
     return 0;
 }
 
@@ -328,7 +253,8 @@ ferryIncomingParseDisk(xmlNodePtr node,
 
     if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
-                       VIR_XML_PROP_REQUIRED, &disk->origin) < 0)
+                       VIR_XML_PROP_REQUIRED, &disk->origin) < 0 ||
+        ferryFileParse(node, &disk->file) < 0)
         return -1;
 
     if (!(image = virXPathNode("./disk", ctxt))) {
@@ -365,8 +291,11 @@ ferryIncomingParse(virQEMUDriver *driver,
             goto error;
     }
 
-    if ((incoming->address.socket = virXPathString("string(./socket/@path)", ctxt)))
+    if ((incoming->address.socket = virXPathString("string(./socket/@path)", ctxt))) {
         incoming->address.transport = VIR_STORAGE_NET_HOST_TRANS_UNIX;
+        if (ferryFileParse(virXPathNode("./socket", ctxt), &incoming->server.file) < 0)
+            goto error;
+    }
 
     return incoming;
 

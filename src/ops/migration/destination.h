@@ -10,11 +10,9 @@
 #include "engine/op.h"
 
 extern const ferryOpClass ferryIncomingClass;
-extern const ferryPlan ferryIncomingImagesPlan;
 extern const ferryPlan ferryIncomingServePlan;
 
 int ferryIncomingClose(ferryOp *op);
 void ferryIncomingReconnected(virDomainObj *vm);
 void ferryIncomingStatus(virDomainObj *vm, int status);
 void ferryIncomingArrived(ferryOp *op, virDomainObj *vm);
-void ferryIncomingDiscard(ferryOp *op);

@@ -19,14 +19,17 @@ ferryIncomingFree(void *opaque)
     for (i = 0; i < incoming->ndisks; i++) {
         g_free(incoming->disks[i].dst);
         virObjectUnref(incoming->disks[i].image);
+        ferryFileFree(incoming->disks[i].file);
     }
 
     ferrySyncStop(incoming->sync);
     virFreeError(incoming->error);
     g_free(incoming->disks);
+    g_free(incoming->domain);
     g_free(incoming->tlsAlias);
     g_free(incoming->bitmaps);
     g_strfreev(incoming->checkpoints);
+    ferryFileFree(incoming->server.file);
     virStorageNetHostDefClear(&incoming->address);
     g_strfreev(incoming->server.hosts);
     g_free(incoming);

@@ -19,6 +19,7 @@ struct _ferryIncomingDisk {
     char *dst;                /* the disk's target in the guest: vda */
     virStorageSource *image;
     ferryImageOrigin origin;  /* what was at the image's path before */
+    ferryFile *file;          /* the image's file, if the undo is to remove it */
     bool direct;              /* QEMU bypasses the page cache */
 };
 
@@ -26,6 +27,7 @@ typedef struct _ferryIncoming ferryIncoming;
 struct _ferryIncoming {
     ferryIncomingDisk *disks;
     size_t ndisks;
+    char *domain;             /* name of the domain; NULL after a driver restart */
     virStorageNetHostDef address; /* of the NBD server */
 
     bool reserved;            /* a TCP port is reserved in the port allocator */

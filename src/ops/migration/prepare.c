@@ -30,6 +30,7 @@
 #include "ops/migration/bitmaps.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
+#include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "ops/migration/prepare.h"
 #include "qemu/qemu_alias.h"
@@ -62,7 +63,7 @@ ferryIncomingCutToSize(virStorageSource *src,
         return;
 
     /* if the device cannot be used, QEMU will report that */
-    if ((fd = open(src->path, O_RDONLY | O_CLOEXEC)) < 0 ||
+    if ((fd = ferryFileOpen(src->path, O_RDONLY)) < 0 ||
         (size = lseek(fd, 0, SEEK_END)) < 0 ||
         (unsigned long long) size <= offer->capacity)
         return;
@@ -119,7 +120,7 @@ ferryIncomingInspect(virDomainObj *vm,
     }
 
     disk->origin = FERRY_IMAGE_ABSENT;
-    return 0;
+    return ferryImagePrepare(vm, def->src, disk->origin, &disk->file);
 }
 
 
@@ -131,6 +132,7 @@ ferryIncomingNew(virDomainObj *vm,
     size_t i;
 
     incoming->req = req;
+    incoming->domain = g_strdup(vm->def->name);
     incoming->server.fd = -1;
     incoming->server.hosts = g_strdupv(req->listen);
     incoming->address.transport = req->address.transport;

@@ -1,0 +1,114 @@
+/*
+ * files.c: backup: the files of its images, and that of its checkpoint
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/durable.h"
+#include "block/image.h"
+#include "engine/journal.h"
+#include "ops/backup/data.h"
+#include "ops/backup/files.h"
+#include "ops/checkpoint/metadata.h"
+#include "ops/leftover.h"
+#include "virerror.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.backup");
+
+
+/* files: gives the images, which are empty, their names, so that they can be labelled, and
+ * writes the file of the checkpoint */
+static int
+ferryBackupTouch(ferryOp *op,
+                 ferryBackupDisk *disk)
+{
+    switch (ferryImageTouch(op->vm, disk->def->store, disk->file)) {
+    case FERRY_IMAGE_TAKEN:
+        virReportError(VIR_ERR_INVALID_ARG, FERRY_BACKUP_EXISTS, disk->def->store->path,
+                       disk->def->name);
+        return -1;
+
+    case FERRY_IMAGE_UNWRITTEN:
+        return ferryJournalWrite(op->vm, /* durable= */ true);
+
+    case FERRY_IMAGE_FAILED:
+        return -1;
+
+    case FERRY_IMAGE_READY:
+        break;
+    }
+
+    return 0;
+}
+
+
+int
+ferryBackupFiles(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryBackupTouch(op, &backup->disks[i]) < 0)
+            return -1;
+    }
+
+    return backup->chkdef ? ferryCheckpointSave(op->vm, backup->chkdef) : 0;
+}
+
+
+/* Clients are told next that the images of a push are there. */
+static void
+ferryBackupKeepImages(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    virObjectUnlock(op->vm);
+    for (i = 0; i < backup->ndisks; i++) {
+        virStorageSource *store = backup->disks[i].def->store;
+
+        if (ferryDurableImage(store) < 0)
+            VIR_WARN("backup '%s' may be gone after a power loss: %s", store->path,
+                     virGetLastErrorMessage());
+    }
+    virObjectLock(op->vm);
+}
+
+
+/**
+ * ferryBackupUnfiles:
+ *
+ * Removes the images, unless the backup is a completed push, and the checkpoint, unless
+ * the backup completed. Also called without QEMU, and (op->vm is NULL) without a domain.
+ * Sets op->stuck, with an error reported, when the checkpoint cannot be removed.
+ */
+void
+ferryBackupUnfiles(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (!completed || ferryBackupIsPull(backup))
+            ferryLeftoverRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin,
+                                backup->disks[i].file);
+    }
+
+    if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0)
+        ferryBackupKeepImages(op);
+
+    if (op->vm && backup->checkpoint && !completed &&
+        ferryCheckpointRemove(op->vm, backup->checkpoint) < 0) {
+        VIR_WARN("checkpoint '%s' of a backup of domain '%s' that did not complete cannot be "
+                 "removed yet: %s", backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
+        op->stuck = true;
+    }
+}

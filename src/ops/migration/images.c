@@ -1,0 +1,153 @@
+/*
+ * images.c: storage migration: the destination's images that are missing
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "block/durable.h"
+#include "block/tool.h"
+#include "engine/journal.h"
+#include "ops/migration/images.h"
+#include "ops/migration/incoming.h"
+#include "virerror.h"
+#include "virfile.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+
+/* images: create those that are missing. Each is formatted before it gets its name, and
+ * keeps root as its owner until the stock driver labels it. */
+static int
+ferryIncomingFormatImage(ferryOp *op,
+                         ferryIncomingDisk *disk)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
+    const char *format = virStorageFileFormatTypeToString(disk->image->format);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+    g_autoptr(virCommand) cmd = NULL;
+    g_autofree char *tool = virFindFileInPath("qemu-img");
+    g_autofree char *path = ferryToolPath(disk->file->fd);
+    uid_t uid;
+    gid_t gid;
+
+    if (!tool) {
+        virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("unable to find qemu-img"));
+        return -1;
+    }
+
+    cmd = virCommandNewArgList(tool, "create", "-q", "-f", format, NULL);
+
+    if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
+        virCommandAddArg(cmd, "-o");
+        virCommandAddArgFormat(cmd, "cluster_size=%llu", offer->clusterSize);
+    }
+
+    if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
+        /* -u: do not open the backing image; QEMU will, as its own user */
+        virCommandAddArgList(cmd, "-u", "-b", offer->backing, "-F",
+                             virStorageFileFormatTypeToString(offer->backingFormat), NULL);
+    }
+
+    virCommandAddArg(cmd, path);
+    virCommandAddArgFormat(cmd, "%llu", offer->capacity);
+
+    qemuDomainGetImageIds(cfg, op->vm, disk->image, /* parentSrc= */ NULL, &uid, &gid);
+
+    return ferryToolRun(g_steal_pointer(&cmd), disk->file->fd, /* lend= */ true, uid, gid);
+}
+
+
+static int
+ferryIncomingTouch(ferryOp *op,
+                   ferryIncomingDisk *disk)
+{
+    switch (ferryImageTouch(op->vm, disk->image, disk->file)) {
+    case FERRY_IMAGE_TAKEN:
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("image '%1$s' of disk '%2$s' of domain '%3$s' was missing, and somebody else "
+                         "has just made it: migrate again"),
+                       disk->image->path, disk->dst, op->vm->def->name);
+        return -1;
+
+    case FERRY_IMAGE_UNWRITTEN:
+        return ferryJournalWrite(op->vm, /* durable= */ true);
+
+    case FERRY_IMAGE_FAILED:
+        return -1;
+
+    case FERRY_IMAGE_READY:
+        break;
+    }
+
+    return 0;
+}
+
+
+static int
+ferryIncomingCreateImage(ferryOp *op,
+                         ferryIncomingDisk *disk)
+{
+    /* without nameless files (file.c) the image gets its name first */
+    if (disk->file->fd < 0)
+        return ferryIncomingTouch(op, disk) < 0 ? -1 : ferryIncomingFormatImage(op, disk);
+
+    return ferryIncomingFormatImage(op, disk) < 0 ? -1 : ferryIncomingTouch(op, disk);
+}
+
+
+static int
+ferryIncomingRunImages(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        /* the source's images are given up for these, so their names must be on the disk */
+        if (incoming->disks[i].file &&
+            (ferryIncomingCreateImage(op, &incoming->disks[i]) < 0 ||
+             ferryDurableImage(incoming->disks[i].image) < 0))
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryIncomingDiscard:
+ *
+ * Removes the images that we created for a guest that never ran here and goes on at the
+ * source. No QEMU may be using them; @op may be over. The definitions of the domain
+ * itself, which name them, do not count. Keeps the last error.
+ */
+void
+ferryIncomingDiscard(ferryOp *op)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    g_autoptr(ferryUse) use = NULL;
+    const char *self = incoming->domain;
+    size_t i;
+
+    if (!self && !op->over && op->vm)
+        self = op->vm->def->name;
+    use = ferryUseNew(op->driver, self);
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        ferryIncomingDisk *disk = &incoming->disks[i];
+
+        ferryImageRestore(use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
+    }
+}
+
+
+const ferryPlan ferryIncomingImagesPlan = {
+    .name = "images",
+    .steps = (const ferryStep[]) {
+        { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingDiscard, .durable = true },
+        { 0 },
+    },
+};
