@@ -71,12 +71,15 @@ ferryDefinitionsSame(const char *path,
                      const struct stat *st,
                      const char *other)
 {
+    g_autofree char *name = g_path_get_basename(path);
+    g_autofree char *otherName = g_path_get_basename(other);
     struct stat ost;
 
     if (STREQ(path, other))
         return true;
 
-    return st && stat(other, &ost) == 0 &&
+    /* any image of any domain may be on storage that hangs: ask only for likely ones */
+    return st && STREQ(name, otherName) && stat(other, &ost) == 0 &&
            ost.st_dev == st->st_dev && ost.st_ino == st->st_ino;
 }
 
@@ -87,7 +90,8 @@ ferryDefinitionsSame(const char *path,
  *          domain is locked while another one is, and storage may be slow
  *
  * Returns whether an image of a disk in any definition, live or persistent, of any domain
- * is the file @path: by name or, while the file exists, by device and inode. Elements of
+ * is the file @path: by name or, while the file exists and the last part of both names is
+ * the same, by device and inode. Elements of
  * chains that the definitions do not spell out are not seen.
  */
 bool

@@ -336,21 +336,6 @@ ferryFileCreateNamed(ferryFile *file,
 
 
 /**
- * ferryFileSyncFolder:
- *
- * Writes the folder of @path to the disk, so that @path is still there, or still gone,
- * after a crash of the host. Returns 0, or -1 with errno set.
- */
-int
-ferryFileSyncFolder(const char *path)
-{
-    VIR_AUTOCLOSE fd = ferryFileOpenFolder(path, O_RDONLY);
-
-    return fd < 0 ? -1 : fsync(fd);
-}
-
-
-/**
  * ferryFileRename:
  *
  * Renames @from to @to, where there must be nothing. Returns 0, or -1 with errno set.

@@ -34,7 +34,6 @@ bool ferryFileIsPinned(int fd, const char *path);
 int ferryFileCreate(ferryFile *file, const char *path, uid_t uid, gid_t gid);
 int ferryFileLink(ferryFile *file, const char *path);
 int ferryFileCreateNamed(ferryFile *file, const char *path, uid_t uid, gid_t gid);
-int ferryFileSyncFolder(const char *path);
 int ferryFileRename(const char *from, const char *to);
 int ferryFileRemove(const ferryFile *file, const char *path, uid_t uid, gid_t gid);
 int ferryFileEmpty(const ferryFile *file, const char *path, uid_t uid, gid_t gid);

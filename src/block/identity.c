@@ -59,18 +59,18 @@ VIR_LOG_INIT("ferry.identity");
 typedef struct {
     char *path; /* the name by which QEMU opened it */
     ferryInode file;
-} ferryFileNote;
+} ferryInodeNote;
 
 /* The notes of one QEMU process. */
 typedef struct {
     pid_t pid;
-    GHashTable *notes; /* name of a storage node to ferryFileNote */
+    GHashTable *notes; /* name of a storage node to ferryInodeNote */
     GHashTable *held;  /* names of storage nodes that ferryNodeHold() holds */
-} ferryFileNotes;
+} ferryInodeNotes;
 
 static struct {
     virMutex lock;
-    GHashTable *domains; /* qemuDomainObjPrivate to ferryFileNotes; NULL: no note yet */
+    GHashTable *domains; /* qemuDomainObjPrivate to ferryInodeNotes; NULL: no note yet */
 } memory = { .lock = VIR_MUTEX_INITIALIZER };
 
 /* A question about one image, and the answer. */
@@ -79,19 +79,19 @@ typedef struct {
     char *path;
     ferryInode file; /* what the name leads to, as QEMU sees it */
     int err;        /* why that is not known; 0: it is */
-} ferryFileLook;
+} ferryInodeLook;
 
 typedef struct {
     pid_t pid;
-    GPtrArray *looks; /* of ferryFileLook */
+    GPtrArray *looks; /* of ferryInodeLook */
     GArray *held;     /* of ferryInode: what QEMU has open; NULL: not known */
-} ferryFileProbe;
+} ferryInodeProbe;
 
 
 static void
-ferryFileNoteFree(void *opaque)
+ferryInodeNoteFree(void *opaque)
 {
-    ferryFileNote *note = opaque;
+    ferryInodeNote *note = opaque;
 
     g_free(note->path);
     g_free(note);
@@ -99,9 +99,9 @@ ferryFileNoteFree(void *opaque)
 
 
 static void
-ferryFileNotesFree(void *opaque)
+ferryInodeNotesFree(void *opaque)
 {
-    ferryFileNotes *notes = opaque;
+    ferryInodeNotes *notes = opaque;
 
     g_hash_table_unref(notes->notes);
     g_hash_table_unref(notes->held);
@@ -110,9 +110,9 @@ ferryFileNotesFree(void *opaque)
 
 
 static void
-ferryFileLookFree(void *opaque)
+ferryInodeLookFree(void *opaque)
 {
-    ferryFileLook *look = opaque;
+    ferryInodeLook *look = opaque;
 
     g_free(look->node);
     g_free(look->path);
@@ -121,28 +121,28 @@ ferryFileLookFree(void *opaque)
 
 
 static void
-ferryFileProbeFree(void *opaque)
+ferryInodeProbeFree(void *opaque)
 {
-    ferryFileProbe *probe = opaque;
+    ferryInodeProbe *probe = opaque;
 
     g_ptr_array_unref(probe->looks);
     g_clear_pointer(&probe->held, g_array_unref);
     g_free(probe);
 }
 
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryFileProbe, ferryFileProbeFree);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryInodeProbe, ferryInodeProbeFree);
 
 
 static void
-ferryFileProbeRun(void *opaque)
+ferryInodeProbeRun(void *opaque)
 {
-    ferryFileProbe *probe = opaque;
+    ferryInodeProbe *probe = opaque;
     g_autofree char *path = g_strdup_printf("/proc/%lld/root", (long long) probe->pid);
     VIR_AUTOCLOSE root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     size_t i;
 
     for (i = 0; i < probe->looks->len; i++) {
-        ferryFileLook *look = g_ptr_array_index(probe->looks, i);
+        ferryInodeLook *look = g_ptr_array_index(probe->looks, i);
 
         look->err = root < 0 ? EACCES : ferryInodeLookUp(root, look->path, &look->file);
     }
@@ -163,10 +163,10 @@ ferryIdentityHasName(virStorageSource *src)
 
 
 static void
-ferryFileProbeAdd(ferryFileProbe *probe,
+ferryInodeProbeAdd(ferryInodeProbe *probe,
                   virStorageSource *src)
 {
-    ferryFileLook *look = g_new0(ferryFileLook, 1);
+    ferryInodeLook *look = g_new0(ferryInodeLook, 1);
 
     look->node = g_strdup(src->nodestorage);
     look->path = g_strdup(src->path);
@@ -174,13 +174,13 @@ ferryFileProbeAdd(ferryFileProbe *probe,
 }
 
 
-static ferryFileProbe *
-ferryFileProbeNew(virDomainObj *vm)
+static ferryInodeProbe *
+ferryInodeProbeNew(virDomainObj *vm)
 {
-    ferryFileProbe *probe = g_new0(ferryFileProbe, 1);
+    ferryInodeProbe *probe = g_new0(ferryInodeProbe, 1);
 
     probe->pid = vm->pid;
-    probe->looks = g_ptr_array_new_with_free_func(ferryFileLookFree);
+    probe->looks = g_ptr_array_new_with_free_func(ferryInodeLookFree);
 
     return probe;
 }
@@ -188,15 +188,15 @@ ferryFileProbeNew(virDomainObj *vm)
 
 /* Returns the notes of @vm's QEMU, which are NULL if there are none and @create is not
  * set. Those of an earlier QEMU are dropped. memory.lock is held. */
-static ferryFileNotes *
+static ferryInodeNotes *
 ferryIdentityNotes(virDomainObj *vm,
                    bool create)
 {
-    ferryFileNotes *notes;
+    ferryInodeNotes *notes;
 
     if (!memory.domains) {
         memory.domains = g_hash_table_new_full(NULL, NULL, /* key_destroy= */ NULL,
-                                               ferryFileNotesFree);
+                                               ferryInodeNotesFree);
     }
 
     if ((notes = g_hash_table_lookup(memory.domains, vm->privateData)) && notes->pid == vm->pid)
@@ -205,9 +205,9 @@ ferryIdentityNotes(virDomainObj *vm,
     if (!create)
         return NULL;
 
-    notes = g_new0(ferryFileNotes, 1);
+    notes = g_new0(ferryInodeNotes, 1);
     notes->pid = vm->pid;
-    notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryFileNoteFree);
+    notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryInodeNoteFree);
     notes->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy= */ NULL);
     g_hash_table_replace(memory.domains, vm->privateData, notes);
 
@@ -218,14 +218,14 @@ ferryIdentityNotes(virDomainObj *vm,
 /* Returns whether QEMU has @file open under a name other than @path. */
 static bool
 ferryIdentityIsOfOther(GHashTable *notes,
-                       const ferryFileLook *look)
+                       const ferryInodeLook *look)
 {
     GHashTableIter iter;
     void *value;
 
     g_hash_table_iter_init(&iter, notes);
     while (g_hash_table_iter_next(&iter, /* key= */ NULL, &value)) {
-        ferryFileNote *note = value;
+        ferryInodeNote *note = value;
 
         if (ferryInodeIsSame(&note->file, &look->file) && STRNEQ(note->path, look->path))
             return true;
@@ -238,12 +238,12 @@ ferryIdentityIsOfOther(GHashTable *notes,
 /* Judges what was found, and remembers an image that is what it shall be. */
 static ferryIdentity
 ferryIdentityJudge(virDomainObj *vm,
-                   const ferryFileProbe *probe,
-                   const ferryFileLook *look)
+                   const ferryInodeProbe *probe,
+                   const ferryInodeLook *look)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     GHashTable *notes = ferryIdentityNotes(vm, /* create= */ true)->notes;
-    ferryFileNote *note = g_hash_table_lookup(notes, look->node);
+    ferryInodeNote *note = g_hash_table_lookup(notes, look->node);
 
     if (look->err == ENOENT || look->err == ENOTDIR || look->err == ELOOP)
         return FERRY_IDENTITY_OTHER;
@@ -262,7 +262,7 @@ ferryIdentityJudge(virDomainObj *vm,
     if (ferryIdentityIsOfOther(notes, look))
         return FERRY_IDENTITY_UNKNOWN;
 
-    note = g_new0(ferryFileNote, 1);
+    note = g_new0(ferryInodeNote, 1);
     note->path = g_strdup(look->path);
     note->file = look->file;
     g_hash_table_replace(notes, g_strdup(look->node), note);
@@ -276,7 +276,7 @@ ferryIdentityIsKnown(virDomainObj *vm,
                      virStorageSource *src)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+    ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
 
     return notes && g_hash_table_contains(notes->notes, src->nodestorage);
 }
@@ -285,13 +285,13 @@ ferryIdentityIsKnown(virDomainObj *vm,
 static void
 ferryIdentityAddUnknown(virDomainObj *vm,
                         virStorageSource *chain,
-                        ferryFileProbe *probe)
+                        ferryInodeProbe *probe)
 {
     virStorageSource *n;
 
     for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
         if (ferryIdentityHasName(n) && !ferryIdentityIsKnown(vm, n))
-            ferryFileProbeAdd(probe, n);
+            ferryInodeProbeAdd(probe, n);
     }
 }
 
@@ -299,13 +299,13 @@ ferryIdentityAddUnknown(virDomainObj *vm,
 /* Remembers the files of @probe, which is taken over. */
 static void
 ferryIdentityRemember(virDomainObj *vm,
-                      ferryFileProbe *found)
+                      ferryInodeProbe *found)
 {
-    g_autoptr(ferryFileProbe) probe = NULL;
+    g_autoptr(ferryInodeProbe) probe = NULL;
     size_t i;
 
     if (found->looks->len > 0 &&
-        !ferryBoundedRunUnlocked(vm, ferryFileProbeRun, found, ferryFileProbeFree,
+        !ferryBoundedRunUnlocked(vm, ferryInodeProbeRun, found, ferryInodeProbeFree,
                                  FERRY_BOUNDED_STORAGE_MS))
         return;
 
@@ -325,10 +325,10 @@ void
 ferryIdentityLearn(virDomainObj *vm,
                    virStorageSource *src)
 {
-    ferryFileProbe *probe = ferryFileProbeNew(vm);
+    ferryInodeProbe *probe = ferryInodeProbeNew(vm);
 
     if (ferryIdentityHasName(src))
-        ferryFileProbeAdd(probe, src);
+        ferryInodeProbeAdd(probe, src);
 
     ferryIdentityRemember(vm, probe);
 }
@@ -342,7 +342,7 @@ ferryIdentityLearn(virDomainObj *vm,
 void
 ferryIdentityLearnAll(virDomainObj *vm)
 {
-    ferryFileProbe *probe = ferryFileProbeNew(vm);
+    ferryInodeProbe *probe = ferryInodeProbeNew(vm);
     size_t i;
 
     for (i = 0; i < vm->def->ndisks; i++) {
@@ -380,16 +380,16 @@ ferryIdentity
 ferryIdentityCheck(virDomainObj *vm,
                    virStorageSource *src)
 {
-    g_autoptr(ferryFileProbe) probe = NULL;
-    ferryFileProbe *found;
+    g_autoptr(ferryInodeProbe) probe = NULL;
+    ferryInodeProbe *found;
 
     if (!ferryIdentityHasName(src))
         return FERRY_IDENTITY_SAME;
 
-    found = ferryFileProbeNew(vm);
-    ferryFileProbeAdd(found, src);
+    found = ferryInodeProbeNew(vm);
+    ferryInodeProbeAdd(found, src);
 
-    if (!ferryBoundedRunUnlocked(vm, ferryFileProbeRun, found, ferryFileProbeFree,
+    if (!ferryBoundedRunUnlocked(vm, ferryInodeProbeRun, found, ferryInodeProbeFree,
                                  FERRY_BOUNDED_STORAGE_MS))
         return FERRY_IDENTITY_SILENT;
 
@@ -444,11 +444,11 @@ ferryIdentityStays(virDomainObj *vm,
                    virStorageSource *src)
 {
     g_autoptr(GArray) held = NULL;
-    ferryFileNote *note = NULL;
+    ferryInodeNote *note = NULL;
     ferryInode file;
 
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
-        ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+        ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
 
         if (notes && src->nodestorage &&
             (note = g_hash_table_lookup(notes->notes, src->nodestorage)))
@@ -470,7 +470,7 @@ ferryIdentityIsHeld(virDomainObj *vm,
                     virStorageSource *src)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+    ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
 
     return notes && src->nodestorage && g_hash_table_contains(notes->held, src->nodestorage);
 }
@@ -482,7 +482,7 @@ ferryIdentitySetHeld(virDomainObj *vm,
                      bool held)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    ferryFileNotes *notes = ferryIdentityNotes(vm, /* create= */ true);
+    ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ true);
 
     if (held)
         g_hash_table_add(notes->held, g_strdup(src->nodestorage));

@@ -173,10 +173,30 @@ ferryImageCheckOurs(virDomainObj *vm,
 }
 
 
+/* Returns whether @n is the file of @src in the folder of another name. */
+static bool
+ferryImageIsAlias(virStorageSource *n,
+                  virStorageSource *src,
+                  const ferryFile *file)
+{
+    g_autofree char *name = NULL;
+    g_autofree char *other = NULL;
+
+    if (!virStorageSourceIsLocalStorage(n) || !n->path)
+        return false;
+
+    name = g_path_get_basename(src->path);
+    other = g_path_get_basename(n->path);
+
+    return STREQ(name, other) && ferryFileIsAt(file, n->path);
+}
+
+
 /* Returns whether a definition of @vm itself names @src. The mirror of a copy that Ferry
  * runs does not count: its undo is what removes the image. */
 static bool
 ferryImageIsOwn(virDomainObj *vm,
+                const ferryFile *file,
                 virStorageSource *src)
 {
     virDomainDef *defs[] = { vm->def, vm->newDef };
@@ -195,7 +215,8 @@ ferryImageIsOwn(virDomainObj *vm,
                 virStorageSource *n;
 
                 for (n = chains[c]; virStorageSourceIsBacking(n); n = n->backingStore) {
-                    if (virStorageSourceIsSameLocation(n, src))
+                    if (virStorageSourceIsSameLocation(n, src) ||
+                        ferryImageIsAlias(n, src, file))
                         return true;
                 }
             }
@@ -215,7 +236,7 @@ ferryImageIsNeeded(ferryUse *use,
 {
     g_autofree char *user = NULL;
 
-    if (vm && ferryImageIsOwn(vm, src))
+    if (vm && ferryImageIsOwn(vm, file, src))
         user = g_strdup_printf("domain '%s'", vm->def->name);
     else
         user = ferryUseFind(use, src->path, file);
@@ -270,6 +291,10 @@ ferryImageRestore(ferryUse *use,
     /* The file may be gone, or never have had its name. On NFS root may have no right to
      * look; then the user who removes the file does. */
     there = file->ino && (ferryFileIsAt(file, src->path) || errno == EACCES);
+
+    if (!there && file->ino && lstat(src->path, &st) == 0 && st.st_ino == file->ino)
+        VIR_WARN("'%s' stays: it may be the image that was made, but its file system does not say "
+                 "so; remove it if nobody needs it", src->path);
 
     if (there && !ferryImageIsNeeded(use, vm, src, file)) {
         ferryImageIds(ferryUseDriver(use), vm, src, &uid, &gid);

@@ -48,10 +48,29 @@ ferryToolPath(int fd)
 }
 
 
+/* virCommandFree() does not wait for a process that it has told the pid of. */
 static void
 ferryToolReap(void *opaque)
 {
+    int status;
+
+    ignore_value(virCommandWait(opaque, &status));
     virCommandFree(opaque);
+    virResetLastError();
+}
+
+
+/* Returns whether the process has ended within @timeout milliseconds. */
+static bool
+ferryToolEnds(struct pollfd *end,
+              int timeout)
+{
+    int rc;
+
+    while ((rc = poll(end, 1, timeout)) < 0 && errno == EINTR)
+        ;
+
+    return rc == 1;
 }
 
 
@@ -63,11 +82,16 @@ ferryToolKill(virCommand *cmd,
               struct pollfd *end)
 {
     virThread thread;
+    int status;
 
     ignore_value(kill(pid, SIGKILL));
 
-    return poll(end, 1, FERRY_TOOL_KILL_MS) != 1 &&
-           virThreadCreateFull(&thread, /* joinable= */ false, ferryToolReap, "ferry-tool",
+    if (ferryToolEnds(end, FERRY_TOOL_KILL_MS)) {
+        ignore_value(virCommandWait(cmd, &status));
+        return false;
+    }
+
+    return virThreadCreateFull(&thread, /* joinable= */ false, ferryToolReap, "ferry-tool",
                                /* worker= */ false, cmd) == 0;
 }
 
@@ -81,6 +105,7 @@ ferryToolWait(virCommand *cmd,
     char text[FERRY_TOOL_SAID_MAX] = "";
     VIR_AUTOCLOSE pidfd = -1;
     struct pollfd end = { .events = POLLIN };
+    virErrorPtr err = NULL;
     int status;
     pid_t pid;
 
@@ -92,14 +117,19 @@ ferryToolWait(virCommand *cmd,
 
     if ((end.fd = pidfd = pidfd_open(pid, /* flags= */ 0)) < 0) {
         virReportSystemError(errno, "%s", _("cannot wait for qemu-img"));
+        virErrorPreserveLast(&err);
+        virCommandAbort(cmd);
+        virErrorRestore(&err);
         return -1;
     }
 
-    if (poll(&end, 1, FERRY_TOOL_MS) != 1) {
+    if (!ferryToolEnds(&end, FERRY_TOOL_MS)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT, _("qemu-img did not end within %1$d seconds"),
                        FERRY_TOOL_MS / 1000);
+        virErrorPreserveLast(&err);
         if (ferryToolKill(cmd, pid, &end))
             g_steal_pointer(&own);
+        virErrorRestore(&err);
         return -1;
     }
 

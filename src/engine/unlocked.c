@@ -29,7 +29,7 @@ ferryOpRunUnlocked(ferryOp *op,
 
     ferryOpYield(op);
     done = ferryBoundedRunUnlocked(op->vm, func, data, clear, timeout);
-    ferryOpResume(op);
+    ignore_value(ferryOpResume(op));
 
     return done;
 }

@@ -57,7 +57,7 @@ ferryWaitStopAll(bool stop)
 bool
 ferryOpIsLost(ferryOp *op)
 {
-    return op->over || op->vm->removing || g_atomic_int_get(&stopping);
+    return op->over || op->stopped || op->vm->removing || g_atomic_int_get(&stopping);
 }
 
 
@@ -98,6 +98,18 @@ ferryOpTakeJob(ferryOp *op)
 
 
 /**
+ * ferryDomainHasJob:
+ *
+ * Returns true if this thread holds the job of @vm, which is locked.
+ */
+bool
+ferryDomainHasJob(virDomainObj *vm)
+{
+    return vm->job->active != VIR_JOB_NONE && vm->job->owner == virThreadSelfID();
+}
+
+
+/**
  * ferryDomainEndJob:
  *
  * Ends the job of @vm, which is locked, if this thread still holds it: a wait does not
@@ -107,7 +119,7 @@ ferryOpTakeJob(ferryOp *op)
 void
 ferryDomainEndJob(virDomainObj *vm)
 {
-    if (vm->job->active != VIR_JOB_NONE && vm->job->owner == virThreadSelfID())
+    if (ferryDomainHasJob(vm))
         virDomainObjEndJob(vm);
 }
 

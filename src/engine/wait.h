@@ -17,6 +17,7 @@ void ferryAsyncLeave(virDomainObj *vm);
 void ferryWaitStopAll(bool stop);
 bool ferryOpIsLost(ferryOp *op);
 bool ferryOpTakeJob(ferryOp *op);
+bool ferryDomainHasJob(virDomainObj *vm);
 void ferryDomainEndJob(virDomainObj *vm);
 void ferryOpYield(ferryOp *op);
 int ferryOpResume(ferryOp *op);

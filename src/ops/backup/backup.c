@@ -153,6 +153,11 @@ ferryBackupRun(virDomainObj *vm,
         ferryBackupEnd(op, FERRY_BACKUP_RESULT_NONE);
 
     ferryOpRelease(op);
+
+    /* what could not be undone yet is tried again by a worker */
+    if (rc < 0 && !ferryOpIsLost(op))
+        ignore_value(ferryEngineSubmit(op));
+
     return rc;
 }
 

@@ -179,7 +179,11 @@ ferryBackupGrant(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryAccessGrant(op->vm, backup->disks[i].def->store) < 0)
+        virStorageSource *store = backup->disks[i].def->store;
+
+        /* labels are set by name: not on what somebody else has put there */
+        if (ferryImageCheckOurs(op->vm, store, backup->disks[i].file) < 0 ||
+            ferryAccessGrant(op->vm, store) < 0)
             return -1;
 
         backup->disks[i].granted = true;

@@ -67,7 +67,9 @@ ferryBackupListDisks(ferryBackup *backup)
 ferryOp *
 ferryBackupFind(virDomainObj *vm)
 {
-    return ferryOpFind(vm, FERRY_BACKUP_NAME);
+    ferryOp *op = ferryOpFind(vm, FERRY_BACKUP_NAME);
+
+    return op && !op->stopped ? op : NULL;
 }
 
 

@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/end.h"
 #include "ops/backup/progress.h"
@@ -89,7 +90,7 @@ ferryBackupEnd(ferryOp *op,
 
     virErrorPreserveLast(&err);
 
-    if (backup->started && !backup->jobs)
+    if (!ferryOpIsLost(op) && backup->started && !backup->jobs)
         backup->jobs = ferryBackupQuery(op, &state);
 
     if (backup->result == FERRY_BACKUP_RESULT_NONE) {

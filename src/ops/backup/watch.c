@@ -168,7 +168,7 @@ ferryBackupFindFull(ferryOp *op)
 
     if (!ferryOpRunUnlocked(op, ferryBackupSpaceRun, space, ferryBackupSpaceFree,
                             FERRY_BACKUP_SPACE_MS)) {
-        if (!op->over && ferryOpSleep(op, FERRY_BACKUP_WATCH_MS) == 0 && !op->over) {
+        if (!ferryOpIsLost(op) && ferryOpSleep(op, FERRY_BACKUP_WATCH_MS) == 0) {
             VIR_WARN("the storage of the scratch images of domain '%s' does not answer",
                      op->vm->def->name);
             ignore_value(ferryEngineSubmit(op));
@@ -176,7 +176,7 @@ ferryBackupFindFull(ferryOp *op)
         return NULL;
     }
 
-    if (space->full >= 0 && !op->over)
+    if (space->full >= 0 && !ferryOpIsLost(op))
         full = &backup->disks[space->full];
     ferryBackupSpaceFree(space);
 
@@ -234,7 +234,7 @@ ferryBackupFreeGuest(ferryOp *op)
 
     /* the lock is released: another thread may end the backup, or resume the guest */
     full = ferryBackupFindFull(op);
-    if (op->over || backup->result != FERRY_BACKUP_RESULT_NONE)
+    if (ferryOpIsLost(op) || backup->result != FERRY_BACKUP_RESULT_NONE)
         return true;
     if (!full || !ferryBackupGuestStopped(vm))
         return false;

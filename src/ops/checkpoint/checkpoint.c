@@ -188,27 +188,56 @@ const ferryOpClass ferryCheckpointClass = {
 };
 
 
-/* First finishes a half-done operation, e.g. one that could not write or remove a file.
- * Domain locked, job held. */
+/* Gives operations that have outlived their QEMU, and hold names of checkpoints, another try. */
 static void
+ferryCheckpointRetryStopped(virDomainObj *vm)
+{
+    g_autoptr(GPtrArray) stopped = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (op->stopped && op->klass->needsCheckpoints)
+            g_ptr_array_add(stopped, ferryOpRef(op));
+    }
+
+    for (i = 0; i < stopped->len; i++) {
+        ferryOp *op = g_ptr_array_index(stopped, i);
+
+        if (!op->over)
+            op->klass->stopped(op);
+    }
+}
+
+
+/* Goes on with an earlier operation on checkpoints that could not be finished. This may wait.
+ * Returns 0, or -1 with an error reported when the domain has ended meanwhile, and this
+ * thread has lost its job. */
+static int
 ferryCheckpointFinish(virDomainObj *vm)
 {
-    g_autoptr(ferryOp) op = NULL;
+    ferryOp *found;
 
-    if (!ferryOpFind(vm, FERRY_CHECKPOINT_NAME))
-        return;
+    ferryCheckpointRetryStopped(vm);
 
-    op = ferryOpRef(ferryOpFind(vm, FERRY_CHECKPOINT_NAME));
+    if ((found = ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) && !found->driven &&
+        !found->stopped && virDomainObjIsActive(vm)) {
+        g_autoptr(ferryOp) op = ferryOpRef(found);
 
-    if (op->stopped) {
-        ferryCheckpointStopped(op);
-    } else if (!op->driven && virDomainObjIsActive(vm)) {
         ferryOpDrive(op);
         ferryCheckpointJobChanged(op);
         ferryOpRelease(op);
     }
 
     virResetLastError();
+
+    if (ferryDomainHasJob(vm))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED, _("domain '%1$s' ended meanwhile"), vm->def->name);
+    return -1;
 }
 
 
@@ -309,9 +338,9 @@ ferryCheckpointCreate(virDomainObj *vm,
         return -1;
     }
 
-    ferryCheckpointFinish(vm);
-
-    if (!virDomainObjIsActive(vm)) {
+    if (ferryCheckpointFinish(vm) < 0) {
+        /* the error is reported */
+    } else if (!virDomainObjIsActive(vm)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
                        _("cannot create checkpoint for inactive domain"));
     } else if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_INCREMENTAL_BACKUP)) {
@@ -402,9 +431,7 @@ ferryCheckpointDelete(virDomainObj *vm,
         return -1;
     }
 
-    ferryCheckpointFinish(vm);
-
-    if (ferryCheckpointSelect(vm, name, flags, data) == 0) {
+    if (ferryCheckpointFinish(vm) == 0 && ferryCheckpointSelect(vm, name, flags, data) == 0) {
         if (data->names->len > 0)
             rc = ferryCheckpointRun(vm, g_steal_pointer(&data), &ferryCheckpointDeletePlan,
                                     /* holdJob= */ false);

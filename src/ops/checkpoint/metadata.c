@@ -57,7 +57,7 @@ ferryCheckpointCheckFree(virDomainObj *vm)
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
 
-        if (op->klass->needsCheckpoints && op->klass->needsCheckpoints(op)) {
+        if (!op->stopped && op->klass->needsCheckpoints && op->klass->needsCheckpoints(op)) {
             virReportError(VIR_ERR_OPERATION_INVALID,
                            _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
                              "try again when it has begun or ended"), op->name, vm->def->name);

@@ -82,6 +82,26 @@ ferryCopySetGoal(ferryOp *op,
 }
 
 
+/* The call that had set the goal failed: sets it to @goal again, in memory at least. */
+static void
+ferryCopyTakeGoalBack(ferryOp *op,
+                      ferryCopyGoal goal)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (ferryCopySetGoal(op, goal, /* keep= */ false) == 0)
+        return;
+
+    VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
+             "that failed: %s", op->vm->def->name, copy->dst, virGetLastErrorMessage());
+    copy->goal = goal;
+    copy->keep = false;
+    if (disk)
+        disk->mirrorState = ferryCopyState(copy);
+}
+
+
 /**
  * ferryCopySettle:
  *
@@ -114,7 +134,9 @@ ferryCopySettle(ferryOp *op)
                  copy->dst, op->vm->def->name, info.error);
     }
 
-    if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
+    /* a driver that died may have left a pivot half-way */
+    if (ferryPlanUndo(op, &ferryCopyPivotPlan) == 0 &&
+        ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
         ferryOpEnd(op);
         ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
     }
@@ -183,7 +205,7 @@ ferryCopyAbortPivot(ferryOp *op,
 
     if (ferryCopyCancel(op) < 0) {
         virErrorPreserveLast(&err);
-        ignore_value(ferryCopySetGoal(op, FERRY_COPY_GOAL_PIVOT, /* keep= */ false));
+        ferryCopyTakeGoalBack(op, FERRY_COPY_GOAL_PIVOT);
         virErrorRestore(&err);
         return -1;
     }
@@ -226,6 +248,7 @@ ferryCopyAbort(ferryOp *op,
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
+    ferryCopyGoal goal = copy->goal;
     virErrorPtr err = NULL;
     int rc = 0;
 
@@ -257,9 +280,12 @@ ferryCopyAbort(ferryOp *op,
     if (ferryCopyCancel(op) < 0) {
         if (ferryCopyGoesOn(op)) {
             virErrorPreserveLast(&err);
-            ignore_value(ferryCopySetGoal(op, FERRY_COPY_GOAL_MIRROR, /* keep= */ false));
-            virErrorRestore(&err);
+            ferryCopyTakeGoalBack(op, goal);
             ferryOpRelease(op);
+            /* a pivot that was promised may have been waiting for a worker */
+            if (goal == FERRY_COPY_GOAL_PIVOT)
+                ignore_value(ferryEngineSubmit(op));
+            virErrorRestore(&err);
             return -1;
         }
         virResetLastError();
@@ -279,21 +305,14 @@ ferryCopyPivotFailed(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
-    virDomainDiskDef *disk;
     virErrorPtr err = NULL;
 
     virErrorPreserveLast(&err);
 
     g_clear_pointer(&copy->old, virObjectUnref);
 
-    if (copy->goal == FERRY_COPY_GOAL_PIVOT &&
-        ferryCopySetGoal(op, FERRY_COPY_GOAL_MIRROR, /* keep= */ false) < 0) {
-        VIR_WARN("domain '%s': if the driver is restarted now, the failed pivot of disk '%s' is "
-                 "tried again: %s", op->vm->def->name, copy->dst, virGetLastErrorMessage());
-        copy->goal = FERRY_COPY_GOAL_MIRROR;
-        if ((disk = ferryCopyDisk(op)))
-            disk->mirrorState = ferryCopyState(copy);
-    }
+    if (copy->goal == FERRY_COPY_GOAL_PIVOT)
+        ferryCopyTakeGoalBack(op, FERRY_COPY_GOAL_MIRROR);
 
     /* no mirror job that runs: there is no copy to go back to */
     if (ferryJobQuery(op, jobname, &info) == 0 && !ferryCopyStatusIsReady(info.status))

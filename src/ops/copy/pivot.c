@@ -296,7 +296,6 @@ ferryPivotAwaitPending(ferryOp *op,
 {
     unsigned int states = FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED);
     bool hold = op->holdJob;
-    virErrorPtr err = NULL;
     int rc;
 
     /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
@@ -305,15 +304,9 @@ ferryPivotAwaitPending(ferryOp *op,
         return ferryJobWait(op, jobname, states, /* timeout= */ 0, info);
 
     /* A client that got in now could let the guest go on. The guest does not write, so the
-     * mirror has little left to do. If it cannot do that, the mirror job must go before the
-     * guest may go on. */
+     * mirror has little left to do. */
     op->holdJob = true;
     rc = ferryJobWait(op, jobname, states, FERRY_PIVOT_PAUSE_MS, info);
-    if (rc < 0) {
-        virErrorPreserveLast(&err);
-        ignore_value(ferryJobKill(op, jobname));
-        virErrorRestore(&err);
-    }
     op->holdJob = hold;
 
     return rc;
@@ -350,6 +343,23 @@ ferryPivotDrain(ferryOp *op)
                    jobname, info.error ? info.error : _("it was cancelled"),
                    copy->dst, op->vm->def->name);
     return -1;
+}
+
+
+/* A guest whose CPUs are stopped must not go on while the mirror job drains its disk, so the
+ * job goes first. If it does not end, "pause" is not undone either (op->stuck). */
+static void
+ferryPivotUndrain(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    bool hold = op->holdJob;
+
+    if (!ferryCopyOf(op)->pause || !ferryPivotIsUnderWay(op))
+        return;
+
+    op->holdJob = true;
+    ignore_value(ferryJobKill(op, jobname));
+    op->holdJob = hold;
 }
 
 
@@ -420,11 +430,19 @@ ferryPivotFinalize(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
+    bool hold = op->holdJob;
+    int rc;
 
     /* The reply to job-finalize proves little: the job may still fail, the reply may be
      * lost, or this may be the second try. Ask for the job's result and disk's node. */
-    if (ferryPivotTellFinalize(op, jobname) < 0 ||
-        ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
+    /* a client that got in now could suspend or resume a guest whose CPUs are stopped */
+    op->holdJob = hold || copy->pause;
+    if ((rc = ferryPivotTellFinalize(op, jobname)) == 0)
+        rc = ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED),
+                          copy->pause ? FERRY_PIVOT_PAUSE_MS : 0, &info);
+    op->holdJob = hold;
+
+    if (rc < 0)
         return FERRY_STEP_UNKNOWN;
 
     switch (ferryPivotHappened(op, &info)) {
@@ -534,7 +552,7 @@ const ferryPlan ferryCopyPivotPlan = {
         { .name = "level", .run = ferryCopyAwaitLevel, .unrecorded = true },
         { .name = "flush", .run = ferryPivotFlush, .undo = ferryPivotUnflush },
         { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause },
-        { .name = "drain", .run = ferryPivotDrain },
+        { .name = "drain", .run = ferryPivotDrain, .undo = ferryPivotUndrain },
         { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
         { .name = "unpause", .run = ferryPivotRunUnpause },
         { .name = "adopt", .run = ferryPivotAdopt },

@@ -342,12 +342,16 @@ ferryCopyRecover(ferryOp *op)
         return;
     }
 
-    /* the steps before "drain" are undone here and taken again by the pivot */
-    if (!ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
-        ferryPlanUndo(op, &ferryCopyPivotPlan) < 0)
+    if (ferryJobQuery(op, jobname, &info) < 0)
         return;
 
-    if (ferryJobQuery(op, jobname, &info) < 0)
+    /* Steps before the point of no return are undone here and taken again, unless the pivot
+     * is still wanted and both images are the same already. */
+    if (!ferryPlanPastReturn(op, &ferryCopyPivotPlan) &&
+        !(copy->goal == FERRY_COPY_GOAL_PIVOT &&
+          ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
+          info.status == QEMU_MONITOR_JOB_STATUS_PENDING) &&
+        ferryPlanUndo(op, &ferryCopyPivotPlan) < 0)
         return;
 
     if (copy->goal == FERRY_COPY_GOAL_MIRROR ||
@@ -409,6 +413,10 @@ ferryCopyStopped(ferryOp *op)
     virDomainDiskDef *disk = op->vm ? ferryCopyDisk(op) : NULL;
     bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
     bool again = op->stopped;
+
+    /* set while the guest's CPUs were stopped; the next QEMU must not inherit it */
+    if (op->vm && copy->pause)
+        QEMU_DOMAIN_PRIVATE(op->vm)->pausedShutdown = false;
 
     if (disk && disk->mirror == copy->target)
         g_clear_pointer(&disk->mirror, virObjectUnref);

@@ -109,6 +109,7 @@ static void
 ferryCopyUnfile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(virStorageSource) target = virObjectRef(copy->target);
 
     if (!copy->keep) {
         ferryCopyRestoreTarget(op);
@@ -116,11 +117,13 @@ ferryCopyUnfile(ferryOp *op)
     }
 
     /* the client is told next that the copy is there */
+    ferryOpYield(op);
     virObjectUnlock(op->vm);
-    if (ferryDurableImage(copy->target) < 0)
-        VIR_WARN("copy '%s' may be gone after a power loss: %s", copy->target->path,
+    if (ferryDurableImage(target) < 0)
+        VIR_WARN("copy '%s' may be gone after a power loss: %s", target->path,
                  virGetLastErrorMessage());
     virObjectLock(op->vm);
+    ignore_value(ferryOpResume(op));
 }
 
 
@@ -130,7 +133,9 @@ ferryCopyGrant(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (ferryAccessGrant(op->vm, copy->target) < 0)
+    /* labels are set by name: not on what somebody else has put there */
+    if (ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0 ||
+        ferryAccessGrant(op->vm, copy->target) < 0)
         return -1;
 
     copy->granted = true;

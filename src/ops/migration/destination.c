@@ -27,7 +27,6 @@
 #include "block/source.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
-#include "ops/leftover.h"
 #include "ops/migration/destination.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
@@ -330,12 +329,12 @@ ferryIncomingSettle(ferryOp *op,
 }
 
 
-/* If the guest did not arrive, the reconnecting driver has already ended QEMU. */
+/* The reconnecting driver has already ended a QEMU that still waited for its migration. So
+ * the guest has arrived, or this QEMU was started on the images later: they stay. */
 static void
 ferryIncomingRecover(ferryOp *op)
 {
-    if (ferryPlanPastReturn(op, &ferryIncomingServePlan))
-        ferryOpEnd(op);
+    ferryOpEnd(op);
 }
 
 

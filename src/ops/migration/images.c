@@ -10,12 +10,43 @@
 #include "block/durable.h"
 #include "block/tool.h"
 #include "engine/journal.h"
+#include "engine/wait.h"
+#include "ops/leftover.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "virerror.h"
 #include "virfile.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+
+/* Returns 0 if @op goes on after its domain was unlocked, or -1 with an error reported. */
+static int
+ferryIncomingRequire(ferryOp *op)
+{
+    if (!ferryOpIsLost(op))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("domain '%1$s' was removed while its images were created"),
+                   op->vm->def->name);
+    return -1;
+}
+
+
+static int
+ferryIncomingSyncName(ferryOp *op,
+                      virStorageSource *image)
+{
+    g_autoptr(virStorageSource) own = virObjectRef(image);
+    int rc;
+
+    virObjectUnlock(op->vm);
+    rc = ferryDurableImage(own);
+    virObjectLock(op->vm);
+
+    return rc < 0 ? -1 : ferryIncomingRequire(op);
+}
 
 
 /* images: create those that are missing. Each is formatted before it gets its name, and
@@ -33,6 +64,7 @@ ferryIncomingFormatImage(ferryOp *op,
     g_autofree char *path = ferryToolPath(disk->file->fd);
     uid_t uid;
     gid_t gid;
+    int rc;
 
     if (!tool) {
         virReportError(VIR_ERR_INTERNAL_ERROR, "%s", _("unable to find qemu-img"));
@@ -57,7 +89,13 @@ ferryIncomingFormatImage(ferryOp *op,
 
     qemuDomainGetImageIds(cfg, op->vm, disk->image, /* parentSrc= */ NULL, &uid, &gid);
 
-    return ferryToolRun(g_steal_pointer(&cmd), disk->file->fd, /* lend= */ true, uid, gid);
+    /* The asynchronous job of the migration keeps the domain; its lock must not be held while
+     * the tool works. */
+    virObjectUnlock(op->vm);
+    rc = ferryToolRun(g_steal_pointer(&cmd), disk->file->fd, /* lend= */ true, uid, gid);
+    virObjectLock(op->vm);
+
+    return rc < 0 ? -1 : ferryIncomingRequire(op);
 }
 
 
@@ -109,7 +147,7 @@ ferryIncomingRunImages(ferryOp *op)
         /* the source's images are given up for these, so their names must be on the disk */
         if (incoming->disks[i].file &&
             (ferryIncomingCreateImage(op, &incoming->disks[i]) < 0 ||
-             ferryDurableImage(incoming->disks[i].image) < 0))
+             ferryIncomingSyncName(op, incoming->disks[i].image) < 0))
             return -1;
     }
 
@@ -139,7 +177,11 @@ ferryIncomingDiscard(ferryOp *op)
     for (i = 0; i < incoming->ndisks; i++) {
         ferryIncomingDisk *disk = &incoming->disks[i];
 
-        ferryImageRestore(use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
+        /* read from a journal: since then the domain may have been defined on the images */
+        if (op->stopped)
+            ferryLeftoverRemove(op, /* vm= */ NULL, disk->image, disk->origin, disk->file);
+        else
+            ferryImageRestore(use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
     }
 }
 
