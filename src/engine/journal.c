@@ -121,7 +121,14 @@ ferryJournalStore(const char *path,
         return -1;
     }
 
-    return durable ? ferryDurableFolder(dir) : 0;
+    if (durable && ferryDurableFolder(dir) < 0) {
+        g_autofree char *why = g_strdup(virGetLastErrorMessage());
+
+        virReportError(virGetLastErrorCode(), _("cannot write journal '%1$s': %2$s"), path, why);
+        return -1;
+    }
+
+    return 0;
 }
 
 

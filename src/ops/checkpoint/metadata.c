@@ -298,8 +298,10 @@ ferryCheckpointReparentAll(virDomainObj *vm,
 static int
 ferryCheckpointUnlink(const char *path)
 {
-    /* a read-only file system does not look whether there is such a file */
-    if (unlink(path) == 0 || errno == ENOENT || (errno == EROFS && !virFileExists(path)))
+    /* A read-only file system does not look whether there is such a file, and a file whose
+     * name is too long could not be written either. */
+    if (unlink(path) == 0 || errno == ENOENT || errno == ENAMETOOLONG ||
+        (errno == EROFS && !virFileExists(path)))
         return 0;
 
     virReportSystemError(errno, _("cannot remove '%1$s'"), path);
