@@ -9,11 +9,10 @@
 
 #include "block/durable.h"
 #include "block/image.h"
-#include "engine/journal.h"
 #include "ops/backup/data.h"
 #include "ops/backup/files.h"
 #include "ops/checkpoint/metadata.h"
-#include "ops/leftover.h"
+#include "ops/opfile.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -28,23 +27,13 @@ static int
 ferryBackupTouch(ferryOp *op,
                  ferryBackupDisk *disk)
 {
-    switch (ferryImageTouch(op->vm, disk->def->store, disk->file)) {
-    case FERRY_IMAGE_TAKEN:
+    int rc = ferryOpFileMake(op, disk->def->store, disk->file);
+
+    if (rc > 0)
         virReportError(VIR_ERR_INVALID_ARG, FERRY_BACKUP_EXISTS, disk->def->store->path,
                        disk->def->name);
-        return -1;
 
-    case FERRY_IMAGE_UNWRITTEN:
-        return ferryJournalWrite(op->vm, /* durable= */ true);
-
-    case FERRY_IMAGE_FAILED:
-        return -1;
-
-    case FERRY_IMAGE_READY:
-        break;
-    }
-
-    return 0;
+    return rc == 0 ? 0 : -1;
 }
 
 
@@ -98,7 +87,7 @@ ferryBackupUnfiles(ferryOp *op)
 
     for (i = 0; i < backup->ndisks; i++) {
         if (!completed || ferryBackupIsPull(backup))
-            ferryLeftoverRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin,
+            ferryOpFileRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin,
                                 backup->disks[i].file);
     }
 

@@ -9,7 +9,7 @@
 
 #include "block/source.h"
 #include "ops/copy/data.h"
-#include "ops/leftover.h"
+#include "ops/opfile.h"
 
 VIR_ENUM_IMPL(ferryCopyGoal,
               FERRY_COPY_GOAL_LAST,
@@ -113,5 +113,5 @@ ferryCopyRestoreTarget(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    ferryLeftoverRemove(op, op->vm, copy->target, copy->origin, copy->file);
+    ferryOpFileRemove(op, op->vm, copy->target, copy->origin, copy->file);
 }

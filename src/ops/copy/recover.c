@@ -19,7 +19,7 @@
 #include "ops/copy/recover.h"
 #include "ops/copy/start.h"
 #include "ops/event.h"
-#include "ops/leftover.h"
+#include "ops/opfile.h"
 #include "virerror.h"
 #include "virlog.h"
 #include "virxml.h"

@@ -21,10 +21,10 @@
 #include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
-#include "engine/journal.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/start.h"
+#include "ops/opfile.h"
 #include "domain_audit.h"
 #include "qemu/qemu_block.h"
 #include "virerror.h"
@@ -85,23 +85,12 @@ static int
 ferryCopyFile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    int rc = ferryOpFileMake(op, copy->target, copy->file);
 
-    switch (ferryImageTouch(op->vm, copy->target, copy->file)) {
-    case FERRY_IMAGE_TAKEN:
+    if (rc > 0)
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED, FERRY_COPY_EXISTS, copy->dst, copy->target->path);
-        return -1;
 
-    case FERRY_IMAGE_UNWRITTEN:
-        return ferryJournalWrite(op->vm, /* durable= */ true);
-
-    case FERRY_IMAGE_FAILED:
-        return -1;
-
-    case FERRY_IMAGE_READY:
-        break;
-    }
-
-    return 0;
+    return rc == 0 ? 0 : -1;
 }
 
 

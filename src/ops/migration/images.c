@@ -9,11 +9,10 @@
 
 #include "block/durable.h"
 #include "block/tool.h"
-#include "engine/journal.h"
 #include "engine/wait.h"
-#include "ops/leftover.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
+#include "ops/opfile.h"
 #include "virerror.h"
 #include "virfile.h"
 
@@ -103,25 +102,15 @@ static int
 ferryIncomingTouch(ferryOp *op,
                    ferryIncomingDisk *disk)
 {
-    switch (ferryImageTouch(op->vm, disk->image, disk->file)) {
-    case FERRY_IMAGE_TAKEN:
+    int rc = ferryOpFileMake(op, disk->image, disk->file);
+
+    if (rc > 0)
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("image '%1$s' of disk '%2$s' of domain '%3$s' was missing, and somebody else "
                          "has just made it: migrate again"),
                        disk->image->path, disk->dst, op->vm->def->name);
-        return -1;
 
-    case FERRY_IMAGE_UNWRITTEN:
-        return ferryJournalWrite(op->vm, /* durable= */ true);
-
-    case FERRY_IMAGE_FAILED:
-        return -1;
-
-    case FERRY_IMAGE_READY:
-        break;
-    }
-
-    return 0;
+    return rc == 0 ? 0 : -1;
 }
 
 
@@ -179,7 +168,7 @@ ferryIncomingDiscard(ferryOp *op)
 
         /* read from a journal: since then the domain may have been defined on the images */
         if (op->stopped)
-            ferryLeftoverRemove(op, /* vm= */ NULL, disk->image, disk->origin, disk->file);
+            ferryOpFileRemove(op, /* vm= */ NULL, disk->image, disk->origin, disk->file);
         else
             ferryImageRestore(use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
     }

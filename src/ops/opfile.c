@@ -1,5 +1,5 @@
 /*
- * leftover.c: files of an operation whose QEMU is gone
+ * opfile.c: files that an operation makes
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -12,15 +12,46 @@
 
 #include "block/definitions.h"
 #include "block/source.h"
-#include "ops/leftover.h"
+#include "engine/journal.h"
+#include "ops/opfile.h"
 #include "virfile.h"
 #include "virlog.h"
 
-VIR_LOG_INIT("ferry.leftover");
+VIR_LOG_INIT("ferry.opfile");
 
 
 /**
- * ferryLeftoverRemove:
+ * ferryOpFileMake:
+ * @file: from ferryImagePrepare(); NULL: nothing is to be made
+ *
+ * Gives the new file of @image its name, and writes its inode to the journal if that does
+ * not have it yet. Domain locked.
+ *
+ * Returns 0; -1 with an error reported; or 1, without one, when something else has that
+ * name by now.
+ */
+int
+ferryOpFileMake(ferryOp *op,
+                  virStorageSource *image,
+                  ferryFile *file)
+{
+    switch (ferryImageTouch(op->vm, image, file)) {
+    case FERRY_IMAGE_TAKEN:
+        return 1;
+    case FERRY_IMAGE_UNWRITTEN:
+        return ferryJournalWrite(op->vm, /* durable= */ true);
+    case FERRY_IMAGE_FAILED:
+        return -1;
+    case FERRY_IMAGE_READY:
+        break;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryOpFileRemove:
  * @vm, @image, @origin, @file: as for ferryImageRestore()
  *
  * Removes or empties what @op made at @image, unless a definition names the file. If @op was
@@ -29,7 +60,7 @@ VIR_LOG_INIT("ferry.leftover");
  * meanwhile. Keeps the last error.
  */
 void
-ferryLeftoverRemove(ferryOp *op,
+ferryOpFileRemove(ferryOp *op,
                     virDomainObj *vm,
                     virStorageSource *image,
                     ferryImageOrigin origin,

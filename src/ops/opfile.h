@@ -1,0 +1,18 @@
+/*
+ * opfile.h: files that an operation makes
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "block/image.h"
+#include "engine/op.h"
+
+int ferryOpFileMake(ferryOp *op, virStorageSource *image, ferryFile *file);
+void ferryOpFileRemove(ferryOp *op,
+                       virDomainObj *vm,
+                       virStorageSource *image,
+                       ferryImageOrigin origin,
+                       ferryFile *file);
