@@ -295,6 +295,8 @@ main(int argc,
     }
 
     virFileDeleteTree(tmp);
+    g_rand_free(rand);
+    g_strfreev(seeds);
     /* both must happen, or this tests nothing */
     printf("%s: %ld documents, %ld understood\n", argv[1], rounds, understood);
     return understood > 0 && understood < rounds ? EXIT_SUCCESS : EXIT_FAILURE;
