@@ -131,7 +131,7 @@ ferryWorkRun(void *jobdata,
 
     if (ferryOpTakeJob(op)) {
         /* an event that comes from now on needs another worker */
-        op->queued = false;
+        g_atomic_int_set(&op->queued, 0);
 
         if (!ferryOpIsLost(op) && !op->driven && virDomainObjIsActive(vm)) {
             ferryOpDrive(op);
@@ -162,21 +162,23 @@ ferryEngineSubmit(ferryOp *op)
     if (!engine.workers)
         return -1;
 
-    if (op->queued)
+    if (g_atomic_int_get(&op->queued))
         return 0;
 
     work = g_new0(ferryWork, 1);
     work->vm = virObjectRef(op->vm);
     work->op = ferryOpRef(op);
 
+    g_atomic_int_set(&op->queued, 1);
+
     if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) < 0) {
+        g_atomic_int_set(&op->queued, 0);
         virObjectUnref(work->vm);
         ferryOpUnref(work->op);
         g_free(work);
         return -1;
     }
 
-    op->queued = true;
     return 0;
 }
 

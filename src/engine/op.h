@@ -138,7 +138,7 @@ struct _ferryOp {
     ferryRun run;         /* read from the journal: the QEMU that it is about */
     bool holdJob;         /* waits keep the domain's job */
     bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */
-    bool queued;          /* a worker will look at the operation */
+    int queued;           /* atomic; a worker will look at the operation */
     bool driven;          /* a thread carries the operation on: events only wake it up */
     unsigned int events;  /* job events since ferryOpDrive(): a wait must miss none */
 };
