@@ -13,6 +13,7 @@
 
 #include <sys/stat.h>
 
+#include "block/bounded.h"
 #include "block/definitions.h"
 
 
@@ -66,21 +67,40 @@ ferryDefinitionsPaths(virQEMUDriver *driver)
 }
 
 
-static bool
-ferryDefinitionsSame(const char *path,
-                     const struct stat *st,
-                     const char *other)
+typedef struct {
+    char *path;
+    GPtrArray *paths;
+    bool found;
+} ferryDefinitionsSearch;
+
+
+static void
+ferryDefinitionsSearchFree(void *opaque)
 {
-    g_autofree char *name = g_path_get_basename(path);
-    g_autofree char *otherName = g_path_get_basename(other);
-    struct stat ost;
+    ferryDefinitionsSearch *search = opaque;
 
-    if (STREQ(path, other))
-        return true;
+    g_free(search->path);
+    g_ptr_array_unref(search->paths);
+    g_free(search);
+}
 
-    /* any image of any domain may be on storage that hangs: ask only for likely ones */
-    return st && STREQ(name, otherName) && stat(other, &ost) == 0 &&
-           ost.st_dev == st->st_dev && ost.st_ino == st->st_ino;
+
+static void
+ferryDefinitionsSearchRun(void *opaque)
+{
+    ferryDefinitionsSearch *search = opaque;
+    struct stat st;
+    struct stat other;
+    bool exists = stat(search->path, &st) == 0;
+    size_t i;
+
+    for (i = 0; i < search->paths->len && !search->found; i++) {
+        const char *name = g_ptr_array_index(search->paths, i);
+
+        search->found = STREQ(search->path, name) ||
+                        (exists && stat(name, &other) == 0 &&
+                         other.st_dev == st.st_dev && other.st_ino == st.st_ino);
+    }
 }
 
 
@@ -90,29 +110,30 @@ ferryDefinitionsSame(const char *path,
  *          domain is locked while another one is, and storage may be slow
  *
  * Returns whether an image of a disk in any definition, live or persistent, of any domain
- * is the file @path: by name or, while the file exists and the last part of both names is
- * the same, by device and inode. Elements of
- * chains that the definitions do not spell out are not seen.
+ * is the file @path: by name or, while the file exists, by device and inode. Elements of
+ * chains that the definitions do not spell out are not seen. If the storage of any image
+ * does not answer within FERRY_BOUNDED_STORAGE_MS, the file counts as named, and so stays.
  */
 bool
 ferryDefinitionsName(virQEMUDriver *driver,
                      const char *path,
                      virDomainObj *locked)
 {
-    g_autoptr(GPtrArray) paths = NULL;
-    struct stat st;
-    bool exists;
-    bool found = false;
-    size_t i;
+    ferryDefinitionsSearch *search = g_new0(ferryDefinitionsSearch, 1);
+    bool found = true;
+
+    search->path = g_strdup(path);
 
     if (locked)
         virObjectUnlock(locked);
 
-    paths = ferryDefinitionsPaths(driver);
-    exists = stat(path, &st) == 0;
+    search->paths = ferryDefinitionsPaths(driver);
 
-    for (i = 0; i < paths->len && !found; i++)
-        found = ferryDefinitionsSame(path, exists ? &st : NULL, g_ptr_array_index(paths, i));
+    if (ferryBoundedRun(ferryDefinitionsSearchRun, search, ferryDefinitionsSearchFree,
+                        FERRY_BOUNDED_STORAGE_MS)) {
+        found = search->found;
+        ferryDefinitionsSearchFree(search);
+    }
 
     if (locked)
         virObjectLock(locked);
