@@ -256,9 +256,9 @@ ferryImageIsNeeded(ferryUse *use,
  * @file: which file Ferry made or found; NULL: a journal does not say
  *
  * Removes or empties the file of @src, depending on @origin, if it is still @file and no
- * domain names it. Keeps the last error.
+ * domain names it. Keeps the last error. Returns true if it did.
  */
-void
+bool
 ferryImageRestore(ferryUse *use,
                   virDomainObj *vm,
                   virStorageSource *src,
@@ -271,16 +271,16 @@ ferryImageRestore(ferryUse *use,
     struct stat st;
     uid_t uid;
     gid_t gid;
-    int rc;
+    int rc = 0;
 
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src))
-        return;
+        return false;
 
     if (!file) {
         if (lstat(src->path, &st) == 0)
             VIR_WARN("'%s' is left as it is: the journal does not say whether Ferry made it; remove "
                      "it if nobody needs it", src->path);
-        return;
+        return false;
     }
 
     /* a nameless file goes with its last descriptor */
@@ -301,15 +301,13 @@ ferryImageRestore(ferryUse *use,
 
         rc = absent ? ferryFileRemove(file, src->path, uid, gid) :
                       ferryFileEmpty(file, src->path, uid, gid);
-        if (rc > 0)
-            VIR_WARN("%s '%s', the image of an operation that has ended",
-                     absent ? "removed" : "emptied", src->path);
-        else if (rc < 0)
+        if (rc < 0)
             VIR_WARN("cannot %s '%s': %s", absent ? "remove" : "empty", src->path,
                      g_strerror(errno));
     }
 
     virErrorRestore(&err);
+    return rc > 0;
 }
 
 

@@ -34,7 +34,7 @@ int ferryImagePrepare(virDomainObj *vm,
                       ferryImageOrigin origin,
                       ferryFile **file);
 ferryImageTouched ferryImageTouch(virDomainObj *vm, virStorageSource *src, ferryFile *file);
-void ferryImageRestore(ferryUse *use,
+bool ferryImageRestore(ferryUse *use,
                        virDomainObj *vm,
                        virStorageSource *src,
                        ferryImageOrigin origin,

@@ -32,8 +32,8 @@ VIR_LOG_INIT("ferry.opfile");
  */
 int
 ferryOpFileMake(ferryOp *op,
-                  virStorageSource *image,
-                  ferryFile *file)
+                virStorageSource *image,
+                ferryFile *file)
 {
     switch (ferryImageTouch(op->vm, image, file)) {
     case FERRY_IMAGE_TAKEN:
@@ -50,35 +50,62 @@ ferryOpFileMake(ferryOp *op,
 }
 
 
+/* An operation that is over may outlive its domain. */
+static virDomainObj *
+ferryOpFileDomain(ferryOp *op)
+{
+    return op->over ? NULL : op->vm;
+}
+
+
+/**
+ * ferryOpFileUse:
+ *
+ * Returns the definitions of all domains but that of @op, for ferryOpFileRemove(). Domain
+ * locked, if there is one. The caller frees it.
+ */
+ferryUse *
+ferryOpFileUse(ferryOp *op)
+{
+    virDomainObj *own = ferryOpFileDomain(op);
+
+    return ferryUseNew(op->driver, own ? own->def->name : NULL);
+}
+
+
 /**
  * ferryOpFileRemove:
- * @vm, @image, @origin, @file: as for ferryImageRestore()
+ * @use, @vm, @image, @origin, @file: as for ferryImageRestore()
  *
  * Removes or empties what @op made at @image, unless a definition names the file. If @op was
  * read from a journal and its QEMU is gone (op->stopped), the definitions that the driver
- * has in memory count, too. Domain locked, if there is one; its lock may be released
+ * has in memory count, too. What is removed because QEMU has ended is a line in the log:
+ * no client learns of it. Domain locked, if there is one; its lock may be released
  * meanwhile. Keeps the last error.
  */
 void
 ferryOpFileRemove(ferryOp *op,
-                    virDomainObj *vm,
-                    virStorageSource *image,
-                    ferryImageOrigin origin,
-                    ferryFile *file)
+                  ferryUse *use,
+                  virDomainObj *vm,
+                  virStorageSource *image,
+                  ferryImageOrigin origin,
+                  ferryFile *file)
 {
-    g_autofree char *name = g_strdup(op->vm ? op->vm->def->name : "");
-    g_autoptr(ferryUse) use = NULL;
+    virDomainObj *own = ferryOpFileDomain(op);
+    g_autofree char *name = g_strdup(own ? own->def->name : "");
+    bool gone = op->stopped || !own || own->pid == 0;
 
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(image))
         return;
 
     if (op->stopped && virFileExists(image->path) &&
-        ferryDefinitionsName(op->driver, image->path, op->vm)) {
+        ferryDefinitionsName(op->driver, image->path, own)) {
         VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
                  "now, and stays", image->path, op->name, name);
         return;
     }
 
-    use = ferryUseNew(op->driver, op->vm ? name : NULL);
-    ferryImageRestore(use, vm, image, origin, file);
+    if (ferryImageRestore(use, vm, image, origin, file) && gone)
+        VIR_WARN("%s '%s', the image of operation '%s' of domain '%s', which has ended",
+                 origin == FERRY_IMAGE_ABSENT ? "removed" : "emptied", image->path, op->name, name);
 }

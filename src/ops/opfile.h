@@ -11,7 +11,9 @@
 #include "engine/op.h"
 
 int ferryOpFileMake(ferryOp *op, virStorageSource *image, ferryFile *file);
+ferryUse *ferryOpFileUse(ferryOp *op);
 void ferryOpFileRemove(ferryOp *op,
+                       ferryUse *use,
                        virDomainObj *vm,
                        virStorageSource *image,
                        ferryImageOrigin origin,

@@ -83,12 +83,13 @@ ferryBackupUnfiles(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
+    g_autoptr(ferryUse) use = ferryOpFileUse(op);
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
         if (!completed || ferryBackupIsPull(backup))
-            ferryOpFileRemove(op, op->vm, backup->disks[i].def->store, backup->disks[i].origin,
-                                backup->disks[i].file);
+            ferryOpFileRemove(op, use, op->vm, backup->disks[i].def->store, backup->disks[i].origin,
+                              backup->disks[i].file);
     }
 
     if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0)

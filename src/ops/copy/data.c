@@ -112,6 +112,7 @@ void
 ferryCopyRestoreTarget(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(ferryUse) use = ferryOpFileUse(op);
 
-    ferryOpFileRemove(op, op->vm, copy->target, copy->origin, copy->file);
+    ferryOpFileRemove(op, use, op->vm, copy->target, copy->origin, copy->file);
 }

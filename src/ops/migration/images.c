@@ -149,28 +149,21 @@ ferryIncomingRunImages(ferryOp *op)
  *
  * Removes the images that we created for a guest that never ran here and goes on at the
  * source. No QEMU may be using them; @op may be over. The definitions of the domain
- * itself, which name them, do not count. Keeps the last error.
+ * itself, which name them, do not count, unless @op was read from a journal: since then
+ * the domain may have been defined on the images. Keeps the last error.
  */
 void
 ferryIncomingDiscard(ferryOp *op)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
-    g_autoptr(ferryUse) use = NULL;
-    const char *self = incoming->domain;
+    g_autoptr(ferryUse) use = incoming->domain ? ferryUseNew(op->driver, incoming->domain) :
+                                                 ferryOpFileUse(op);
     size_t i;
-
-    if (!self && !op->over && op->vm)
-        self = op->vm->def->name;
-    use = ferryUseNew(op->driver, self);
 
     for (i = 0; i < incoming->ndisks; i++) {
         ferryIncomingDisk *disk = &incoming->disks[i];
 
-        /* read from a journal: since then the domain may have been defined on the images */
-        if (op->stopped)
-            ferryOpFileRemove(op, /* vm= */ NULL, disk->image, disk->origin, disk->file);
-        else
-            ferryImageRestore(use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
+        ferryOpFileRemove(op, use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
     }
 }
 
