@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pprint
+import re
 import shutil
 import signal
 import socket
@@ -36,6 +37,8 @@ LOOKING = ('domstate', 'dumpxml', 'list', 'domblklist', 'define', 'undefine', 'v
 
 # how qemu-img check ends when there are leaked clusters and no corruption
 LEAKS = 3
+
+FROM_QEMU = 10  # virErrorDomain of the QEMU driver
 
 
 class Failed(Exception):
@@ -66,6 +69,19 @@ def wait_for(condition, seconds=30, step=0.05, what='a condition'):
         if time.monotonic() > end:
             raise AssertionError(f'waited {seconds} s for {what}')
         time.sleep(step)
+
+
+def fails(code, text, call, *args, domain=None):
+    """A call that must fail with this code (None: with any), out of this driver, and with a
+    message in which re.search() finds the text. Returns the message."""
+    try:
+        result = call(*args)
+    except LibvirtError as e:
+        check(code in (None, e.code), f'{args}: code {e.code}, not {code}: {e}')
+        check(None in (code, domain) or e.domain == domain, f'{args}: domain {e.domain}: {e}')
+        check(re.search(text, str(e), re.S), f'{args}: it does not say "{text}": {e}')
+        return str(e)
+    raise AssertionError(f'{args} did not fail: {result}')
 
 
 # Images
@@ -116,6 +132,12 @@ def disk_xml(target, path, fmt='qcow2', driver='', extra=''):
             f"<source file='{path}'/><target dev='{target}' bus='virtio'/>{extra}</disk>")
 
 
+def copy_xml(path, fmt='qcow2', extra=''):
+    """What a disk is copied to: a file."""
+    driver = f"<driver name='qemu' type='{fmt}'/>" if fmt else ''
+    return f"<disk type='file'>{driver}<source file='{path}'/>{extra}</disk>"
+
+
 def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None):
     """A small domain without KVM, network or graphics."""
     return f"""<domain type='qemu'>
@@ -160,9 +182,10 @@ def written(blockstats, alias):
 class Monitor:
     """A QMP connection of the test's own, beside the driver's: it works while
     no driver runs, and costs no restart of one. with_monitor() gives a domain
-    the socket for it."""
+    the socket for it. events: names of the events that came before a reply"""
 
     def __init__(self, path):
+        self.events = []
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(60)
         self.socket.connect(path)
@@ -183,6 +206,7 @@ class Monitor:
                 raise Failed(reply['error'].get('desc', str(reply)))
             if 'return' in reply:
                 return reply['return']
+            self.events.append(reply.get('event'))
 
     def hmp(self, line):
         return self('human-monitor-command', command_line=line)
@@ -318,6 +342,10 @@ class Host:
 
     def _wrote(self, name, alias):
         return written(self.qmp(name, 'query-blockstats'), alias)
+
+    def log_text(self):
+        with open(self.path('libvirt.log'), errors='replace') as f:
+            return f.read()
 
     def live_files(self):
         """Paths of journals, status files and so on that are left."""
@@ -661,6 +689,11 @@ class Guest:
         if self.session:
             return {1: 'running', 3: 'paused', 5: 'shut off'}.get(self.session.call(self.name, 'state')[0])
         return self.host.virsh('domstate', self.name).strip()
+
+    def fails(self, code, text, method, *args, domain=FROM_QEMU):
+        """fails() for a method of the domain; the error is the QEMU driver's unless told
+        otherwise."""
+        return fails(code, text, self.session.call, self.name, method, *args, domain=domain)
 
     def files(self):
         """What lies in the folder: sizes and checksums; of the images in use

@@ -137,7 +137,7 @@ ferryBoundedRun(ferryBoundedFunc func,
 
 /**
  * ferryBoundedRunUnlocked:
- * @vm: domain, locked
+ * @vm: domain, locked; or NULL
  *
  * Like ferryBoundedRun(), and releases the lock of @vm meanwhile. The caller's job, if any,
  * stays: a domain whose job is held goes on existing, as while QEMU answers a command.
@@ -151,9 +151,11 @@ ferryBoundedRunUnlocked(virDomainObj *vm,
 {
     bool done;
 
-    virObjectUnlock(vm);
+    if (vm)
+        virObjectUnlock(vm);
     done = ferryBoundedRun(func, data, clear, timeout);
-    virObjectLock(vm);
+    if (vm)
+        virObjectLock(vm);
 
     return done;
 }
@@ -263,21 +265,18 @@ int
 ferryBoundedAnswers(virDomainObj *vm,
                     const char *const *paths)
 {
-    ferryBoundedPaths *data = g_new0(ferryBoundedPaths, 1);
+    ferryBoundedPaths *data;
     int rc = 0;
-    bool done;
 
+    if (!*paths)
+        return 0;
+
+    data = g_new0(ferryBoundedPaths, 1);
     data->refs = 2;
     data->paths = g_strdupv((char **) paths);
 
-    if (vm)
-        done = ferryBoundedRunUnlocked(vm, ferryBoundedPathsRun, data, ferryBoundedPathsUnref,
-                                       FERRY_BOUNDED_STORAGE_MS);
-    else
-        done = ferryBoundedRun(ferryBoundedPathsRun, data, ferryBoundedPathsUnref,
-                               FERRY_BOUNDED_STORAGE_MS);
-
-    if (done) {
+    if (ferryBoundedRunUnlocked(vm, ferryBoundedPathsRun, data, ferryBoundedPathsUnref,
+                                FERRY_BOUNDED_STORAGE_MS)) {
         ferryBoundedPathsUnref(data);
     } else {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,

@@ -13,7 +13,6 @@
 #include "block/cache.h"
 #include "block/identity.h"
 #include "block/node.h"
-#include "qemu/qemu_command.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -28,7 +27,7 @@ VIR_LOG_INIT("ferry.cache");
  *
  * Returns whether the cache mode of @src makes QEMU bypass the host's page cache.
  */
-bool
+static bool
 ferryNodeIsDirect(virStorageSource *src)
 {
     bool direct = false;

@@ -9,7 +9,6 @@
 
 #include "qemu/qemu_domain.h"
 
-bool ferryNodeIsDirect(virStorageSource *src);
 bool ferryNodeMayBypassCache(virDomainObj *vm, virStorageSource *src);
 bool ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,

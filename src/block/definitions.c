@@ -94,6 +94,9 @@ ferryDefinitionsSearchRun(void *opaque)
     bool exists = stat(search->path, &st) == 0;
     size_t i;
 
+    if (!exists && errno == ENOENT)
+        return;
+
     for (i = 0; i < search->paths->len && !search->found; i++) {
         const char *name = g_ptr_array_index(search->paths, i);
 
@@ -110,8 +113,8 @@ ferryDefinitionsSearchRun(void *opaque)
  *          domain is locked while another one is, and storage may be slow
  *
  * Returns whether an image of a disk in any definition, live or persistent, of any domain
- * is the file @path: by name or, while the file exists, by device and inode. Elements of
- * chains that the definitions do not spell out are not seen. If the storage of any image
+ * is the file @path: by name or by device and inode. No, if there is no such file. Elements
+ * of chains that the definitions do not spell out are not seen. If the storage of any image
  * does not answer within FERRY_BOUNDED_STORAGE_MS, the file counts as named, and so stays.
  */
 bool

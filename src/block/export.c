@@ -8,13 +8,11 @@
 #include <config.h>
 
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "block/export.h"
 #include "block/qmp.h"
 #include "block/socket.h"
 #include "qemu/qemu_alias.h"
-#include "qemu/qemu_block.h"
 #include "qemu/qemu_command.h"
 #include "qemu/qemu_monitor.h"
 #include "qemu/qemu_security.h"

@@ -193,17 +193,6 @@ ferryFileParse(xmlNodePtr node,
 }
 
 
-/* Opens the folder of @path. Returns the descriptor, or -1 with errno set. */
-static int
-ferryFileOpenFolder(const char *path,
-                    int flags)
-{
-    g_autofree char *dir = g_path_get_dirname(path);
-
-    return open(dir, flags | O_DIRECTORY | O_CLOEXEC);
-}
-
-
 /**
  * ferryFileOpen:
  * @flags: as for open(); with O_NOFOLLOW a symbolic link is refused
@@ -370,7 +359,8 @@ static int
 ferryFileUnlink(const ferryFile *file,
                 const char *path)
 {
-    VIR_AUTOCLOSE dir = ferryFileOpenFolder(path, O_PATH);
+    g_autofree char *folder = g_path_get_dirname(path);
+    VIR_AUTOCLOSE dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
     g_autofree char *name = g_path_get_basename(path);
     struct statx st;
 

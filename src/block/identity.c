@@ -49,28 +49,25 @@
 #include "block/identity.h"
 #include "virerror.h"
 #include "virfile.h"
-#include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-VIR_LOG_INIT("ferry.identity");
 
 /* The file that QEMU opened for a storage node. */
 typedef struct {
     char *path; /* the name by which QEMU opened it */
     ferryInode file;
-} ferryInodeNote;
+} ferryIdentityNote;
 
 /* The notes of one QEMU process. */
 typedef struct {
     pid_t pid;
-    GHashTable *notes; /* name of a storage node to ferryInodeNote */
+    GHashTable *notes; /* name of a storage node to ferryIdentityNote */
     GHashTable *held;  /* names of storage nodes that ferryNodeHold() holds */
-} ferryInodeNotes;
+} ferryIdentityProcess;
 
 static struct {
     virMutex lock;
-    GHashTable *domains; /* qemuDomainObjPrivate to ferryInodeNotes; NULL: no note yet */
+    GHashTable *domains; /* qemuDomainObjPrivate to ferryIdentityProcess; NULL: no note yet */
 } memory = { .lock = VIR_MUTEX_INITIALIZER };
 
 /* A question about one image, and the answer. */
@@ -79,19 +76,19 @@ typedef struct {
     char *path;
     ferryInode file; /* what the name leads to, as QEMU sees it */
     int err;        /* why that is not known; 0: it is */
-} ferryInodeLook;
+} ferryIdentityLook;
 
 typedef struct {
     pid_t pid;
-    GPtrArray *looks; /* of ferryInodeLook */
+    GPtrArray *looks; /* of ferryIdentityLook */
     GArray *held;     /* of ferryInode: what QEMU has open; NULL: not known */
-} ferryInodeProbe;
+} ferryIdentityProbe;
 
 
 static void
-ferryInodeNoteFree(void *opaque)
+ferryIdentityNoteFree(void *opaque)
 {
-    ferryInodeNote *note = opaque;
+    ferryIdentityNote *note = opaque;
 
     g_free(note->path);
     g_free(note);
@@ -99,9 +96,9 @@ ferryInodeNoteFree(void *opaque)
 
 
 static void
-ferryInodeNotesFree(void *opaque)
+ferryIdentityProcessFree(void *opaque)
 {
-    ferryInodeNotes *notes = opaque;
+    ferryIdentityProcess *notes = opaque;
 
     g_hash_table_unref(notes->notes);
     g_hash_table_unref(notes->held);
@@ -110,9 +107,9 @@ ferryInodeNotesFree(void *opaque)
 
 
 static void
-ferryInodeLookFree(void *opaque)
+ferryIdentityLookFree(void *opaque)
 {
-    ferryInodeLook *look = opaque;
+    ferryIdentityLook *look = opaque;
 
     g_free(look->node);
     g_free(look->path);
@@ -121,28 +118,28 @@ ferryInodeLookFree(void *opaque)
 
 
 static void
-ferryInodeProbeFree(void *opaque)
+ferryIdentityProbeFree(void *opaque)
 {
-    ferryInodeProbe *probe = opaque;
+    ferryIdentityProbe *probe = opaque;
 
     g_ptr_array_unref(probe->looks);
     g_clear_pointer(&probe->held, g_array_unref);
     g_free(probe);
 }
 
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryInodeProbe, ferryInodeProbeFree);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryIdentityProbe, ferryIdentityProbeFree);
 
 
 static void
-ferryInodeProbeRun(void *opaque)
+ferryIdentityProbeRun(void *opaque)
 {
-    ferryInodeProbe *probe = opaque;
+    ferryIdentityProbe *probe = opaque;
     g_autofree char *path = g_strdup_printf("/proc/%lld/root", (long long) probe->pid);
     VIR_AUTOCLOSE root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     size_t i;
 
     for (i = 0; i < probe->looks->len; i++) {
-        ferryInodeLook *look = g_ptr_array_index(probe->looks, i);
+        ferryIdentityLook *look = g_ptr_array_index(probe->looks, i);
 
         look->err = root < 0 ? EACCES : ferryInodeLookUp(root, look->path, &look->file);
     }
@@ -163,10 +160,10 @@ ferryIdentityHasName(virStorageSource *src)
 
 
 static void
-ferryInodeProbeAdd(ferryInodeProbe *probe,
-                  virStorageSource *src)
+ferryIdentityProbeAdd(ferryIdentityProbe *probe,
+                      virStorageSource *src)
 {
-    ferryInodeLook *look = g_new0(ferryInodeLook, 1);
+    ferryIdentityLook *look = g_new0(ferryIdentityLook, 1);
 
     look->node = g_strdup(src->nodestorage);
     look->path = g_strdup(src->path);
@@ -174,13 +171,13 @@ ferryInodeProbeAdd(ferryInodeProbe *probe,
 }
 
 
-static ferryInodeProbe *
-ferryInodeProbeNew(virDomainObj *vm)
+static ferryIdentityProbe *
+ferryIdentityProbeNew(virDomainObj *vm)
 {
-    ferryInodeProbe *probe = g_new0(ferryInodeProbe, 1);
+    ferryIdentityProbe *probe = g_new0(ferryIdentityProbe, 1);
 
     probe->pid = vm->pid;
-    probe->looks = g_ptr_array_new_with_free_func(ferryInodeLookFree);
+    probe->looks = g_ptr_array_new_with_free_func(ferryIdentityLookFree);
 
     return probe;
 }
@@ -188,15 +185,15 @@ ferryInodeProbeNew(virDomainObj *vm)
 
 /* Returns the notes of @vm's QEMU, which are NULL if there are none and @create is not
  * set. Those of an earlier QEMU are dropped. memory.lock is held. */
-static ferryInodeNotes *
+static ferryIdentityProcess *
 ferryIdentityNotes(virDomainObj *vm,
                    bool create)
 {
-    ferryInodeNotes *notes;
+    ferryIdentityProcess *notes;
 
     if (!memory.domains) {
         memory.domains = g_hash_table_new_full(NULL, NULL, /* key_destroy= */ NULL,
-                                               ferryInodeNotesFree);
+                                               ferryIdentityProcessFree);
     }
 
     if ((notes = g_hash_table_lookup(memory.domains, vm->privateData)) && notes->pid == vm->pid)
@@ -205,9 +202,9 @@ ferryIdentityNotes(virDomainObj *vm,
     if (!create)
         return NULL;
 
-    notes = g_new0(ferryInodeNotes, 1);
+    notes = g_new0(ferryIdentityProcess, 1);
     notes->pid = vm->pid;
-    notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryInodeNoteFree);
+    notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryIdentityNoteFree);
     notes->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy= */ NULL);
     g_hash_table_replace(memory.domains, vm->privateData, notes);
 
@@ -218,14 +215,14 @@ ferryIdentityNotes(virDomainObj *vm,
 /* Returns whether QEMU has @file open under a name other than @path. */
 static bool
 ferryIdentityIsOfOther(GHashTable *notes,
-                       const ferryInodeLook *look)
+                       const ferryIdentityLook *look)
 {
     GHashTableIter iter;
     void *value;
 
     g_hash_table_iter_init(&iter, notes);
     while (g_hash_table_iter_next(&iter, /* key= */ NULL, &value)) {
-        ferryInodeNote *note = value;
+        ferryIdentityNote *note = value;
 
         if (ferryInodeIsSame(&note->file, &look->file) && STRNEQ(note->path, look->path))
             return true;
@@ -238,12 +235,12 @@ ferryIdentityIsOfOther(GHashTable *notes,
 /* Judges what was found, and remembers an image that is what it shall be. */
 static ferryIdentity
 ferryIdentityJudge(virDomainObj *vm,
-                   const ferryInodeProbe *probe,
-                   const ferryInodeLook *look)
+                   const ferryIdentityProbe *probe,
+                   const ferryIdentityLook *look)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     GHashTable *notes = ferryIdentityNotes(vm, /* create= */ true)->notes;
-    ferryInodeNote *note = g_hash_table_lookup(notes, look->node);
+    ferryIdentityNote *note = g_hash_table_lookup(notes, look->node);
 
     if (look->err == ENOENT || look->err == ENOTDIR || look->err == ELOOP)
         return FERRY_IDENTITY_OTHER;
@@ -262,7 +259,7 @@ ferryIdentityJudge(virDomainObj *vm,
     if (ferryIdentityIsOfOther(notes, look))
         return FERRY_IDENTITY_UNKNOWN;
 
-    note = g_new0(ferryInodeNote, 1);
+    note = g_new0(ferryIdentityNote, 1);
     note->path = g_strdup(look->path);
     note->file = look->file;
     g_hash_table_replace(notes, g_strdup(look->node), note);
@@ -276,7 +273,7 @@ ferryIdentityIsKnown(virDomainObj *vm,
                      virStorageSource *src)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+    ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
 
     return notes && g_hash_table_contains(notes->notes, src->nodestorage);
 }
@@ -285,13 +282,13 @@ ferryIdentityIsKnown(virDomainObj *vm,
 static void
 ferryIdentityAddUnknown(virDomainObj *vm,
                         virStorageSource *chain,
-                        ferryInodeProbe *probe)
+                        ferryIdentityProbe *probe)
 {
     virStorageSource *n;
 
     for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
         if (ferryIdentityHasName(n) && !ferryIdentityIsKnown(vm, n))
-            ferryInodeProbeAdd(probe, n);
+            ferryIdentityProbeAdd(probe, n);
     }
 }
 
@@ -299,13 +296,13 @@ ferryIdentityAddUnknown(virDomainObj *vm,
 /* Remembers the files of @probe, which is taken over. */
 static void
 ferryIdentityRemember(virDomainObj *vm,
-                      ferryInodeProbe *found)
+                      ferryIdentityProbe *found)
 {
-    g_autoptr(ferryInodeProbe) probe = NULL;
+    g_autoptr(ferryIdentityProbe) probe = NULL;
     size_t i;
 
     if (found->looks->len > 0 &&
-        !ferryBoundedRunUnlocked(vm, ferryInodeProbeRun, found, ferryInodeProbeFree,
+        !ferryBoundedRunUnlocked(vm, ferryIdentityProbeRun, found, ferryIdentityProbeFree,
                                  FERRY_BOUNDED_STORAGE_MS))
         return;
 
@@ -325,10 +322,10 @@ void
 ferryIdentityLearn(virDomainObj *vm,
                    virStorageSource *src)
 {
-    ferryInodeProbe *probe = ferryInodeProbeNew(vm);
+    ferryIdentityProbe *probe = ferryIdentityProbeNew(vm);
 
     if (ferryIdentityHasName(src))
-        ferryInodeProbeAdd(probe, src);
+        ferryIdentityProbeAdd(probe, src);
 
     ferryIdentityRemember(vm, probe);
 }
@@ -342,7 +339,7 @@ ferryIdentityLearn(virDomainObj *vm,
 void
 ferryIdentityLearnAll(virDomainObj *vm)
 {
-    ferryInodeProbe *probe = ferryInodeProbeNew(vm);
+    ferryIdentityProbe *probe = ferryIdentityProbeNew(vm);
     size_t i;
 
     for (i = 0; i < vm->def->ndisks; i++) {
@@ -380,16 +377,16 @@ ferryIdentity
 ferryIdentityCheck(virDomainObj *vm,
                    virStorageSource *src)
 {
-    g_autoptr(ferryInodeProbe) probe = NULL;
-    ferryInodeProbe *found;
+    g_autoptr(ferryIdentityProbe) probe = NULL;
+    ferryIdentityProbe *found;
 
     if (!ferryIdentityHasName(src))
         return FERRY_IDENTITY_SAME;
 
-    found = ferryInodeProbeNew(vm);
-    ferryInodeProbeAdd(found, src);
+    found = ferryIdentityProbeNew(vm);
+    ferryIdentityProbeAdd(found, src);
 
-    if (!ferryBoundedRunUnlocked(vm, ferryInodeProbeRun, found, ferryInodeProbeFree,
+    if (!ferryBoundedRunUnlocked(vm, ferryIdentityProbeRun, found, ferryIdentityProbeFree,
                                  FERRY_BOUNDED_STORAGE_MS))
         return FERRY_IDENTITY_SILENT;
 
@@ -444,11 +441,11 @@ ferryIdentityStays(virDomainObj *vm,
                    virStorageSource *src)
 {
     g_autoptr(GArray) held = NULL;
-    ferryInodeNote *note = NULL;
+    ferryIdentityNote *note = NULL;
     ferryInode file;
 
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
-        ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+        ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
 
         if (notes && src->nodestorage &&
             (note = g_hash_table_lookup(notes->notes, src->nodestorage)))
@@ -470,7 +467,7 @@ ferryIdentityIsHeld(virDomainObj *vm,
                     virStorageSource *src)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ false);
+    ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
 
     return notes && src->nodestorage && g_hash_table_contains(notes->held, src->nodestorage);
 }
@@ -482,7 +479,7 @@ ferryIdentitySetHeld(virDomainObj *vm,
                      bool held)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
-    ferryInodeNotes *notes = ferryIdentityNotes(vm, /* create= */ true);
+    ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ true);
 
     if (held)
         g_hash_table_add(notes->held, g_strdup(src->nodestorage));

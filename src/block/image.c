@@ -16,7 +16,6 @@
 #include "block/source.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
-#include "storage_source.h"
 #include "virerror.h"
 #include "virfile.h"
 #include "virlog.h"

@@ -21,7 +21,7 @@
 
 bool
 ferryInodeIsSame(const ferryInode *a,
-                const ferryInode *b)
+                 const ferryInode *b)
 {
     return a->dev == b->dev && a->ino == b->ino;
 }
@@ -29,7 +29,7 @@ ferryInodeIsSame(const ferryInode *a,
 
 bool
 ferryInodeIsHeld(GArray *held,
-                const ferryInode *file)
+                 const ferryInode *file)
 {
     size_t i;
 
@@ -45,10 +45,10 @@ ferryInodeIsHeld(GArray *held,
 /* Identifies the file @name in folder @dir. A server is not asked: what the kernel has
  * of an open file or a name that was just looked up is enough. Returns 0 or an error. */
 static int
-ferryFileIdentify(int dir,
-                  const char *name,
-                  int flags,
-                  ferryInode *file)
+ferryInodeIdentify(int dir,
+                   const char *name,
+                   int flags,
+                   ferryInode *file)
 {
     struct statx stx;
 
@@ -88,7 +88,7 @@ ferryInodeListHeld(pid_t pid)
 
         /* a descriptor may be closed while we look */
         if (g_ascii_isdigit(entry->d_name[0]) &&
-            ferryFileIdentify(dirfd(dir), entry->d_name, /* flags= */ 0, &file) == 0)
+            ferryInodeIdentify(dirfd(dir), entry->d_name, /* flags= */ 0, &file) == 0)
             g_array_append_val(held, file);
     }
 
@@ -99,9 +99,9 @@ ferryInodeListHeld(pid_t pid)
 
 /* Finds what @path leads to as a process with root folder @root sees it. */
 static int
-ferryFileResolve(int root,
-                 const char *path,
-                 ferryInode *file)
+ferryInodeResolve(int root,
+                  const char *path,
+                  ferryInode *file)
 {
     struct open_how how = { .flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT };
     VIR_AUTOCLOSE fd = syscall(SYS_openat2, root, path, &how, sizeof(how));
@@ -110,7 +110,7 @@ ferryFileResolve(int root,
     if (fd < 0 && errno == ENOSYS)
         fd = openat(root, path + strspn(path, "/"), O_PATH | O_CLOEXEC);
 
-    return fd < 0 ? errno : ferryFileIdentify(fd, "", AT_EMPTY_PATH, file);
+    return fd < 0 ? errno : ferryInodeIdentify(fd, "", AT_EMPTY_PATH, file);
 }
 
 
@@ -123,20 +123,20 @@ ferryFileResolve(int root,
  */
 int
 ferryInodeLookUp(int root,
-                const char *path,
-                ferryInode *file)
+                 const char *path,
+                 ferryInode *file)
 {
     VIR_AUTOCLOSE fd = -1;
     ferryInode here;
     int err;
 
-    if ((err = ferryFileResolve(root, path, file)) != 0)
+    if ((err = ferryInodeResolve(root, path, file)) != 0)
         return err;
 
     if ((fd = open(path, O_PATH | O_CLOEXEC)) < 0)
         return errno;
 
-    if ((err = ferryFileIdentify(fd, "", AT_EMPTY_PATH, &here)) != 0)
+    if ((err = ferryInodeIdentify(fd, "", AT_EMPTY_PATH, &here)) != 0)
         return err;
 
     return ferryInodeIsSame(&here, file) ? 0 : ENOENT;

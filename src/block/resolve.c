@@ -79,17 +79,11 @@ ferryResolve(virDomainObj *vm,
 {
     ferryResolveData *data = g_new0(ferryResolveData, 1);
     char **hosts = NULL;
-    bool done;
 
     data->name = g_strdup(name);
     data->hosts = g_ptr_array_new_with_free_func(g_free);
 
-    if (vm)
-        done = ferryBoundedRunUnlocked(vm, ferryResolveRun, data, ferryResolveFree, FERRY_RESOLVE_MS);
-    else
-        done = ferryBoundedRun(ferryResolveRun, data, ferryResolveFree, FERRY_RESOLVE_MS);
-
-    if (!done) {
+    if (!ferryBoundedRunUnlocked(vm, ferryResolveRun, data, ferryResolveFree, FERRY_RESOLVE_MS)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,
                        _("the name service did not resolve '%1$s' within %2$d s; check it, or name an "
                          "address in numbers"),

@@ -39,6 +39,15 @@ ferryJobConnectionLost(qemuMonitor *mon)
 }
 
 
+/* A job that is paused meanwhile (a drain) is in "standby". */
+bool
+ferryJobStatusIsReady(qemuMonitorJobStatus status)
+{
+    return status == QEMU_MONITOR_JOB_STATUS_READY ||
+           status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+}
+
+
 /**
  * ferryJobQEMUReachable:
  *

@@ -30,6 +30,7 @@ typedef enum {
 #define FERRY_JOB_STATE(state) (1U << QEMU_MONITOR_JOB_STATUS_##state)
 
 void ferryJobConnectionLost(qemuMonitor *mon);
+bool ferryJobStatusIsReady(qemuMonitorJobStatus status);
 bool ferryJobQEMUReachable(ferryOp *op);
 char *ferryJobName(ferryOp *op, const char *what);
 GPtrArray *ferryJobFind(ferryOp *op, const char *name, ferryJobMatch match);

@@ -33,7 +33,7 @@ struct _ferryStep {
     const char *name; /* stable: written to the journal */
 
     /* Called with the domain locked and its job held. A wait (ferryJobWait) releases the
-     * lock and may release the job: check op->over afterwards. */
+     * lock and may release the job: when it has failed, check ferryOpIsLost(). */
     int (*run)(ferryOp *op);
 
     /* Takes back what run() did. Must be idempotent and check before it acts: run() may

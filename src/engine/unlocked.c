@@ -15,8 +15,9 @@
  * ferryOpRunUnlocked:
  *
  * Like ferryBoundedRun(), for the thread that drives @op. Releases the domain's lock and
- * (unless op->holdJob) its job meanwhile, and holds both again afterwards: check op->over
- * and all that was known of the domain before. @data must not refer to what is the domain's.
+ * (unless op->holdJob) its job meanwhile, and takes both again, unless the operation is lost:
+ * check ferryOpIsLost() and all that was known of the domain before. @data must not refer to
+ * what is the domain's.
  */
 bool
 ferryOpRunUnlocked(ferryOp *op,

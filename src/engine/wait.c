@@ -174,7 +174,7 @@ ferryOpResume(ferryOp *op)
  * @timeout: milliseconds
  *
  * Releases the domain's lock and (unless op->holdJob) its job, and sleeps until the
- * domain is signalled or @timeout is over. Holds both again afterwards.
+ * domain is signalled or @timeout is over. Takes both again, unless @op is lost.
  *
  * Returns 0, also after @timeout, or -1 with an error reported: check ferryOpIsLost().
  */
@@ -349,11 +349,10 @@ ferryJobAwait(ferryOp *op,
  * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
  * @info: filled with the job's state
  *
- * Releases the domain's lock and (unless op->holdJob) its job during the wait, and holds
- * both again when it returns. The wait ends when QEMU dies.
+ * Releases the domain's lock and (unless op->holdJob) its job during the wait, and takes
+ * both again, unless the operation is lost. The wait ends when QEMU dies.
  *
- * Returns 0 with @info filled, or -1 with an error reported; op->over then says whether
- * the operation was settled meanwhile.
+ * Returns 0 with @info filled, or -1 with an error reported: check ferryOpIsLost().
  */
 int
 ferryJobWait(ferryOp *op,

@@ -44,8 +44,8 @@ static virHypervisorDriver stock;
 /* Converts @bandwidth to bytes/s. Older API calls have it in MiB/s, unless @bytes. */
 static int
 ferryApiBandwidth(unsigned long bandwidth,
-                     bool bytes,
-                     unsigned long long *result)
+                  bool bytes,
+                  unsigned long long *result)
 {
     *result = bandwidth;
 
@@ -65,7 +65,7 @@ ferryApiBandwidth(unsigned long bandwidth,
 
 static int
 ferryApiCopy(virDomainObj *vm,
-                const ferryCopyRequest *req)
+             const ferryCopyRequest *req)
 {
     const char *paths[] = { req->target->path, NULL };
     int ret;
@@ -85,8 +85,8 @@ ferryApiCopy(virDomainObj *vm,
 
 static int
 ferryApiCopyParams(virTypedParameterPtr params,
-                      int nparams,
-                      ferryCopyRequest *req)
+                   int nparams,
+                   ferryCopyRequest *req)
 {
     if (virTypedParamsValidate(params, nparams,
                                VIR_DOMAIN_BLOCK_COPY_BANDWIDTH, VIR_TYPED_PARAM_ULLONG,
@@ -148,7 +148,7 @@ ferryDomainBlockCopy(virDomainPtr dom,
 /* Returns the target of a copy that virDomainBlockRebase describes by path and flags. */
 static virStorageSource *
 ferryApiRebaseTarget(const char *base,
-                        unsigned int flags)
+                     unsigned int flags)
 {
     g_autoptr(virStorageSource) target = virStorageSourceNew();
 
@@ -196,7 +196,7 @@ ferryDomainBlockRebase(virDomainPtr dom,
 
     if (virDomainBlockRebaseEnsureACL(dom->conn, vm->def) == 0 &&
         ferryApiBandwidth(bandwidth, flags & VIR_DOMAIN_BLOCK_REBASE_BANDWIDTH_BYTES,
-                             &req.bandwidth) == 0 &&
+                          &req.bandwidth) == 0 &&
         (target = ferryApiRebaseTarget(base, flags))) {
         req.target = target;
         ret = ferryApiCopy(vm, &req);

@@ -12,7 +12,6 @@
 #include <config.h>
 
 #include "datatypes.h"
-#include "engine/engine.h"
 #include "engine/wait.h"
 #include "hook/api_migration.h"
 #include "hook/api_migration_args.h"

@@ -37,8 +37,6 @@
 #include "virlog.h"
 #include "virtime.h"
 
-#define VIR_FROM_THIS VIR_FROM_QEMU
-
 VIR_LOG_INIT("ferry.seams");
 
 /* Declares a seam: the stock function (__real_), and ours, which is called instead. */

@@ -33,7 +33,8 @@ ferryBlockJobClear(ferryBlockJob *job)
  * @path: target of the disk, or path of its source
  *
  * Fills in @job, which must be zeroed. job->op stays NULL when no operation of ours works
- * on the disk: the stock driver handles the call then. Domain locked. Reports no error.
+ * on the disk: the stock driver handles the call then. A disk that the guest has ejected is
+ * found by its target, so that its job can be ended. Domain locked. Reports no error.
  */
 void
 ferryBlockJobFind(virDomainObj *vm,
@@ -41,17 +42,18 @@ ferryBlockJobFind(virDomainObj *vm,
                   ferryBlockJob *job)
 {
     virDomainDiskDef *disk = virDomainDiskByName(vm->def, path, /* allow_ambiguous= */ true);
+    const char *dst = disk ? disk->dst : path;
     GPtrArray *ops = ferryOpList(vm);
     size_t i;
 
-    for (i = 0; disk && ops && i < ops->len; i++) {
+    for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
         const ferryBlockJobHandler *handler = op->klass->blockJob;
 
-        if (handler && !op->stopped && (job->name = handler->jobName(op, disk->dst))) {
+        if (handler && !op->stopped && (job->name = handler->jobName(op, dst))) {
             job->handler = handler;
             job->op = ferryOpRef(op);
-            job->dst = g_strdup(disk->dst);
+            job->dst = g_strdup(dst);
             return;
         }
     }

@@ -11,10 +11,11 @@
 #include <config.h>
 
 #include "block/definitions.h"
+#include "block/durable.h"
 #include "block/source.h"
 #include "engine/journal.h"
+#include "engine/wait.h"
 #include "ops/opfile.h"
-#include "virfile.h"
 #include "virlog.h"
 
 VIR_LOG_INIT("ferry.opfile");
@@ -47,6 +48,29 @@ ferryOpFileMake(ferryOp *op,
     }
 
     return 0;
+}
+
+
+/**
+ * ferryOpFileKeep:
+ *
+ * Writes the name of @image, which clients are told next to be there, to the disk. Domain
+ * locked, by the thread that drives @op; the lock and (unless op->holdJob) the job are
+ * released meanwhile, since storage may hang: check ferryOpIsLost(). A failure is a line in
+ * the log.
+ */
+void
+ferryOpFileKeep(ferryOp *op,
+                virStorageSource *image)
+{
+    g_autoptr(virStorageSource) own = virObjectRef(image);
+
+    ferryOpYield(op);
+    virObjectUnlock(op->vm);
+    if (ferryDurableImage(own) < 0)
+        VIR_WARN("'%s' may be gone after a power loss: %s", own->path, virGetLastErrorMessage());
+    virObjectLock(op->vm);
+    ignore_value(ferryOpResume(op));
 }
 
 
@@ -98,8 +122,7 @@ ferryOpFileRemove(ferryOp *op,
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(image))
         return;
 
-    if (op->stopped && virFileExists(image->path) &&
-        ferryDefinitionsName(op->driver, image->path, own)) {
+    if (op->stopped && ferryDefinitionsName(op->driver, image->path, own)) {
         VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
                  "now, and stays", image->path, op->name, name);
         return;

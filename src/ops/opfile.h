@@ -11,6 +11,7 @@
 #include "engine/op.h"
 
 int ferryOpFileMake(ferryOp *op, virStorageSource *image, ferryFile *file);
+void ferryOpFileKeep(ferryOp *op, virStorageSource *image);
 ferryUse *ferryOpFileUse(ferryOp *op);
 void ferryOpFileRemove(ferryOp *op,
                        ferryUse *use,

@@ -104,7 +104,32 @@ ferryBackupCheckNone(virDomainObj *vm)
 }
 
 
-/* Finds out whether the storage of the images that the client names answers, and whether
+/* Adds the paths of the disks whose images get their default names, beside the disk's own
+ * image: later, since that needs the job. */
+static void
+ferryBackupAskDefaults(virDomainObj *vm,
+                       virDomainBackupDef *def,
+                       GPtrArray *paths)
+{
+    size_t i;
+    size_t k;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = vm->def->disks[i];
+        bool wanted = def->ndisks == 0;
+
+        for (k = 0; k < def->ndisks && !wanted; k++) {
+            wanted = STREQ_NULLABLE(def->disks[k].name, disk->dst) &&
+                     def->disks[k].backup != VIR_TRISTATE_BOOL_NO && !def->disks[k].store;
+        }
+
+        if (wanted && disk->src->path && virStorageSourceIsLocalStorage(disk->src))
+            g_ptr_array_add(paths, disk->src->path);
+    }
+}
+
+
+/* Finds out whether the storage of the images to write answers, and whether
  * the server's address can be resolved. Nobody may have to wait for that: no job is held,
  * and the domain's lock is released meanwhile. */
 static int
@@ -122,6 +147,7 @@ ferryBackupAskAhead(virDomainObj *vm,
         if (store && store->path && virStorageSourceIsLocalStorage(store))
             g_ptr_array_add(paths, store->path);
     }
+    ferryBackupAskDefaults(vm, def, paths);
 
     if (pull && def->server->socket)
         g_ptr_array_add(paths, def->server->socket);

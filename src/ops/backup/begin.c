@@ -35,8 +35,6 @@
 #include "virerror.h"
 #include "virlog.h"
 
-#define VIR_FROM_THIS VIR_FROM_QEMU
-
 VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_TLS_BASE "libvirt_backup"
@@ -96,7 +94,7 @@ ferryBackupMark(virDomainObj *vm,
 {
     qemuDomainObjPrivate *priv = vm->privateData;
     g_autoptr(qemuBlockJobData) job = qemuBlockJobDiskNewBackup(vm, disk, store,
-                                                               /* bitmap= */ NULL);
+                                                                /* bitmap= */ NULL);
 
     if (!job)
         return;
@@ -230,6 +228,20 @@ ferryBackupServe(ferryOp *op)
 
 
 static void
+ferryBackupClose(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    /* stopping the server removes all exports at once */
+    if (backup->serving) {
+        ignore_value(ferryExportServerStop(op->vm));
+        ferryExportSocketRemove(backup->def->server, backup->server.file);
+        backup->serving = false;
+    }
+}
+
+
+static void
 ferryBackupUnserve(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
@@ -239,11 +251,7 @@ ferryBackupUnserve(ferryOp *op)
 
     ferryExportServerForget(&backup->server);
 
-    if (backup->serving) {
-        ignore_value(ferryExportServerStop(op->vm));
-        ferryExportSocketRemove(backup->def->server, backup->server.file);
-        backup->serving = false;
-    }
+    ferryBackupClose(op);
 
     if (backup->def->tls == VIR_TRISTATE_BOOL_YES)
         ferryExportTLSRemove(op->vm, FERRY_BACKUP_TLS_BASE);
@@ -487,20 +495,6 @@ ferryBackupOpen(ferryOp *op)
         return 0;
 
     return ferryExportServerPublish(op->vm, backup->def->server, &backup->server);
-}
-
-
-static void
-ferryBackupClose(ferryOp *op)
-{
-    ferryBackup *backup = ferryBackupOf(op);
-
-    /* stopping the server removes all exports at once */
-    if (backup->serving) {
-        ignore_value(ferryExportServerStop(op->vm));
-        ferryExportSocketRemove(backup->def->server, backup->server.file);
-        backup->serving = false;
-    }
 }
 
 

@@ -7,8 +7,7 @@
 
 #include <config.h>
 
-#include "block/durable.h"
-#include "block/image.h"
+#include "engine/wait.h"
 #include "ops/backup/data.h"
 #include "ops/backup/files.h"
 #include "ops/checkpoint/metadata.h"
@@ -52,25 +51,6 @@ ferryBackupFiles(ferryOp *op)
 }
 
 
-/* Clients are told next that the images of a push are there. */
-static void
-ferryBackupKeepImages(ferryOp *op)
-{
-    ferryBackup *backup = ferryBackupOf(op);
-    size_t i;
-
-    virObjectUnlock(op->vm);
-    for (i = 0; i < backup->ndisks; i++) {
-        virStorageSource *store = backup->disks[i].def->store;
-
-        if (ferryDurableImage(store) < 0)
-            VIR_WARN("backup '%s' may be gone after a power loss: %s", store->path,
-                     virGetLastErrorMessage());
-    }
-    virObjectLock(op->vm);
-}
-
-
 /**
  * ferryBackupUnfiles:
  *
@@ -92,8 +72,10 @@ ferryBackupUnfiles(ferryOp *op)
                               backup->disks[i].file);
     }
 
-    if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0)
-        ferryBackupKeepImages(op);
+    if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0 && !op->stopped) {
+        for (i = 0; i < backup->ndisks && !ferryOpIsLost(op); i++)
+            ferryOpFileKeep(op, backup->disks[i].def->store);
+    }
 
     if (op->vm && backup->checkpoint && !completed &&
         ferryCheckpointRemove(op->vm, backup->checkpoint) < 0) {

@@ -28,8 +28,6 @@
 #include "virlog.h"
 #include "virtime.h"
 
-#define VIR_FROM_THIS VIR_FROM_QEMU
-
 VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_WATCH_MS 1000
@@ -149,7 +147,7 @@ ferryBackupSpaceRun(void *opaque)
 
 
 /* Returns a disk whose scratch file is on a full file system, or NULL: also if storage does
- * not answer. Releases the domain's lock and job meanwhile: check op->over. */
+ * not answer. Releases the domain's lock and job meanwhile: check ferryOpIsLost(). */
 static ferryBackupDisk *
 ferryBackupFindFull(ferryOp *op)
 {

@@ -22,8 +22,6 @@
 #include "virerror.h"
 #include "virlog.h"
 
-#define VIR_FROM_THIS VIR_FROM_QEMU
-
 VIR_LOG_INIT("ferry.checkpoint");
 
 

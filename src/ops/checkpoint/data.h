@@ -20,7 +20,7 @@ struct _ferryCheckpoint {
 
     virDomainCheckpointDef *def; /* of the checkpoint to create; NULL after a restart */
     bool started;         /* the checkpoint's bitmaps were added, or may have been */
-    GHashTable *writable; /* images opened for writing, borrowed; NULL: not known */
+    GHashTable *writable; /* images opened for writing, referenced; NULL: not known */
 };
 
 ferryCheckpoint *ferryCheckpointNew(void);

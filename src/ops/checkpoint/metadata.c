@@ -145,7 +145,7 @@ ferryCheckpointPrepare(virDomainObj *vm,
     size_t i;
 
     if (!(def = virDomainCheckpointDefParseString(xml, priv->driver->xmlopt, priv->qemuCaps,
-                                                 /* flags= */ 0)) ||
+                                                  /* flags= */ 0)) ||
         !(def->parent.dom = ferryCheckpointCopyDomain(vm)) ||
         virDomainCheckpointAlignDisks(def) < 0)
         return NULL;

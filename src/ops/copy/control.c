@@ -26,14 +26,6 @@
 VIR_LOG_INIT("ferry.copy");
 
 
-static bool
-ferryCopyStatusIsReady(qemuMonitorJobStatus status)
-{
-    return status == QEMU_MONITOR_JOB_STATUS_READY ||
-           status == QEMU_MONITOR_JOB_STATUS_STANDBY;
-}
-
-
 /* What the live XML says of the mirror. */
 static virDomainDiskMirrorState
 ferryCopyState(ferryCopy *copy)
@@ -151,9 +143,11 @@ ferryCopyCancel(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
+    virDomainDiskDef *disk = ferryCopyDisk(op);
     int rc;
 
-    ferryNodeHoldSource(op->vm, ferryCopyDisk(op));
+    if (disk)
+        ferryNodeHoldSource(op->vm, disk);
 
     qemuDomainObjEnterMonitor(op->vm);
     rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, !copy->keep);
@@ -227,7 +221,7 @@ ferryCopyGoesOn(ferryOp *op)
     known = ferryJobQuery(op, jobname, &info) == 0;
     virErrorRestore(&err);
 
-    return known && (ferryCopyStatusIsReady(info.status) ||
+    return known && (ferryJobStatusIsReady(info.status) ||
                      info.status == QEMU_MONITOR_JOB_STATUS_RUNNING ||
                      info.status == QEMU_MONITOR_JOB_STATUS_PAUSED);
 }
@@ -271,7 +265,7 @@ ferryCopyAbort(ferryOp *op,
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
 
-    if (ferryCopySetGoal(op, FERRY_COPY_GOAL_ABORT, ferryCopyStatusIsReady(info.status)) < 0)
+    if (ferryCopySetGoal(op, FERRY_COPY_GOAL_ABORT, ferryJobStatusIsReady(info.status)) < 0)
         return -1;
 
     ferryOpDrive(op);
@@ -314,8 +308,9 @@ ferryCopyPivotFailed(ferryOp *op)
     if (copy->goal == FERRY_COPY_GOAL_PIVOT)
         ferryCopyTakeGoalBack(op, FERRY_COPY_GOAL_MIRROR);
 
-    /* no mirror job that runs: there is no copy to go back to */
-    if (ferryJobQuery(op, jobname, &info) == 0 && !ferryCopyStatusIsReady(info.status))
+    /* no mirror job that runs, or no disk: there is no copy to go back to */
+    if (ferryJobQuery(op, jobname, &info) == 0 &&
+        (!ferryCopyDisk(op) || !ferryJobStatusIsReady(info.status)))
         ferryCopySettle(op);
 
     virErrorRestore(&err);
@@ -375,7 +370,7 @@ ferryCopyPivot(ferryOp *op,
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
 
-    if (!ferryCopyStatusIsReady(info.status) && !again) {
+    if (!ferryJobStatusIsReady(info.status) && !again) {
         virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
                        _("block job '%1$s' not ready for pivot yet"), jobname);
         return -1;
@@ -434,7 +429,7 @@ ferryCopyJobMatters(ferryOp *op,
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (ferryCopyStatusIsReady(status))
+    if (ferryJobStatusIsReady(status))
         return !copy->ready || copy->goal != FERRY_COPY_GOAL_MIRROR;
 
     return status == QEMU_MONITOR_JOB_STATUS_PENDING ||
@@ -462,7 +457,7 @@ ferryCopyJobChanged(ferryOp *op)
     ended = info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
             info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN;
 
-    if (ferryCopyStatusIsReady(info.status))
+    if (ferryJobStatusIsReady(info.status))
         ferryCopyReady(op);
 
     /* Behind the point of no return there is only one way, whatever the goal says. */

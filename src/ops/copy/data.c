@@ -10,6 +10,9 @@
 #include "block/source.h"
 #include "ops/copy/data.h"
 #include "ops/opfile.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_ENUM_IMPL(ferryCopyGoal,
               FERRY_COPY_GOAL_LAST,
@@ -45,6 +48,54 @@ ferryCopyDisk(ferryOp *op)
 
 
 /**
+ * ferryCopyRequireDisk:
+ *
+ * Returns 0 while the domain has the disk of @op, else -1 with an error reported. To be
+ * asked before a step uses the disk, after whatever released the domain's job.
+ */
+int
+ferryCopyRequireDisk(ferryOp *op)
+{
+    if (ferryCopyDisk(op))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("domain '%1$s' has no disk '%2$s' any more: its copy ends"),
+                   op->vm->def->name, ferryCopyOf(op)->dst);
+    return -1;
+}
+
+
+/* The options that the definition gives a disk count for the image that it uses. */
+void
+ferryCopyTakeOptions(virStorageSource *target,
+                     const virDomainDiskDef *disk)
+{
+    target->cachemode = disk->cachemode;
+    target->iomode = disk->iomode;
+    target->discard = disk->discard;
+    target->detect_zeroes = disk->detect_zeroes;
+}
+
+
+/* Takes the <mirror> out of the live definition, if the disk is still there. */
+void
+ferryCopyClearMirror(ferryOp *op)
+{
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    if (!disk)
+        return;
+
+    g_clear_pointer(&disk->mirror, virObjectUnref);
+    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
+    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
+
+    qemuDomainSaveStatus(op->vm);
+}
+
+
+/**
  * ferryCopyTargetBacking:
  *
  * Returns a new reference to the image below the target while the copy runs. For a
@@ -55,7 +106,6 @@ virStorageSource *
 ferryCopyTargetBacking(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     if (copy->reuse || !disk)

@@ -52,6 +52,9 @@ struct _ferryCopy {
 void ferryCopyFree(void *data);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
+int ferryCopyRequireDisk(ferryOp *op);
+void ferryCopyTakeOptions(virStorageSource *target, const virDomainDiskDef *disk);
+void ferryCopyClearMirror(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);

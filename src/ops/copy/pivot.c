@@ -30,7 +30,6 @@
 #include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
-#include "block/source.h"
 #include "engine/wait.h"
 #include "ops/copy/adopt.h"
 #include "ops/copy/data.h"
@@ -65,12 +64,8 @@ ferryPivotReopenTarget(ferryOp *op,
     int rc;
 
     /* the guest may have ejected the disk: then the target's own options hold */
-    if (disk) {
-        target->cachemode = disk->cachemode;
-        target->iomode = disk->iomode;
-        target->discard = disk->discard;
-        target->detect_zeroes = disk->detect_zeroes;
-    }
+    if (disk)
+        ferryCopyTakeOptions(target, disk);
     cachemode = target->cachemode;
     discard = target->discard;
 
@@ -175,6 +170,9 @@ ferryPivotCarryBitmaps(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
+    if (ferryCopyRequireDisk(op) < 0)
+        return -1;
+
     return ferryBitmapsCarry(op->vm, ferryCopyDisk(op)->src, copy->target, copy->shallow);
 }
 
@@ -228,13 +226,17 @@ ferryPivotFlush(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
 
+    if (ferryCopyRequireDisk(op) < 0)
+        return -1;
+
     /* Recovery must find the old chain even after "adopt" took it out of the definition.
-     * It is set here because the journal entry of "drain", the next step, is the last
-     * full one before the point of no return. */
+     * It is set here because the journal entry of "drain" is the last full one before the
+     * point of no return. */
     if (!copy->old)
         copy->old = virObjectRef(ferryCopyDisk(op)->src);
 
     if (ferryPivotSync(op) < 0 ||
+        ferryCopyRequireDisk(op) < 0 ||
         ferryPivotReopenTarget(op, backing, /* copying= */ false) < 0)
         return -1;
 
@@ -281,8 +283,7 @@ ferryPivotIsUnderWay(ferryOp *op)
 
     virErrorPreserveLast(&err);
     ready = ferryJobQuery(op, jobname, &info) < 0 ||
-            info.status == QEMU_MONITOR_JOB_STATUS_READY ||
-            info.status == QEMU_MONITOR_JOB_STATUS_STANDBY;
+            ferryJobStatusIsReady(info.status);
     virErrorRestore(&err);
 
     return !ready;
@@ -499,12 +500,7 @@ ferryPivotAdopt(ferryOp *op)
         disk->src = virObjectRef(copy->target);
     }
 
-    if (disk) {
-        g_clear_pointer(&disk->mirror, virObjectUnref);
-        disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
-        disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
-        qemuDomainSaveStatus(op->vm);
-    }
+    ferryCopyClearMirror(op);
 
     if (ferryCopyAdoptConfig(op) < 0)
         return FERRY_STEP_UNKNOWN;

@@ -19,7 +19,6 @@
 #include "ops/copy/recover.h"
 #include "ops/copy/start.h"
 #include "ops/event.h"
-#include "ops/opfile.h"
 #include "virerror.h"
 #include "virlog.h"
 #include "virxml.h"
@@ -263,10 +262,7 @@ ferryCopyRejoin(ferryOp *op,
         copy->target = virObjectRef(live);
     }
 
-    copy->target->cachemode = disk->cachemode;
-    copy->target->iomode = disk->iomode;
-    copy->target->discard = disk->discard;
-    copy->target->detect_zeroes = disk->detect_zeroes;
+    ferryCopyTakeOptions(copy->target, disk);
 
     /* not after "adopt": disk->src is the target by then */
     if (copy->old && live != disk->src) {

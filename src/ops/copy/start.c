@@ -69,14 +69,8 @@ ferryCopyUnpublish(ferryOp *op)
 {
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (!disk || !disk->mirror)
-        return;
-
-    g_clear_pointer(&disk->mirror, virObjectUnref);
-    disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_UNKNOWN;
-    disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
-
-    qemuDomainSaveStatus(op->vm);
+    if (disk && disk->mirror)
+        ferryCopyClearMirror(op);
 }
 
 
@@ -98,21 +92,11 @@ static void
 ferryCopyUnfile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(virStorageSource) target = virObjectRef(copy->target);
 
-    if (!copy->keep) {
+    if (copy->keep)
+        ferryOpFileKeep(op, copy->target);
+    else
         ferryCopyRestoreTarget(op);
-        return;
-    }
-
-    /* the client is told next that the copy is there */
-    ferryOpYield(op);
-    virObjectUnlock(op->vm);
-    if (ferryDurableImage(target) < 0)
-        VIR_WARN("copy '%s' may be gone after a power loss: %s", target->path,
-                 virGetLastErrorMessage());
-    virObjectLock(op->vm);
-    ignore_value(ferryOpResume(op));
 }
 
 

@@ -22,7 +22,6 @@
 
 #include "block/cache.h"
 #include "block/durable.h"
-#include "block/node.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "engine/engine.h"

@@ -28,14 +28,6 @@
 
 
 static bool
-ferryMigrationJobIsReady(qemuMonitorJobInfo *job)
-{
-    return job->status == QEMU_MONITOR_JOB_STATUS_READY ||
-           job->status == QEMU_MONITOR_JOB_STATUS_STANDBY;
-}
-
-
-static bool
 ferryMigrationJobEnded(qemuMonitorJobInfo *job)
 {
     return job->status == QEMU_MONITOR_JOB_STATUS_ABORTING ||
@@ -234,7 +226,7 @@ ferryMigrationMoved(GPtrArray *jobs,
     for (i = 0; i < jobs->len; i++) {
         qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
 
-        if (ferryMigrationJobIsReady(job))
+        if (ferryJobStatusIsReady(job->status))
             readiness->ready++;
         else if (ferryMigrationJobEnded(job))
             ended = true;
@@ -360,8 +352,11 @@ ferryMigrationBalance(ferryOp *op,
     size_t i;
     int rc = 0;
 
-    for (i = 0; i < jobs->len; i++)
-        ready += ferryMigrationJobIsReady(g_ptr_array_index(jobs, i));
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        ready += ferryJobStatusIsReady(job->status);
+    }
 
     all = ready >= migration->ndisks;
     share = ferryMigrationShare(migration->bandwidth, migration->ndisks, ready);
@@ -370,7 +365,7 @@ ferryMigrationBalance(ferryOp *op,
     for (i = 0; i < jobs->len && rc == 0; i++) {
         qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
 
-        if (all || !ferryMigrationJobIsReady(job))
+        if (all || !ferryJobStatusIsReady(job->status))
             rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(op->vm), job->id, share);
     }
     qemuDomainObjExitMonitor(op->vm);
