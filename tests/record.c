@@ -8,8 +8,10 @@
  * its reply go to the file that FERRY_RECORD names, as the tests' canned files
  * have them: blocks of JSON with an empty line between. With FERRY_RECORD_STEPS
  * set only what steps of plans send: during a migration the stock driver and
- * Ferry take turns, and only Ferry is replayed. FERRY_RECORD_UNKNOWN names a parameter
- * that QEMU is not to know: it is asked for one that nobody knows.
+ * Ferry take turns, and only Ferry is replayed. So it is after a restart: with
+ * FERRY_RECORD_RECOVERY set only what recovers operations, and the workers that go on with
+ * them, is written. FERRY_RECORD_UNKNOWN names a parameter that QEMU is not to know: it is
+ * asked for one that nobody knows.
  */
 
 #include <config.h>
@@ -18,17 +20,20 @@
 
 #define LIBVIRT_QEMU_MONITOR_PRIV_H_ALLOW
 #include "qemu/qemu_monitor_priv.h"
-#include "engine/op.h"
+#include "engine/engine.h"
 #include "virjson.h"
 #include "virstring.h"
 
 /* Does this thread run or undo a step? */
 static __thread bool recordInStep;
 
+/* Does this thread recover operations, or carry one on? */
+static __thread bool recordRecovers;
 
-/* The driver's own, which ours stands in front of. */
-static int
-(*recordReal(void))(qemuMonitor *, qemuMonitorMessage *)
+
+/* The driver's own function @name, which ours stands in front of. */
+static void *
+recordFind(const char *name)
 {
     g_autofree char *path = g_strdup_printf("%s/libferry_driver_qemu.so",
                                             g_getenv("LIBVIRT_DRIVER_DIR"));
@@ -37,7 +42,19 @@ static int
     if (!driver)
         abort();
 
-    return (int (*)(qemuMonitor *, qemuMonitorMessage *)) dlsym(driver, "qemuMonitorSend");
+    return dlsym(driver, name);
+}
+
+#define RECORD_REAL(name) ((typeof(name) *) recordFind(#name))
+
+
+static bool
+recordIsWanted(void)
+{
+    if (g_getenv("FERRY_RECORD_STEPS"))
+        return recordInStep;
+
+    return recordRecovers || !g_getenv("FERRY_RECORD_RECOVERY");
 }
 
 
@@ -67,7 +84,7 @@ recordSendWithout(qemuMonitor *mon,
 
     msg->txBuffer = text;
     msg->txLength = strlen(text);
-    rc = recordReal()(mon, msg);
+    rc = RECORD_REAL(qemuMonitorSend)(mon, msg);
     msg->txBuffer = sent;
 
     return rc;
@@ -81,13 +98,11 @@ qemuMonitorSend(qemuMonitor *mon,
     g_autofree char *command = g_strdup(msg->txBuffer);
     const char *path = g_getenv("FERRY_RECORD");
     const char *unknown = g_getenv("FERRY_RECORD_UNKNOWN");
-    int rc = unknown ? recordSendWithout(mon, msg, unknown) : recordReal()(mon, msg);
+    int rc = unknown ? recordSendWithout(mon, msg, unknown) :
+                       RECORD_REAL(qemuMonitorSend)(mon, msg);
     FILE *file;
 
-    if (!recordInStep && g_getenv("FERRY_RECORD_STEPS"))
-        return rc;
-
-    if (rc == 0 && msg->rxObject && path && (file = fopen(path, "a"))) {
+    if (rc == 0 && recordIsWanted() && msg->rxObject && path && (file = fopen(path, "a"))) {
         g_autofree char *reply = virJSONValueToString(msg->rxObject, false);
 
         recordWrite(file, command);
@@ -123,4 +138,29 @@ ferryStepUndo(ferryOp *op,
     if (step->undo)
         step->undo(op);
     recordInStep = false;
+}
+
+
+void
+ferryOpDrive(ferryOp *op)
+{
+    recordRecovers = true;
+    RECORD_REAL(ferryOpDrive)(op);
+}
+
+
+void
+ferryOpRelease(ferryOp *op)
+{
+    RECORD_REAL(ferryOpRelease)(op);
+    recordRecovers = false;
+}
+
+
+void
+ferryEngineReconnected(virDomainObj *vm)
+{
+    recordRecovers = true;
+    RECORD_REAL(ferryEngineReconnected)(vm);
+    recordRecovers = false;
 }

@@ -7,7 +7,7 @@
  * Every case in qemumonitorjsondata/ is a call that was made once, recorded by
  * record-replies: what the driver knew, what was said, how it ended. Here it is
  * made again with a monitor that gives the recorded replies and accepts no
- * other command than the recorded ones.
+ * other command than the recorded ones. A restart of the driver counts as a call.
  */
 
 #include <config.h>
@@ -22,6 +22,7 @@
 #include "ops/backup/backup.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
+#include "ops/backup/recover.h"
 #include "ops/classes.h"
 #include "ops/checkpoint/checkpoint.h"
 #include "ops/checkpoint/metadata.h"
@@ -39,13 +40,18 @@
 #include "qemumonitortestutils.h"
 #include "testutils.h"
 #include "testutilsqemu.h"
+#include "virdomaincheckpointobjlist.h"
 #include "virfile.h"
 #include "virportallocator.h"
 #include "virthread.h"
+#include "virtime.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 #define REPLAY_FOLDER "/tmp/ferry-replay"
+
+/* How long the workers of a new driver may take. */
+#define REPLAY_RECOVER_MS (30 * 1000)
 
 static virQEMUDriver driver;
 
@@ -77,6 +83,8 @@ struct _replayCase {
     bool left;              /* is there an operation afterwards? */
     const char *source;     /* what the disk uses afterwards */
     replayEndType end;
+    virDomainDiskMirrorState mirror; /* of the copy afterwards, if there is one */
+    bool c1;                /* is there a checkpoint of this name afterwards? */
     const char *qemu;
 };
 
@@ -87,6 +95,89 @@ replayPath(const replayCase *c,
 {
     return g_strdup_printf("%s/tests/qemumonitorjsondata/%s/%s.%s",
                            FERRY_TOP, c->qemu, c->name, what);
+}
+
+
+/* Does, or will, a worker carry on an operation of @vm? */
+static bool
+replayBusy(virDomainObj *vm)
+{
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (op->driven || g_atomic_int_get(&op->queued))
+            return true;
+    }
+
+    return vm->job->active != VIR_JOB_NONE;
+}
+
+
+/* What the reconnecting thread of a new driver does, and then the workers. */
+static int
+replayRecover(const replayCase *c G_GNUC_UNUSED,
+              virDomainObj *vm)
+{
+    g_auto(virDomainJobObj) old = { 0 };
+    unsigned long long now;
+    unsigned long long end;
+
+    if (virDomainObjPreserveJob(vm->job, &old) < 0 ||
+        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        return -1;
+
+    ferryEngineReconnected(vm);
+    ferryBackupReconnected(vm);
+    virDomainObjEndJob(vm);
+
+    if (virTimeMillisNow(&end) < 0)
+        return -1;
+    end += REPLAY_RECOVER_MS;
+
+    while (replayBusy(vm)) {
+        if (virTimeMillisNow(&now) < 0)
+            return -1;
+
+        if (now > end) {
+            virReportError(VIR_ERR_INTERNAL_ERROR, "%s", "a worker does not end");
+            return -1;
+        }
+
+        virObjectUnlock(vm);
+        g_usleep(10 * 1000);
+        virObjectLock(vm);
+    }
+
+    return 0;
+}
+
+
+/* Makes @read, which a journal has, an operation of the driver that began it. */
+static void
+replayAdopt(virDomainObj *vm,
+            ferryOp *read)
+{
+    g_autoptr(ferryOp) op = ferryOpNew(vm, read->klass, read->name,
+                                       g_steal_pointer(&read->data));
+
+    memcpy(op->progress, read->progress, sizeof(op->progress));
+
+    if (op->klass == &ferryCopyClass) {
+        ferryCopy *copy = op->data;
+
+        virObjectUnref(copy->target);
+        copy->target = virObjectRef(ferryCopyDisk(op)->mirror);
+    } else {
+        ferryBackup *backup = op->data;
+
+        backup->started = true;
+        backup->serving = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
+        ferryBackupPublish(op);
+        qemuDomainObjSetAsyncJobMask(vm, FERRY_BACKUP_JOB_MASK);
+    }
 }
 
 
@@ -118,24 +209,11 @@ replayJournal(const replayCase *c,
 
     for (i = 0; i < ops->len; i++) {
         ferryOp *read = g_ptr_array_index(ops, i);
-        g_autoptr(ferryOp) op = ferryOpNew(vm, read->klass, read->name,
-                                           g_steal_pointer(&read->data));
 
-        memcpy(op->progress, read->progress, sizeof(op->progress));
-
-        if (op->klass == &ferryCopyClass) {
-            ferryCopy *copy = op->data;
-
-            virObjectUnref(copy->target);
-            copy->target = virObjectRef(ferryCopyDisk(op)->mirror);
-        } else {
-            ferryBackup *backup = op->data;
-
-            backup->started = true;
-            backup->serving = backup->def->type == VIR_DOMAIN_BACKUP_TYPE_PULL;
-            ferryBackupPublish(op);
-            qemuDomainObjSetAsyncJobMask(vm, FERRY_BACKUP_JOB_MASK);
-        }
+        if (c->call == replayRecover)
+            ferryOpAdd(vm, read);
+        else
+            replayAdopt(vm, read);
     }
 
     return 0;
@@ -158,7 +236,7 @@ replayCheckpoint(const replayCase *c,
         !(def = virDomainCheckpointDefParseString(text, driver.xmlopt,
                                                   QEMU_DOMAIN_PRIVATE(vm)->qemuCaps,
                                                   VIR_DOMAIN_CHECKPOINT_PARSE_REDEFINE)) ||
-        ferryCheckpointAdopt(vm, def) < 0)
+        ferryCheckpointSave(vm, def) < 0 || ferryCheckpointAdopt(vm, def) < 0)
         return -1;
 
     virObjectUnref(def);
@@ -389,11 +467,43 @@ replayCompareResult(const replayCase *c,
 }
 
 
+/* What the recorded driver left in its journal, this one must have left there, too, and
+ * have in memory. */
+static int
+replayCompareJournal(const replayCase *c,
+                     virDomainObj *vm,
+                     const char *journal)
+{
+    g_autofree char *path = replayPath(c, "after.xml");
+    g_autofree char *expected = NULL;
+    g_autofree char *left = NULL;
+    g_autofree char *known = NULL;
+
+    if (virFileReadAll(path, 1 << 20, &expected) < 0 ||
+        virFileReadAll(journal, 1 << 20, &left) < 0 ||
+        ferryJournalWrite(vm, /* durable= */ false) < 0 ||
+        virFileReadAll(journal, 1 << 20, &known) < 0)
+        return -1;
+
+    if (STREQ(left, expected) && STREQ(known, expected))
+        return 0;
+
+    fprintf(stderr, "%s/%s: expected the journal %s, got %s and then %s\n",
+            c->qemu, c->name, expected, left, known);
+    return -1;
+}
+
+
 static int
 replayCompareState(const replayCase *c,
                    virDomainObj *vm)
 {
     virDomainDiskDef *disk = vm->def->disks[0];
+    ferryOp *copy = ferryOpFind(vm, "copy-vda");
+    bool backup = !!QEMU_DOMAIN_PRIVATE(vm)->backup;
+    bool c1 = !!virDomainCheckpointFindByName(vm->checkpoints, "c1");
+    g_autofree char *c1file = g_strdup_printf("%s/%s/c1.xml", driver.config->checkpointDir,
+                                              vm->def->name);
     char uuid[VIR_UUID_STRING_BUFLEN];
     g_autofree char *journal = NULL;
     bool left;
@@ -403,14 +513,22 @@ replayCompareState(const replayCase *c,
     left = virFileExists(journal);
 
     if (STREQ(disk->src->path, c->source) &&
-        c->left == (disk->mirror || QEMU_DOMAIN_PRIVATE(vm)->backup) &&
+        c->left == (disk->mirror || backup) &&
         c->left == (ferryOpList(vm) && ferryOpList(vm)->len > 0) &&
-        c->left == left)
-        return 0;
+        c->left == left &&
+        c->mirror == disk->mirrorState &&
+        (!copy || ferryCopyOf(copy)->target == disk->mirror) &&
+        backup == !!QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob &&
+        backup == (vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP) &&
+        c->c1 == c1 && c->c1 == virFileExists(c1file))
+        return left && c->call == replayRecover ? replayCompareJournal(c, vm, journal) : 0;
 
-    fprintf(stderr, "%s/%s: source %s, mirror %d, backup %d, journal %d\n",
+    fprintf(stderr, "%s/%s: not as expected: source %s, mirror %d (%s), copy %d, backup %d, "
+            "block job %d, job %s, journal %d, checkpoint %d, its file %d\n",
             c->qemu, c->name, disk->src->path, !!disk->mirror,
-            !!QEMU_DOMAIN_PRIVATE(vm)->backup, left);
+            virDomainDiskMirrorStateTypeToString(disk->mirrorState), !!copy, backup,
+            !!QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob,
+            virDomainAsyncJobTypeToString(vm->job->asyncJob), left, c1, virFileExists(c1file));
     return -1;
 }
 
@@ -437,6 +555,7 @@ replayTest(const void *opaque)
 
     priv = vm->privateData;
     vm->def->id = 1;
+    vm->pid = 0; /* no process of this host is its QEMU */
 
     if (!(test = qemuMonitorTestNewFromFileFull(replies, &driver, vm, NULL)))
         goto cleanup;
@@ -462,8 +581,9 @@ replayTest(const void *opaque)
 }
 
 
+#define TARGET_FILE REPLAY_FOLDER "/target"
 #define TARGET(fmt) \
-    "<disk type='file'><driver type='" fmt "'/><source file='" REPLAY_FOLDER "/target'/></disk>"
+    "<disk type='file'><driver type='" fmt "'/><source file='" TARGET_FILE "'/></disk>"
 #define NOBODY \
     "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x'>" \
     "<host transport='unix' socket='" REPLAY_FOLDER "/nobody'/></source></disk>"
@@ -481,6 +601,7 @@ replayTest(const void *opaque)
 
 #define REUSE VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
 #define PIVOT VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+#define READY VIR_DOMAIN_DISK_MIRROR_STATE_READY
 
 static const replayCase replayCases[] = {
     { "start-qcow2", replayCopyStart, TARGET("qcow2"), NULL, 0, true, SOURCE },
@@ -489,23 +610,46 @@ static const replayCase replayCases[] = {
     { "start-refused", replayCopyStart, NOBODY, NULL, 0, false, SOURCE },
     { "start-size", replayCopyStart, TARGET("qcow2"), NULL, REUSE, false, SOURCE },
     { "pivot-early", replayEnd, NULL, NULL, PIVOT, true, SOURCE },
-    { "pivot", replayEnd, NULL, NULL, PIVOT, false, REPLAY_FOLDER "/target" },
+    { "pivot", replayEnd, NULL, NULL, PIVOT, false, TARGET_FILE },
     { "abort-streaming", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "abort-ready", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "backup-push", replayBackupBegin, BACKUP("push", SLOW, STORES("target", "")),
-      CHECKPOINT("c1"), 0, true, SOURCE },
+      CHECKPOINT("c1"), 0, true, SOURCE, .c1 = true },
     { "backup-push-unstable", replayBackupBegin, BACKUP("push", SLOW, STORES("target", "")),
       NULL, 0, true, SOURCE },
     { "backup-pull", replayBackupBegin,
       BACKUP("pull", "<incremental>c1</incremental>" SERVER, STORES("scratch", "")),
-      CHECKPOINT("c2"), 0, true, SOURCE },
+      CHECKPOINT("c2"), 0, true, SOURCE, .c1 = true },
     { "backup-clash", replayBackupBegin,
       BACKUP("pull", SERVER, STORES("scratch", " exportname='same'")),
       CHECKPOINT("c1"), 0, false, SOURCE },
     { "backup-abort-push", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "backup-abort-pull", replayEnd, NULL, NULL, 0, false, SOURCE },
-    { "checkpoint-create", replayCheckpointCreate, NULL, CHECKPOINT("c1"), 0, false, SOURCE },
+    { "checkpoint-create", replayCheckpointCreate, NULL, CHECKPOINT("c1"), 0, false, SOURCE,
+      .c1 = true },
     { "checkpoint-delete", replayCheckpointDelete, NULL, NULL, 0, false, SOURCE },
+    { "recover-copy", replayRecover, NULL, NULL, 0, true, SOURCE },
+    { "recover-copy-ready", replayRecover, NULL, NULL, 0, true, SOURCE, .mirror = READY },
+    { "recover-copy-meanwhile", replayRecover, NULL, NULL, 0, true, SOURCE, .mirror = READY },
+    { "recover-copy-start", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-copy-abort", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-copy-lost", replayRecover, NULL, NULL, 0, true, SOURCE, .mirror = READY },
+    { "recover-pivot-flushed", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-pivot-drained", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-pivot-committed", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-pivot-moved", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-pivot-adopted", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-pivot-lost", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-push", replayRecover, NULL, NULL, 0, true, SOURCE, .c1 = true },
+    { "recover-push-meanwhile", replayRecover, NULL, NULL, 0, false, SOURCE, .c1 = true },
+    { "recover-pull", replayRecover, NULL, NULL, 0, true, SOURCE, .c1 = true },
+    { "recover-pull-begin", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-pull-end", replayRecover, NULL, NULL, 0, false, SOURCE, .c1 = true },
+    { "recover-pull-lost", replayRecover, NULL, NULL, 0, false, SOURCE, .c1 = true },
+    { "recover-create", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-delete-opened", replayRecover, NULL, NULL, 0, false, SOURCE, .c1 = true },
+    { "recover-delete-begun", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-delete-done", replayRecover, NULL, NULL, 0, false, SOURCE },
     { "migrate-source", replayMigrateOut, NULL, NULL, 0, false, VDA },
     { "migrate-destination", replayMigrateIn, NULL, NULL, 0, false, VDA },
     { "migrate-size-source", replayMigrateOut, NULL, NULL, 0, false, VDA },
