@@ -94,8 +94,8 @@ ferryNodeBypassCache(virDomainObj *vm,
         src->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
 
     /* Not every file system supports direct I/O. All can go back, so retry that once. */
-    if ((rc = ferryNodeReopenStorage(vm, src)) < 0 &&
-        (direct || ferryNodeReopenStorage(vm, src) < 0)) {
+    if ((rc = ferryNodeReopenStorage(vm, src, /* autoreadonly= */ true)) < 0 &&
+        (direct || ferryNodeReopenStorage(vm, src, /* autoreadonly= */ true) < 0)) {
         VIR_INFO("'%s' keeps its cache mode: %s", src->path, virGetLastErrorMessage());
     }
     virResetLastError();

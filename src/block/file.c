@@ -37,8 +37,11 @@
 
 #include "block/file.h"
 #include "virfile.h"
+#include "virlog.h"
 #include "virprocess.h"
 #include "virutil.h"
+
+VIR_LOG_INIT("ferry.file");
 
 #define FERRY_FILE_FLAGS (O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
 
@@ -393,7 +396,7 @@ ferryFileUnlinkAs(pid_t parent G_GNUC_UNUSED,
  * @uid, @gid: the user who removes the file if root may not (NFS); -1: nobody else
  *
  * Removes @path if it is @file itself, not a link to it. Returns 1; 0 when something else
- * or nothing is at @path; or -1 with errno set.
+ * or nothing is at @path; or -1 with a warning in the log.
  */
 int
 ferryFileRemove(const ferryFile *file,
@@ -417,8 +420,11 @@ ferryFileRemove(const ferryFile *file,
     if (err == 0)
         return 1;
 
-    errno = err;
-    return err == ENOENT || err == ENOTDIR ? 0 : -1;
+    if (err == ENOENT || err == ENOTDIR)
+        return 0;
+
+    VIR_WARN("cannot remove '%s': %s", path, g_strerror(err));
+    return -1;
 }
 
 

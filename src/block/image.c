@@ -298,11 +298,10 @@ ferryImageRestore(ferryUse *use,
     if (there && !ferryImageIsNeeded(use, vm, src, file)) {
         ferryImageIds(ferryUseDriver(use), vm, src, &uid, &gid);
 
-        rc = absent ? ferryFileRemove(file, src->path, uid, gid) :
-                      ferryFileEmpty(file, src->path, uid, gid);
-        if (rc < 0)
-            VIR_WARN("cannot %s '%s': %s", absent ? "remove" : "empty", src->path,
-                     g_strerror(errno));
+        if (absent)
+            rc = ferryFileRemove(file, src->path, uid, gid);
+        else if ((rc = ferryFileEmpty(file, src->path, uid, gid)) < 0)
+            VIR_WARN("cannot empty '%s': %s", src->path, g_strerror(errno));
     }
 
     virErrorRestore(&err);

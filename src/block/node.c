@@ -81,10 +81,28 @@ ferryNodeApply(virDomainObj *vm,
 }
 
 
+/* Leaves out @option if its value is @value. */
+static int
+ferryNodeOmit(virJSONValue *props,
+              const char *option,
+              bool value)
+{
+    bool is;
+
+    if (virJSONValueObjectGetBoolean(props, option, &is) < 0 || is != value)
+        return 0;
+
+    return virJSONValueObjectRemoveKey(props, option, /* value= */ NULL) < 0 ? -1 : 0;
+}
+
+
 /**
  * ferryNodeAddStorage:
  *
- * Adds the secrets and the storage node of @src. Domain locked, job held.
+ * Adds the secrets and the storage node of @src, an image to write to. With "auto-read-only",
+ * which libvirt sets, QEMU would open the file again, by its name, whenever a job lets go of
+ * the right to write or takes it: at the end of a mirror QEMU aborts if it cannot, because
+ * the name leads elsewhere by now. Domain locked, job held.
  * Returns 0, or -1 with an error reported and nothing added.
  */
 int
@@ -94,7 +112,8 @@ ferryNodeAddStorage(virDomainObj *vm,
     g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
 
     if (!(data = qemuBuildStorageSourceChainAttachPrepareBlockdevTop(src,
-                                                                     /* backingStore= */ NULL)))
+                                                                     /* backingStore= */ NULL)) ||
+        ferryNodeOmit(data->srcdata[0]->storageProps, "auto-read-only", true) < 0)
         return -1;
 
     g_clear_pointer(&data->srcdata[0]->formatProps, virJSONValueFree);
@@ -204,22 +223,6 @@ ferryNodeInlineStorage(virStorageSource *src,
 }
 
 
-/* Leaves out @option if its value is @value, which changes nothing here: QEMU takes 5 us
- * to read a byte of a command. */
-static int
-ferryNodeOmit(virJSONValue *props,
-              const char *option,
-              bool value)
-{
-    bool is;
-
-    if (virJSONValueObjectGetBoolean(props, option, &is) < 0 || is != value)
-        return 0;
-
-    return virJSONValueObjectRemoveKey(props, option, /* value= */ NULL) < 0 ? -1 : 0;
-}
-
-
 /**
  * ferryNodeAddPlain:
  *
@@ -243,7 +246,8 @@ ferryNodeAddPlain(virDomainObj *vm,
     cache = virJSONValueObjectGetObject(data->formatProps, "cache");
     file = virJSONValueObjectGetObject(data->formatProps, "file");
 
-    /* A storage node defined inside its format node inherits the cache mode. */
+    /* A storage node defined inside its format node inherits the cache mode. What changes
+     * nothing is left out: QEMU takes 5 us to read a byte of a command. */
     if (virJSONValueObjectRemoveKey(file, "cache", /* value= */ NULL) < 0 ||
         (cache && ferryNodeOmit(cache, "no-flush", false) < 0) ||
         ferryNodeOmit(data->formatProps, "read-only", false) < 0 ||
@@ -364,15 +368,15 @@ static int
 ferryNodeReopenProps(virDomainObj *vm,
                      virStorageSource *src,
                      virStorageSource *backing,
-                     bool storageOnly)
+                     bool storageOnly,
+                     bool autoreadonly)
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
     g_autoptr(virJSONValue) options = virJSONValueNewArray();
     g_autoptr(virJSONValue) args = NULL;
     int rc;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing,
-                                                             /* autoreadonly= */ true)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, autoreadonly)))
         return -1;
 
     if (virJSONValueArrayAppend(options, &data->storageProps) < 0)
@@ -399,6 +403,7 @@ ferryNodeReopenProps(virDomainObj *vm,
 
 /**
  * ferryNodeReopen:
+ * @src: its storage node was added by ferryNodeAddStorage()
  *
  * Applies the current options of @src to its nodes, all with one command, during which
  * QEMU flushes the image. @backing as for ferryNodeAddFormat(). QEMU may open the file
@@ -412,12 +417,14 @@ ferryNodeReopen(virDomainObj *vm,
     if (ferryIdentityRequire(vm, src) < 0)
         return -1;
 
-    return ferryNodeReopenProps(vm, src, backing, /* storageOnly= */ false);
+    return ferryNodeReopenProps(vm, src, backing, /* storageOnly= */ false,
+                                /* autoreadonly= */ false);
 }
 
 
 /**
  * ferryNodeReopenStorage:
+ * @autoreadonly: as libvirt sets it; false as ferryNodeAddStorage() does
  *
  * Like ferryNodeReopen(), but only for the storage node: enough to change the cache mode,
  * and the format driver keeps its caches. Nobody depends on the cache mode, so it stays
@@ -425,7 +432,8 @@ ferryNodeReopen(virDomainObj *vm,
  */
 int
 ferryNodeReopenStorage(virDomainObj *vm,
-                       virStorageSource *src)
+                       virStorageSource *src,
+                       bool autoreadonly)
 {
     if (ferryIdentityCheck(vm, src) != FERRY_IDENTITY_SAME) {
         virReportError(VIR_ERR_OPERATION_FAILED,
@@ -434,7 +442,7 @@ ferryNodeReopenStorage(virDomainObj *vm,
         return -1;
     }
 
-    return ferryNodeReopenProps(vm, src, /* backing= */ NULL, /* storageOnly= */ true);
+    return ferryNodeReopenProps(vm, src, /* backing= */ NULL, /* storageOnly= */ true, autoreadonly);
 }
 
 

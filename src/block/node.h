@@ -20,7 +20,9 @@ void ferryNodeRemovePlain(virDomainObj *vm, virStorageSource *src);
 int ferryNodeAddChain(virDomainObj *vm, virStorageSource *chain);
 void ferryNodeRemove(virDomainObj *vm, virStorageSource *chain);
 int ferryNodeReopen(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
-int ferryNodeReopenStorage(virDomainObj *vm, virStorageSource *src);
+int ferryNodeReopenStorage(virDomainObj *vm,
+                           virStorageSource *src,
+                           bool autoreadonly);
 int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
 void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);

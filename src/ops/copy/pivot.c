@@ -77,7 +77,7 @@ ferryPivotReopenTarget(ferryOp *op,
     /* ignored: storage that cannot bypass the cache did not do so before either */
     if (copying && ferryNodeMayBypassCache(op->vm, target)) {
         target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-        ignore_value(ferryNodeReopenStorage(op->vm, target));
+        ignore_value(ferryNodeReopenStorage(op->vm, target, /* autoreadonly= */ false));
     }
 
     target->cachemode = cachemode;
