@@ -37,10 +37,12 @@ VIR_LOG_INIT("ferry.journal");
 #define FERRY_JOURNAL_UNFINISHED ".new"
 #define FERRY_JOURNAL_SIZE_MAX (16 * 1024 * 1024)
 
-/* The mark that ferryJournalCommit() overwrites in place. Its length is fixed, so that
- * nothing moves. A mark that is only half on the disk does not count as "yes". */
+/* The mark that ferryJournalCommit() and ferryJournalWithdraw() overwrite in place. Its
+ * length is fixed, so that nothing moves. A mark that is only half on the disk counts as
+ * "no ". */
 #define FERRY_JOURNAL_OPEN "no "
 #define FERRY_JOURNAL_COMMITTED "yes"
+#define FERRY_JOURNAL_WITHDRAWN "off"
 
 
 static char *
@@ -207,39 +209,32 @@ ferryJournalMark(int fd,
 }
 
 
-/**
- * ferryJournalCommit:
- * @op: about to run its plan's point of no return. op->synced is true: the journal on the
- *      disk is the latest one and names the step before. Domain locked.
- *
- * Marks @op as committed by overwriting three bytes in a block that the file already has.
- * A new journal would need the file system's log: the guest would wait ten times as long.
- *
- * Returns 0, or -1 with an error reported and, if the disk allows it, the mark as it was.
- */
-int
-ferryJournalCommit(ferryOp *op)
+/* Gives @op its mark in the journal on the disk, in a block that the file already has. On an
+ * error, which is reported, the mark is as it was if the disk allows it. */
+static int
+ferryJournalOverwrite(ferryOp *op,
+                      const char *mark)
 {
     g_autofree char *path = ferryJournalPath(op->driver, op->vm->def->uuid);
     g_autofree char *text = NULL;
     g_autofree char *start = g_strdup_printf(" name='%s' committed='", op->name);
-    const char *mark;
+    const char *old;
     VIR_AUTOCLOSE fd = -1;
     off_t offset;
 
     if (virFileReadAll(path, FERRY_JOURNAL_SIZE_MAX, &text) < 0)
         return -1;
 
-    if (!(mark = strstr(text, start))) {
+    if (!(old = strstr(text, start))) {
         virReportError(VIR_ERR_INTERNAL_ERROR,
                        _("journal '%1$s' does not have operation '%2$s'"), path, op->name);
         return -1;
     }
 
-    offset = mark + strlen(start) - text;
+    offset = old + strlen(start) - text;
 
     if ((fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
-        ferryJournalMark(fd, FERRY_JOURNAL_COMMITTED, offset) < 0) {
+        ferryJournalMark(fd, mark, offset) < 0) {
         virReportSystemError(errno, _("cannot write journal '%1$s'; the step that it was to record "
                                       "is not taken"), path);
         /* the mark may be in the file although syncing it failed: reset the mark, unless
@@ -250,6 +245,40 @@ ferryJournalCommit(ferryOp *op)
     }
 
     return 0;
+}
+
+
+/**
+ * ferryJournalCommit:
+ * @op: about to run its plan's point of no return. op->synced is true: the journal on the
+ *      disk is the latest one and names the step before. Domain locked.
+ *
+ * Marks @op as committed. A new journal would need the file system's log: the guest would
+ * wait ten times as long.
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryJournalCommit(ferryOp *op)
+{
+    return ferryJournalOverwrite(op, FERRY_JOURNAL_COMMITTED);
+}
+
+
+/**
+ * ferryJournalWithdraw:
+ * @op: a journal that no longer says what its client asked for could not be written.
+ *      Domain locked.
+ *
+ * Marks @op as withdrawn (op->withdrawn in the next driver), which needs no space on the
+ * disk. The next journal that is written has no such mark.
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryJournalWithdraw(ferryOp *op)
+{
+    return ferryJournalOverwrite(op, FERRY_JOURNAL_WITHDRAWN);
 }
 
 
@@ -384,6 +413,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
     op->driver = driver;
     op->durable = true;
     op->stopped = STREQ_NULLABLE(stopped, "yes");
+    op->withdrawn = STREQ_NULLABLE(committed, FERRY_JOURNAL_WITHDRAWN);
 
     if (ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))

@@ -13,6 +13,7 @@ typedef void (*ferryJournalReader)(const unsigned char *uuid, const char *name, 
 
 int ferryJournalWrite(virDomainObj *vm, bool durable) G_NO_INLINE;
 int ferryJournalCommit(ferryOp *op) G_NO_INLINE;
+int ferryJournalWithdraw(ferryOp *op);
 int ferryJournalRead(virQEMUDriver *driver,
                      const unsigned char *uuid,
                      const ferryOpClass *const *classes,

@@ -135,6 +135,7 @@ struct _ferryOp {
     bool over;            /* ended: must not be used any more */
     bool stopped;         /* its QEMU is gone, and stopped() is called, or called again */
     bool stuck;           /* an undo could not remove what must not stay: see ferryPlanUndo() */
+    bool withdrawn;       /* read from the journal: what its client asked for was refused */
     ferryRun run;         /* read from the journal: the QEMU that it is about */
     bool holdJob;         /* waits keep the domain's job */
     bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */

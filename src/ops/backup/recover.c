@@ -108,7 +108,7 @@ ferryBackupRevive(const ferryOpClass *klass,
     }
 
     VIR_WARN("domain '%s': the journal of its backup was lost, so the backup is ended; look for images "
-             "that it may have left", vm->def->name);
+             "and a checkpoint that it may have left", vm->def->name);
 
     op = ferryOpNew(vm, klass, FERRY_BACKUP_NAME, ferryBackupGuess(priv));
     ferryPlanAssume(op, &ferryBackupBeginPlan, /* last= */ NULL);
@@ -145,6 +145,7 @@ ferryBackupStopped(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     bool started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
     bool again = op->stopped;
+    bool ours;
 
     /* QEMU writes the last data of an image on closing it, and may not have closed all */
     if (backup->result == FERRY_BACKUP_RESULT_COMPLETED && !ferryBackupIsPull(backup) &&
@@ -167,12 +168,19 @@ ferryBackupStopped(ferryOp *op)
     if (!op->stuck)
         ferryOpEnd(op);
 
-    if (op->vm && !again && backup->result != FERRY_BACKUP_RESULT_NONE) {
+    if (!op->vm || again)
+        return;
+
+    /* the undo had cleared priv->backup, so the stock driver has not ended the job */
+    ours = op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP;
+
+    if (backup->result != FERRY_BACKUP_RESULT_NONE) {
         ferryBackupTellDisks(op);
-        /* the undo had cleared priv->backup, so the stock driver has not ended the job */
-        if (op->vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP) {
+        if (ours)
             ferryBackupTellJob(op);
-            virDomainObjEndAsyncJob(op->vm);
-        }
     }
+
+    /* of a backup that was not begun when the driver died, whose client is gone */
+    if (ours && (backup->result != FERRY_BACKUP_RESULT_NONE || !op->driven))
+        virDomainObjEndAsyncJob(op->vm);
 }

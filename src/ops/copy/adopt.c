@@ -20,21 +20,39 @@ VIR_LOG_INIT("ferry.copy");
 
 
 /* Returns the persistent definition, NULL for a transient domain. While the domain runs,
- * and right after QEMU has ended, it is vm->newDef. */
+ * and right after QEMU has ended, it is vm->newDef. A domain that was undefined meanwhile
+ * still has it, and clients see it: they may define the domain again by what they see. */
 static virDomainDef *
 ferryCopyConfig(virDomainObj *vm)
 {
-    if (!vm->persistent)
-        return NULL;
+    return virDomainObjIsActive(vm) || vm->newDef || !vm->persistent ? vm->newDef : vm->def;
+}
 
-    return virDomainObjIsActive(vm) || vm->newDef ? vm->newDef : vm->def;
+
+/* Saves the configuration @def if the domain has one. */
+static int
+ferryCopySaveConfig(ferryOp *op,
+                    virDomainDef *def)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+
+    /* If the disk names the target already, an earlier save may have failed. The folder is
+     * synced in any case: the journal is removed next, and must not be outlived by the
+     * older configuration. */
+    if (op->vm->persistent &&
+        ((copy->unsaved && virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) ||
+         ferryDurableFolder(cfg->configDir) < 0))
+        return -1;
+
+    return 0;
 }
 
 
 /* Returns the copied disk in @def, or NULL if its source is not the old image. */
 static virDomainDiskDef *
 ferryCopyConfigDisk(ferryOp *op,
-                     virDomainDef *def)
+                    virDomainDef *def)
 {
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = virDomainDiskByTarget(def, copy->dst);
@@ -59,7 +77,6 @@ int
 ferryCopyAdoptConfig(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
     virDomainDef *def = ferryCopyConfig(op->vm);
     g_autoptr(virStorageSource) src = NULL;
     virDomainDiskDef *disk;
@@ -77,11 +94,7 @@ ferryCopyAdoptConfig(ferryOp *op)
         copy->unsaved = true;
     }
 
-    /* If the disk names the target already, an earlier save may have failed. The folder is
-     * synced in any case: the journal is removed next, and must not be outlived by the
-     * older configuration. */
-    if ((copy->unsaved && virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0) ||
-        ferryDurableFolder(cfg->configDir) < 0) {
+    if (ferryCopySaveConfig(op, def) < 0) {
         virErrorPtr err = NULL;
 
         virErrorPreserveLast(&err);

@@ -74,7 +74,8 @@ ferryCopySetGoal(ferryOp *op,
 }
 
 
-/* The call that had set the goal failed: sets it to @goal again, in memory at least. */
+/* The call that had set the goal failed: sets it to @goal again, in memory at least. On a full
+ * disk the journal can still say that the copy just goes on. */
 static void
 ferryCopyTakeGoalBack(ferryOp *op,
                       ferryCopyGoal goal)
@@ -85,8 +86,9 @@ ferryCopyTakeGoalBack(ferryOp *op,
     if (ferryCopySetGoal(op, goal, /* keep= */ false) == 0)
         return;
 
-    VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
-             "that failed: %s", op->vm->def->name, copy->dst, virGetLastErrorMessage());
+    if (goal != FERRY_COPY_GOAL_MIRROR || ferryJournalWithdraw(op) < 0)
+        VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
+                 "that failed: %s", op->vm->def->name, copy->dst, virGetLastErrorMessage());
     copy->goal = goal;
     copy->keep = false;
     if (disk)
@@ -304,6 +306,8 @@ ferryCopyPivotFailed(ferryOp *op)
     virErrorPreserveLast(&err);
 
     g_clear_pointer(&copy->old, virObjectUnref);
+    if (!ferryPlanReached(op, &ferryCopyPivotPlan, "pause"))
+        copy->pause = false;
 
     if (copy->goal == FERRY_COPY_GOAL_PIVOT)
         ferryCopyTakeGoalBack(op, FERRY_COPY_GOAL_MIRROR);

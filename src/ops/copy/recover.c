@@ -312,10 +312,10 @@ ferryCopyRecoverGone(ferryOp *op)
 /**
  * ferryCopyRecover:
  *
- * The driver was restarted, QEMU still runs. A running copy goes on. A copy that was
- * being started is undone: its client was told that it failed. A requested abort or
- * pivot is carried out; if the mirror job still runs, by a worker, because the caller,
- * the reconnecting thread, must not wait long. Domain locked, job held.
+ * The driver was restarted, QEMU still runs. A running copy goes on. A copy that was being
+ * started is undone, unless its last step had begun: its client has got no answer. A
+ * requested abort or pivot is carried out; if the mirror job still runs, by a worker,
+ * because the caller, the reconnecting thread, must not wait long. Domain locked, job held.
  */
 void
 ferryCopyRecover(ferryOp *op)
@@ -331,6 +331,9 @@ ferryCopyRecover(ferryOp *op)
     }
 
     ferryCopyRejoin(op, disk);
+
+    if (op->withdrawn)
+        copy->goal = FERRY_COPY_GOAL_MIRROR;
 
     if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
         if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
