@@ -23,7 +23,7 @@ import sys
 import urllib.parse
 
 import plans
-from ferrytest import DRIVER_DIR, check, where
+from ferrytest import BUILD, DRIVER_DIR, TOP, check, where
 
 # A step, or one of the commands that it sends. How many commands a step sends is known from
 # a run without a fault.
@@ -31,9 +31,9 @@ DURING = ('during-first', 'during-middle', 'during-last')
 
 # What can happen at any point of a step.
 ANYWHERE = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'power-loss')
-# After a power loss the disk has only what was synced (power-loss), or all that was written
-# (LATE).
-LATE = 'power-loss-late'
+# After a power loss the disk has only what was synced (power-loss), all that was written (LATE),
+# or of what was not synced every other file (SOME).
+LATE, SOME = 'power-loss-late', 'power-loss-some'
 # The journal cannot be written: no space (enospc); a disk error in the file (eio) or in its
 # folder (eio-folder).
 JOURNAL = ('enospc', 'eio', 'eio-folder')
@@ -41,15 +41,36 @@ JOURNAL = ('enospc', 'eio', 'eio-folder')
 # a run without a fault. An undo only removes files.
 UNSAVED = ('unsaved-erofs', 'unsaved-enospc', 'unsaved-eio', 'unsaved-folder')
 UNREMOVED = ('unsaved-erofs', 'unsaved-folder')
+# A step cannot create, rename or remove an image, write it or sync it; or the storage does not
+# answer in time. Which steps try to is known from a run without a fault.
+IMAGES = ('image-erofs', 'image-enospc', 'image-eio', 'image-hang')
 # These happen when the operation has ended: it must stay ended.
-ENDED = ('kill-driver', 'power-loss', LATE)
+ENDED = ('kill-driver', 'power-loss', LATE, SOME)
 # The driver is killed, and then something happens to its journal.
 DAMAGED = ('half', 'empty', 'newer')
 
-COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'unsaved', 'damaged', 'newer',
-           'power-loss')
-COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', 'eio-folder': 'eio',
-          **dict.fromkeys(UNSAVED, 'unsaved')}
+# The driver is killed, and one without Ferry runs before it comes back: it stops the domain and
+# starts it again (stock-restart), or leaves it alone.
+STOCK = ('stock', 'stock-restart')
+# The driver is killed, and when the next one has run or undone a step, QEMU or it is killed, too;
+# or its journal cannot be written.
+TWICE = ('twice-kill-qemu', 'twice-kill-driver', 'twice-enospc')
+# While a step has let go of the domain's job another client makes a call; while it waits for
+# QEMU's answer, with the job, a call that needs none.
+SECOND = ('second-destroy', 'second-undefine', 'second-define', 'second-same', 'second-end', 'second-delete')
+JOBLESS = ('second-undefine', 'second-define')
+# Before a step, somebody puts something else where the operation has a file of its own.
+SWAPPED = ('swap-symlink', 'swap-link', 'swap-fifo', 'swap-folder', 'swap-file')
+
+COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', 'unsaved', 'image', 'damaged', 'newer',
+           'power-loss', 'twice', 'stock', 'second', 'swap')
+COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', SOME: 'power-loss', 'eio-folder': 'eio',
+          **dict.fromkeys(UNSAVED, 'unsaved'), **dict.fromkeys(IMAGES, 'image'), **dict.fromkeys(TWICE, 'twice'),
+          **dict.fromkeys(STOCK, 'stock'), **dict.fromkeys(SECOND, 'second'), **dict.fromkeys(SWAPPED, 'swap')}
+
+# what faults.c is told, if it is not the name of the fault
+WHAT = {LATE: 'power-loss', SOME: 'power-loss', **dict.fromkeys(DAMAGED + TWICE + STOCK, 'kill-driver'),
+        **dict.fromkeys(SECOND, 'meet')}
 
 SAMPLE = 70
 WORKERS = 2
@@ -77,6 +98,12 @@ def points(cls, undone, last, final):
                    'after': ANYWHERE + (LATE,) + DAMAGED}
         if cls.ALONE:
             moments['save'] = UNSAVED
+            moments['image'] = IMAGES
+            moments['before'] += cls.swapped()
+            moments['after'] += (SOME,) + TWICE + STOCK
+            moments['during-first'] += JOBLESS
+            moments['during-last'] += JOBLESS
+            moments.update({'yield-first': cls.SECOND, 'yield-last': cls.SECOND})
     else:
         # An undo cannot fail. Undos follow each other directly, last step first, so after
         # one is before the next.
@@ -85,6 +112,11 @@ def points(cls, undone, last, final):
         moments['undo-after'] = ANYWHERE[1:] + (LATE,) + DAMAGED
         if cls.ALONE:
             moments['undo-save'] = UNREMOVED
+            moments['undo-image'] = ('image-erofs', 'image-hang')
+            moments['undo-after'] += (SOME,) + TWICE + STOCK + cls.swapped()
+            moments['undo-during-first'] += JOBLESS
+            moments['undo-during-last'] += JOBLESS
+            moments.update({'undo-yield-first': cls.SECOND, 'undo-yield-last': cls.SECOND})
     if final and cls.ALONE:
         moments['ended'] = ENDED
     for when, faults in moments.items():
@@ -114,11 +146,10 @@ def cases(walks):
 
 # What faults.c is told, and what it logs
 
-def line(case, commands, synced):
+def line(case, commands, traits):
     """Returns the line for the file of faults, or None when the step has no such point.
-    commands: how many commands each step sends to QEMU; synced: the steps whose journal is
-    synced, and those that save files."""
-    what = 'kill-driver' if case.fault in DAMAGED else 'power-loss' if case.fault == LATE else case.fault
+    commands, traits: see sent()"""
+    what = WHAT.get(case.fault, case.fault)
     when = case.when
     if when == 'ended':
         return when
@@ -129,30 +160,33 @@ def line(case, commands, synced):
     if when == 'any-journal':
         return f'any/journal/{what}'
     step = f'{case.plan}/{case.step}/{"undo" if case.undone else "run"}'
-    if 'save' in when and f'saves {step}' not in synced:
+    did = traits.get(step, ())
+    if 'save' in when and 'saves' not in did:
         return None
-    if 'during' in when:
-        sent = commands.get(step, 0)
+    if 'image' in when and ('images' if what == 'image-hang' else what) not in did:
+        return None
+    if 'during' in when or 'yield' in when:
+        sent = commands.get(step if 'during' in when else f'yields {step}', 0)
         when, _, which = when.rpartition('-')
         if sent < {'first': 1, 'middle': 3, 'last': 2}[which]:
             return None
         when += '-{}'.format({'first': 1, 'middle': (sent + 1) // 2, 'last': sent}[which])
-    elif what == 'eio-folder' and f'{case.plan}/{case.step}/run' not in synced:
+    elif what == 'eio-folder' and 'synced' not in did:
         return None
     return f'{case.plan}/{case.step}/{when}/{what}'
 
 
 def asks(case):
     """Does line() have to know what the steps do when nothing goes wrong?"""
-    return 'during' in case.when or 'save' in case.when or case.fault == 'eio-folder'
+    return any(what in case.when for what in ('during', 'save', 'image', 'yield')) or case.fault == 'eio-folder'
 
 
-def attempt(case, commands, synced, once):
+def attempt(case, commands, traits, once):
     """Tries a case. once(line) returns None when the fault happened, or else how many
     commands were sent: the number of commands that a waiting step sends varies. Returns
     True, or None when there is nothing to try."""
     for _ in range(ATTEMPTS):
-        fault = line(case, commands, synced)
+        fault = line(case, commands, traits)
         if not fault:
             return None
         commands = once(fault)
@@ -174,28 +208,28 @@ def happened(log):
 
 
 def sent(log):
-    """Returns (how many commands each step sent, the steps whose journal was synced, and
-    'saves STEP' for those that saved files)."""
-    commands, synced, now, saves = {}, set(), False, False
+    """Returns (how many commands each step sent, and with "yields STEP" how often it let go
+    of the job; for each step what it did of "synced", "saves", "images", and the faults that
+    could happen to these)."""
+    commands, traits = {}, collections.defaultdict(set)
+    now, yields = set(), 0
     for text in log:
-        if text == 'synced':
-            now = True
-        elif text == 'saves':
-            saves = True
-        elif not text.startswith('fault '):
-            step, count = text.split()
-            commands[step] = int(count)
-            if now:
-                synced.add(step)
-            if saves:
-                synced.add(f'saves {step}')
-            now = saves = False
-    return commands, synced
+        words = text.split()
+        if words[0] in ('synced', 'saves', 'images'):
+            now.update(words)
+        elif words[0] == 'yields':
+            yields = int(words[1])
+        elif words[0] != 'fault':
+            step, count = words
+            commands[step], commands[f'yields {step}'] = int(count), yields
+            traits[step] |= now
+            now, yields = set(), 0
+    return commands, traits
 
 
 def forget(fault_file):
     """Removes what faults left behind, for the next case."""
-    for what in 'durable', 'lost':
+    for what in 'durable', 'lost', 'fresh':
         shutil.rmtree(f'{fault_file}.{what}', ignore_errors=True)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f'{fault_file}.log')
@@ -225,19 +259,19 @@ def boot(fault_file, run, journals, late):
         shutil.copy(path, journals)
 
 
-def lose_names(fault_file):
-    """Puts back the files of configurations and checkpoints that a step renamed or removed
-    without syncing the folder."""
-    lost = f'{fault_file}.lost'
-    for name in os.listdir(lost) if os.path.isdir(lost) else []:
-        path = urllib.parse.unquote(name)
-        with open(os.path.join(lost, name)) as f:
-            text = f.read()
-        if text.startswith('+'):
-            with open(path, 'w') as f:
-                f.write(text[1:])
-        elif os.path.exists(path):
-            os.unlink(path)
+def lose_names(fault_file, lost):
+    """Puts back the files that a step made, renamed or removed without syncing the folder.
+    lost: tells for a path whether the disk did not get the change"""
+    for kind in 'lost', 'fresh':
+        notes = f'{fault_file}.{kind}'
+        for name in os.listdir(notes) if os.path.isdir(notes) else []:
+            path = urllib.parse.unquote(name)
+            if not lost(path):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            if kind == 'lost':
+                os.link(os.path.join(notes, name), path)
 
 
 def damage(journals, how):
@@ -368,10 +402,10 @@ def take(todo, worker, workers):
                 return todo.pop(i)
 
 
-def walk(path, todo):
+def walk(path, todo, workers):
     """Gives the cases of todo to the workers. Yields each with its answer."""
     todo = list(todo)
-    workers = [Worker(path) for _ in range(min(WORKERS, len(todo)))]
+    workers = [Worker(path) for _ in range(min(workers, len(todo)))]
     selector = selectors.DefaultSelector()
     for worker in workers:
         worker.give(take(todo, worker, workers))
@@ -399,6 +433,7 @@ class Table:
     def __init__(self):
         self.passed = collections.Counter()
         self.total = collections.Counter()
+        self.tried = set() # the points' names, also where nothing happens
 
     def add(self, case, passed):
         key = case.row, COLUMN.get(case.fault, case.fault)
@@ -424,13 +459,42 @@ def numbers(text):
     return range(int(first), int(last or first) + 1)
 
 
+def commit():
+    """A number that changes with each commit, so that the samples of many commits cover what
+    one does not."""
+    p = subprocess.run(['git', '-C', TOP, 'rev-parse', 'HEAD'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                       text=True)
+    return int(p.stdout[:8], 16) if p.returncode == 0 else 1
+
+
+def cover(table, known):
+    """Notes what was tried, for all walks of this build. Returns a line that says how much
+    of all that is."""
+    path = os.path.join(BUILD, 'crash-covered')
+    try:
+        with open(path) as f:
+            tried = set(f.read().splitlines())
+    except FileNotFoundError:
+        tried = set()
+    tried |= table.tried
+    with open(f'{path}.new', 'w') as f:
+        f.writelines(f'{name}\n' for name in sorted(tried))
+    os.rename(f'{path}.new', path)
+    there = {title(c) for c in known}
+    cells = {(c.row, COLUMN.get(c.fault, c.fault)) for c in known}
+    reached = {(c.row, COLUMN.get(c.fault, c.fault)) for c in known if title(c) in tried}
+    return (f'     all walks of this build folder: {len(tried & there)} of {len(there)} points, '
+            f'{len(reached)} of {len(cells)} cells of the table')
+
+
 def arguments():
     parser = argparse.ArgumentParser(prog='./ferry check crash', description='the crash walk: see docs/testing.rst')
     parser.add_argument('--all', action='store_true', help='every case, not a sample')
     parser.add_argument('--sample', type=int, default=SAMPLE, metavar='N', help=f'this many points ({SAMPLE})')
-    parser.add_argument('--seed', type=int, default=1, metavar='N', help='which sample (1)')
+    parser.add_argument('--seed', type=int, default=commit(), metavar='N', help='which sample (the commit)')
     parser.add_argument('--case', type=numbers, default=(), metavar='N[-M]', help='only the case of this number')
     parser.add_argument('--only', default='', metavar='TEXT', help='only cases with this in their name')
+    parser.add_argument('--workers', type=int, default=WORKERS, metavar='N', help=f'cases at a time ({WORKERS})')
     parser.add_argument('--list', action='store_true', help='say what cases there are')
     parser.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -457,7 +521,8 @@ def main(path, walks):
     print(f'     {len(known)} points, {"all of them" if args.all else f"seed {args.seed}"}', flush=True)
     table = Table()
     tried, void = [], 0
-    for case, passed, wrong in walk(path, todo):
+    for case, passed, wrong in walk(path, todo, args.workers):
+        table.tried.add(title(case))
         if passed is None:
             void += 1
             continue
@@ -477,6 +542,7 @@ def main(path, walks):
     if not args.all:
         print(f'     cases {" ".join(map(str, sorted(tried)))}')
     print(f'     {void} points at which nothing happens\n{table}')
+    print(cover(table, known))
     passed = sum(table.passed.values())
     print(f'{passed} passed, {len(tried) - passed} failed')
     return 0 if tried and passed == len(tried) else 1

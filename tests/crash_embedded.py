@@ -10,13 +10,17 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import tempfile
+import time
+import zlib
 
 import crash
+import crash_others
 import faultmatrix
-from ferrytest import Failed, Host, LibvirtError, check, check_qcow2, frontend, qemu_io, run, wait_for, written
+from ferrytest import Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, run, wait_for, written
 
 BLOCK_JOB_READY = 3
 NOGROUP = 65534
@@ -28,13 +32,34 @@ class Bench(faultmatrix.Bench):
     """Counts how often the driver died, and reads which faults happened."""
 
     def __init__(self, host):
+        self.calls = None # of several clients at once
         super().__init__(host)
+        host.env['FERRY_FAULT_IMAGES'] = host.dir
+        self.session.kill()
+        self.session = Session(host)
         self.deaths = 0
         self.journals = os.path.join(host.root, 'lib', 'ferry')
 
+    def call(self, domain, method, *args, **kwargs):
+        if self.calls:
+            return self.calls.request(domain=domain, method=method, args=args, **kwargs)
+        return super().call(domain, method, *args, **kwargs)
+
     def restart(self):
+        """A driver may die while it starts, too."""
         self.deaths += 1
-        super().restart()
+        try:
+            super().restart()
+        except Failed:
+            self.fault(None)
+            super().restart()
+
+    def at_restart(self, act):
+        """The next time that no driver runs."""
+        def once():
+            self.meanwhile = lambda: None
+            act()
+        self.meanwhile = once
 
     def log(self):
         return crash.read_log(self.fault_file)
@@ -46,13 +71,18 @@ class Bench(faultmatrix.Bench):
         self.damaged = {}
         crash.forget(self.fault_file)
 
-    def lose_power(self, late):
-        """Driver and QEMU are dead: puts into place what a host has when it comes up again.
-        late: the disk got all that was written, not only what was synced."""
+    def lose_power(self, scene, case):
+        """Driver and QEMU are dead: puts into place what a host has when it comes up again."""
+        if scene.transient:
+            # the stock driver leaves these for ever
+            shutil.rmtree(os.path.join(self.host.root, 'lib', 'qemu', 'checkpoint', scene.name), ignore_errors=True)
+        def lost(what):
+            return case.fault != crash.SOME or zlib.crc32(f'{case.number} {what}'.encode()) & 1
+        late = case.fault == crash.LATE or not lost('journal')
         for pid in self.host.qemu_pids():
             wait_for(lambda: not os.path.exists(f'/proc/{pid}'), 10, 0.01, f'the end of QEMU {pid}')
-        if not late:
-            crash.lose_names(self.fault_file)
+        if case.fault != crash.LATE:
+            crash.lose_names(self.fault_file, lambda path: lost(os.path.basename(path)))
         crash.boot(self.fault_file, os.path.join(self.host.root, 'run'), self.journals, late)
 
     def damage(self, how):
@@ -78,6 +108,7 @@ def plain(scene, text):
     """XML without what differs from domain to domain and does not matter."""
     text = re.sub(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 'UUID', text)
     text = re.sub(rf'(domain-\d+-|\b){scene.name}\b', 'NAME', text)
+    text = re.sub(r'\s*<title>again</title>', '', text) # see crash_others.define()
     text = re.sub(r" (id|index)='\d+'", '', text).replace(" ready='yes'", '').replace('libvirt-0', 'libvirt-')
     # the stock driver forgets the alias of a controller with model='none' when it starts
     # again
@@ -120,15 +151,34 @@ def listening(scene):
                   if len(r) > 7 and int(r[3], 16) & 0x10000 and f'{scene.name}-' in r[7] and scene.host.dir in r[7])
 
 
+def journal(scene):
+    """What the journal says, without what no two operations have in common."""
+    texts = []
+    for path in scene.host.live_files():
+        try:
+            with open(path) as f:
+                texts.append(f.read())
+        except FileNotFoundError:
+            pass
+    text = ''.join(t for t in texts if f"name='{scene.name}'" in t)
+    if "committed='off'" in text:
+        # a full disk takes no new journal; this says that the copy just goes on
+        text = re.sub(r"\s*<plan name='pivot' .*?/>", '', text.replace("committed='off'", "committed='no '"))
+        text = re.sub("goal='.*?'", "goal='mirror'", re.sub("pause='.*?'", "pause='no'", text))
+        text = re.sub(r'\s*<old>.*?</old>', '', text, flags=re.S)
+    return re.sub(r" (pid|start|boot|dev|ino|born)='.*?'", '', plain(scene, text))
+
+
 # Not in Scene.state(), with which again() compares
-MORE = ('definition', 'owners', 'saved job', 'live XML', 'locks', 'stats', 'listening')
+MORE = ('what the journal says', 'definition', 'owners', 'saved job', 'live XML', 'locks', 'stats', 'listening')
 
 
 def look(scene):
     """The state of the fault matrix (Scene.state()), and more (MORE)."""
     state = scene.state()
-    state['definition'] = plain(scene, scene.call('XMLDesc', faultmatrix.INACTIVE))
+    state['definition'] = '' if scene.transient else plain(scene, scene.call('XMLDesc', faultmatrix.INACTIVE))
     state['owners'] = owners(scene)
+    state['what the journal says'] = journal(scene)
     if scene.running():
         with open(os.path.join(scene.host.root, 'run', 'qemu', f'{scene.name}.xml')) as f:
             state['saved job'] = re.findall("<job type='.*?' async='.*?'", f.read())
@@ -140,6 +190,11 @@ def look(scene):
 def roughly(state):
     """The state without O_DIRECT: when QEMU refused a command, a copy may go on without it."""
     return {k: re.sub("'direct': (True|False), ", '', v) if k == 'nodes' else v for k, v in state.items()}
+
+
+def undefined(state):
+    """The state without what a domain loses that is undefined while it runs."""
+    return {k: v for k, v in state.items() if k not in ('definition', 'metadata', 'checkpoints')}
 
 
 def unowned(state):
@@ -168,7 +223,8 @@ def content(path):
 def look_off(scene):
     """The state of a domain that does not run: what is on the disk."""
     state = {'config': scene.config_source(), 'files': scene.files(), 'journal': scene.journal(),
-             'definition': scene.call('XMLDesc', faultmatrix.INACTIVE), 'owners': owners(scene),
+             'definition': '' if scene.transient else scene.call('XMLDesc', faultmatrix.INACTIVE),
+             'owners': owners(scene),
              'QEMUs': len(scene.host.qemu_pids()), 'listening': listening(scene)}
     if hasattr(scene, 'metadata'):
         state.update(metadata=scene.metadata(), checkpoints=scene.checkpoints())
@@ -183,7 +239,7 @@ class Reference:
     states: without the operation, before it, after it; base: the same as Scene.state() has
     it; off: QEMU died after the operation (the first) or before it; told: what clients were
     told of its end; jobs: is there a job before it; commands: how many commands each step
-    sends to QEMU; synced: the steps whose journal is synced"""
+    sends to QEMU; traits: what else they do (crash.sent())"""
 
     def __init__(self, bench, cls, trigger):
         prepare, act = trigger
@@ -198,7 +254,7 @@ class Reference:
         bench.fault(None)
         self.states.append(look(scene))
         self.told = bench.finals(since)
-        self.commands, self.synced = crash.sent(bench.log())
+        self.commands, self.traits = crash.sent(bench.log())
         self.off = [self._off(scene, cls.DEATHS[0])]
         for how in cls.DEATHS:
             for call in (prepare,), (prepare, act):
@@ -265,7 +321,7 @@ class Walk:
     def case(self, case):
         """Returns True, or None when there is nothing to try; raises otherwise."""
         ref = self.reference(case)
-        return crash.attempt(case, ref.commands, ref.synced, lambda line: self.attempt(case, ref, line))
+        return crash.attempt(case, ref.commands, ref.traits, lambda line: self.attempt(case, ref, line))
 
     def attempt(self, case, ref, line):
         """Returns None when the fault happened, or else how many commands the steps
@@ -277,15 +333,26 @@ class Walk:
         prepare(scene)
         self.since, self.deaths = bench.now(), bench.deaths
         if 'power-loss' in case.fault:
-            bench.meanwhile = lambda: bench.lose_power(case.fault == crash.LATE)
+            bench.at_restart(lambda: bench.lose_power(scene, case))
         elif case.fault in crash.DAMAGED:
-            bench.meanwhile = lambda: bench.damage(case.fault)
-        bench.fault(line)
-        said = ''
-        try:
-            act(scene)
-        except (LibvirtError, Failed) as e:
-            said = str(e) or 'an error'
+            bench.at_restart(lambda: bench.damage(case.fault))
+        elif case.fault in crash.STOCK:
+            bench.at_restart(lambda: crash_others.without_ferry(bench, scene, case.fault == 'stock-restart'))
+        elif case.fault in crash.TWICE:
+            what = case.fault[len('twice-'):]
+            bench.at_restart(lambda: bench.fault(f'any/{"journal" if what == "enospc" else "step"}/{what}'))
+        swap = crash_others.Swap(scene, case) if case.fault in crash.SWAPPED else None
+        bench.fault(line.replace(case.fault, swap.command()) if swap else line)
+        said, second = '', None
+        if case.fault in crash.SECOND:
+            said, second = crash_others.both(bench, scene, case, act)
+        else:
+            try:
+                act(scene)
+            except (LibvirtError, Failed) as e:
+                said = str(e) or 'an error'
+        if case.fault in crash.TWICE:
+            self.await_second()
         bench.fault(None)
         if case.when == 'ended':
             check(not said, f'the call failed without a fault: {said}')
@@ -297,10 +364,26 @@ class Walk:
         bench.meanwhile = lambda: None
         log = bench.log()
         happened = case.when == 'ended' or crash.happened(log)
-        if happened:
+        if swap:
+            if happened:
+                self.check_swapped(scene, swap)
+            swap.close()
+        elif case.fault in crash.SECOND:
+            if happened:
+                self.check_second(case, ref, scene, act, said, second)
+        elif happened:
             self.outcome(case, ref, scene, act, said)
         scene.finish()
         return None if happened else crash.sent(log)[0]
+
+    def await_second(self):
+        """The second fault needs a step, which recovery may not have."""
+        end = time.monotonic() + 1
+        while time.monotonic() < end and not self.twice():
+            time.sleep(0.02)
+
+    def twice(self):
+        return sum(line.startswith('fault ') for line in self.bench.log()) > 1
 
     def strike(self, case):
         """Lets the operation end, and then injects the fault."""
@@ -310,13 +393,16 @@ class Walk:
         self.bench.restart()
 
     def outcome(self, case, ref, scene, act, said):
-        dies = case.fault in ('kill-qemu', 'disconnect') or 'power-loss' in case.fault
+        dies = (case.fault in ('kill-qemu', 'disconnect') or 'power-loss' in case.fault or
+                case.fault == 'twice-kill-qemu' and self.twice())
         if case.fault == 'error' and not case.undone and case.when in ('before', 'after'):
             check('injected failure' in said, f'the error was not reported: {said or "nothing"}')
         if case.fault in crash.JOURNAL and said:
             check('journal' in said, f'the error does not name the journal: {said}')
         scene.settle('kill-qemu' if dies else case.fault)
-        if case.fault in crash.DAMAGED and self.bench.damaged:
+        if case.fault == 'stock-restart':
+            self.check_restarted(scene, ref, act)
+        elif case.fault in crash.DAMAGED and self.bench.damaged:
             self.check_damaged(scene, case)
         elif dies:
             check(not scene.running(), 'QEMU survived')
@@ -325,6 +411,62 @@ class Walk:
         else:
             check(scene.running(), 'the domain stopped')
             self.check_running(case, ref, scene, act, said)
+
+    # Others
+
+    def check_second(self, case, ref, scene, act, said, second):
+        if case.fault == 'second-destroy' and not second:
+            scene.settle('kill-qemu')
+            check(not scene.running(), 'QEMU survived')
+            scene.killed = True
+            self.check_stopped(case, ref, scene, said)
+            return
+        scene.settle(case.fault)
+        check(scene.running(), 'the domain stopped')
+        if case.fault in ('second-end', 'second-delete') and not second:
+            # What there is then depends on which of them was first: it is whole, and clients
+            # were told once.
+            self.check_whole(ref, scene)
+        else:
+            # the same call twice: one of them did it
+            said = '' if case.fault == 'second-same' and not second else said
+            self.check_running(case, ref, scene, act, said)
+
+    def check_whole(self, ref, scene):
+        wait_for(lambda: scene.stop() or not scene.journal(), 20, 0.1, 'the journal to go')
+        self.check_told(scene)
+        scene.restarted()
+        scene.again(ref.base)
+        scene.call('destroy')
+        self.check_images(scene)
+
+    def check_swapped(self, scene, swap):
+        """Fails unless what somebody else has is as it was, and the guest runs on."""
+        scene.settle('error')
+        check(scene.running(), 'the domain stopped')
+        wait_for(lambda: scene.stop() or not scene.journal(), 20, 0.1, 'the journal to go')
+        check(scene.qmp('query-jobs') == [], 'there are jobs')
+        swap.check()
+        self.end(scene)
+        swap.check()
+        for image in scene.images():
+            if image != swap.path:
+                check_qcow2(image)
+
+    def check_restarted(self, scene, ref, act):
+        """A driver without Ferry has stopped the domain and started it again: nothing that
+        belongs to an earlier QEMU happens to this one."""
+        if not scene.running():
+            scene.qmp.close()
+            scene.start()
+        wait_for(lambda: not scene.journal(), 20, 0.1, 'the journal to go')
+        check(scene.qmp('query-jobs') == [], 'there are jobs')
+        scene.killed = True
+        scene.check_left(self.host.log_text())
+        scene.restarted()
+        scene.again(ref.base)
+        scene.call('destroy')
+        self.check_images(scene)
 
     # Events
 
@@ -352,11 +494,14 @@ class Walk:
     # QEMU runs
 
     def check_running(self, case, ref, scene, act, said):
-        about = roughly if case.fault == 'error' and 'during' in case.when else dict
+        about = (roughly if case.fault == 'error' and 'during' in case.when else
+                 undefined if scene.transient and not scene.TRANSIENT else dict)
         states = [about(s) for s in ref.states]
 
         def now():
             return about(look(scene))
+        if case.fault == 'image-erofs' and case.undone:
+            self.remove_left(scene)
         try:
             if case.past and said:
                 # the step does not know what it did: the next call finds out
@@ -376,10 +521,22 @@ class Walk:
                   f'the call said {said or "nothing"}, and the state is {"after" if 2 in here else "before"}')
         self.check_told(scene, ref.told if 2 in here else {} if 1 in here else ENDED)
         scene.again(ref.base)
+        self.end(scene)
+        self.check_images(scene)
+
+    @staticmethod
+    def end(scene):
         config = scene.config_source()
         scene.call('destroy')
-        check(scene.config_source() == config, 'the configuration changed with the end of QEMU')
-        self.check_images(scene)
+        check(scene.transient or scene.config_source() == config, 'the configuration changed with the end of QEMU')
+
+    def remove_left(self, scene):
+        """What could not be removed is in the log, by its name."""
+        wait_for(lambda: not scene.journal(), 20, 0.1, 'the journal to go')
+        left = re.findall(rf"warning .* cannot remove '(.*/{scene.name}-.*?)': Read-only", self.host.log_text())
+        check(left, 'the log does not say what could not be removed')
+        for path in left:
+            os.unlink(path)
 
     def check_images(self, scene):
         scene.check_data()
@@ -416,11 +573,11 @@ class Walk:
         in the log, and other domains are not concerned."""
         crash.check_set_aside(self.bench.damaged, self.host.path('libvirt.log'))
         check(scene.running(), 'the domain stopped')
-        for i, _ in enumerate(scene.DISKS):
-            self.check_writable(scene, f'virtio-disk{i}')
-        config = scene.config_source()
-        scene.call('destroy')
-        check(scene.config_source() == config, 'the configuration changed with the end of QEMU')
+        for disk in scene.DISKS:
+            self.check_writable(scene, Guest.alias(disk))
+        if scene.transient:
+            scene.used = [scene.config_source()]
+        self.end(scene)
         check(not scene.journal(), 'QEMU ended, and the journal did not')
         self.check_images(scene)
         for image in scene.images():

@@ -80,7 +80,7 @@ class Walk:
 
     def case(self, case):
         """Returns True, or None when there is nothing to try; raises otherwise."""
-        known = self.reference(case.trigger) if crash.asks(case) else ({}, set())
+        known = self.reference(case.trigger) if crash.asks(case) else ({}, {})
         return crash.attempt(case, *known, lambda line: self.attempt(case, line))
 
     def attempt(self, case, line):

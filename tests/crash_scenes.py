@@ -5,9 +5,11 @@ Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import contextlib
 import os
 import signal
 
+import crash
 import scenes_backup
 import scenes_copy
 from ferrytest import LibvirtError, check, run, wait_for
@@ -23,16 +25,37 @@ class Copied:
     with SIGKILL, and a driver that has lost the connection asks QEMU to end. ALONE: the
     operation runs on one host only. BELOW: endings of the names of images that others are
     based on and that are only read. libvirt gives them to QEMU's user and never gives them
-    back, since other domains may read them, too, so their owners are not compared."""
+    back, since other domains may read them, too, so their owners are not compared. SECOND:
+    what another client calls meanwhile. SWAPS: endings of the names of files of the
+    operation that somebody replaces."""
 
     ALONE = True
     BELOW = ()
+    SECOND = crash.SECOND[:-1]
+    SWAPS = ()
     JOBS = ('vda',)
     DEATHS = (signal.SIGKILL,)
 
+    @classmethod
+    def swapped(cls):
+        return crash.SWAPPED if cls.SWAPS else ()
+
+    def stop(self):
+        """Ends what is on."""
+        with contextlib.suppress(LibvirtError):
+            self.call('blockJobAbort', self.DISKS[0], 0)
+
     def images(self):
         """The images that must be undamaged whatever happens."""
-        return [self.config_source()]
+        return [i for i in ([self.config_source()] if not self.transient else self.there()) if i.endswith('.qcow2')]
+
+    def check_left(self, log):
+        """The domain was started again without Ferry. If the guest had moved, both images are
+        there, the log says so, and the user has to choose."""
+        if not self.flags & scenes_copy.REUSE and os.path.exists(self.target) and self.config_source() == self.source:
+            check(f"'{self.target}', and the domain was started on '{self.source}'" in log, 'the log does not say so')
+            self.check_image(self.target)
+            os.unlink(self.target)
 
     def spoilt(self):
         """The user's own images that an operation may have written into: what they hold is
@@ -41,12 +64,16 @@ class Copied:
 
     def restarted(self):
         """The domain was started again. A QEMU that was killed while it wrote an image
-        may have left clusters there that nobody uses, which is no damage."""
+        may have left clusters there that nobody uses, which is no damage. A transient domain is
+        on its old image again, and what it was copied to is in the way."""
         for image in self.spoilt():
             run('qemu-img', 'check', '-q', '-r', 'leaks', image)
+        if self.transient and self.config_source() == self.source and os.path.exists(self.target):
+            os.unlink(self.target)
 
 
 class Copy(Copied, scenes_copy.Copy):
+    SWAPS = ('target.qcow2',)
     ROWS = {('copy', 'start'): 'copy', ('copy', 'pivot'): 'pivot'}
 
 
@@ -59,7 +86,7 @@ class Abort(Copied, scenes_copy.Copy):
     """A copy that is aborted when both images are the same: the target stays."""
 
     def abort(self):
-        self.call('blockJobAbort', 'vda', 0)
+        self.call('blockJobAbort', self.DISKS[0], 0)
 
     def again(self, states):
         self.wait_aborted(states)
@@ -82,7 +109,7 @@ class Abort(Copied, scenes_copy.Copy):
 
     def check_stopped(self):
         """QEMU may have died after the abort was over."""
-        check(self.config_source() == self.source, 'the configuration does not name the source')
+        check(self.transient or self.config_source() == self.source, 'the configuration does not name the source')
         for image in {self.source, self.target}:
             if os.path.exists(image):
                 self.check_image(image)
@@ -104,7 +131,7 @@ class AbortEarly(Abort):
     """A copy that is aborted long before both images are the same: the target is removed."""
 
     def copied(self):
-        self.call('blockRebase', 'vda', self.target, 1 << 16, self.flags | BANDWIDTH_BYTES)
+        self.call('blockRebase', self.DISKS[0], self.target, 1 << 16, self.flags | BANDWIDTH_BYTES)
 
     def again(self, states):
         self.wait_aborted(states)
@@ -118,16 +145,51 @@ class AbortEarly(Abort):
     UNDONE = {('copy', 'start'): (copied, Abort.abort)}
 
 
+class Transient(Copy):
+    TRANSIENT = True
+    SWAPS = ()
+
+
+class TransientAbort(AbortEarly):
+    TRANSIENT = True
+
+
+class Held(Copy):
+    """A disk without an ioeventfd that is copied to an image that is not qcow2: its guest's
+    CPUs, which run, stand still meanwhile."""
+
+    flags = scenes_copy.COPY | scenes_copy.RAW
+    FORMAT = 'raw'
+    DISKS = ('sda',)
+    BUS = 'sata'
+    JOBS = DISKS
+    START = 0
+    SWAPS = ('target.raw',)
+
+    def more_state(self):
+        return {'CPUs': self.qmp('query-status')['running'] if self.running() else None}
+
+
 class Kept:
     """A domain that loses its checkpoints when QEMU dies, with their bitmaps. Before the
     second try they are deleted and made again, since backups need one to begin from."""
 
     ALONE = True
     BELOW = ()
+    SECOND = crash.SECOND
+    SWAPS = ()
+    swapped = Copied.__dict__['swapped']
     JOBS = ()
     # on SIGTERM QEMU writes its bitmaps to the images before it ends, on SIGKILL it does
     # not
     DEATHS = (signal.SIGKILL, signal.SIGTERM)
+
+    def stop(self):
+        with contextlib.suppress(LibvirtError):
+            self.call('abortJob')
+
+    def check_left(self, log):
+        """Of a backup nothing is left but what was complete."""
 
     def images(self):
         return [self.image(d) for d in self.DISKS]
@@ -147,6 +209,7 @@ class Checkpoints(Kept, scenes_backup.Checkpoints):
 
 class Pull(Kept, scenes_backup.Pull):
     JOBS = scenes_backup.Pull.DISKS
+    SWAPS = ('vda-scratch', 'nbd')
     ROWS = {('backup', 'begin'): 'backup begin'}
 
 
@@ -157,6 +220,7 @@ class PullEnd(Pull):
 
 class Push(Kept, scenes_backup.Push):
     JOBS = scenes_backup.Push.DISKS
+    SWAPS = ('vda-target', 'vdb-target')
     ROWS = {('backup', 'begin'): 'backup begin'}
 
     def restarted(self):
@@ -177,4 +241,21 @@ class PushEnd(Push):
 Pull.UNDONE = {}
 PullEnd.UNDONE = scenes_backup.Pull.UNDONE
 
-EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd]
+
+
+class TransientCheckpoints(Checkpoints):
+    TRANSIENT = True
+
+
+class TransientPullEnd(PullEnd):
+    TRANSIENT = True
+    SWAPS = ()
+
+
+class TransientPush(Push):
+    TRANSIENT = True
+    SWAPS = ()
+
+
+EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Transient,
+            TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]

@@ -18,7 +18,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import plans
-from ferrytest import (BUILD, DRIVER_DIR, Failed, Host, LibvirtError, Monitor, Session, adopt_qemus, check, disk_xml,
+from ferrytest import (BUILD, DRIVER_DIR, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check, disk_xml,
                        domain_xml, main, qemu_io, wait_for, with_monitor)
 
 PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
@@ -37,6 +37,7 @@ SUITES = {
 # libvirt's constants, which are only available with its Python module
 INACTIVE = 2
 PAUSED = 1
+NO_DOMAIN = 42
 
 
 class Bench:
@@ -82,19 +83,28 @@ class Scene:
     PLANS = {}
     UNDONE = {}
     DISKS = ('vda',)
+    BUS = 'virtio'
+    TRANSIENT = False
+    START = PAUSED # virDomainCreateFlags
     killed = False # the QEMU that wrote to the images was
 
     def __init__(self, bench, number):
         self.bench = bench
         self.host = bench.host
         self.name = f'g{number}'
+        self.transient = self.TRANSIENT
         self.prepare()
-        xml = domain_xml(self.name, [disk_xml(d, self.image(d)) for d in self.DISKS])
-        bench.session.call(None, 'defineXML', with_monitor(xml, self.path('qmp')))
+        disks = [disk_xml(d, self.image(d)).replace("bus='virtio'", f"bus='{self.BUS}'") for d in self.DISKS]
+        self.xml = with_monitor(domain_xml(self.name, disks), self.path('qmp'))
+        if not self.transient:
+            bench.session.call(None, 'defineXML', self.xml)
         self.start()
 
     def start(self):
-        self.bench.session.call(self.name, 'createWithFlags', PAUSED)
+        if self.transient:
+            self.bench.session.call(None, 'createXML', self.xml, self.START)
+        else:
+            self.bench.session.call(self.name, 'createWithFlags', self.START)
         self.qmp = Monitor(self.path('qmp'))
 
     @classmethod
@@ -111,15 +121,21 @@ class Scene:
     def call(self, method, *args, **kwargs):
         return self.bench.call(self.name, method, *args, **kwargs)
 
-    def write(self, pattern, offset, length, disk='virtio-disk0'):
-        """Writes as the guest would."""
+    def write(self, pattern, offset, length):
+        """Writes to the first disk as the guest would."""
+        disk = Guest.alias(self.DISKS[0])
         self.qmp.hmp(qemu_io(disk, f'aio_write -P {pattern} {offset} {length}'))
         self.qmp.hmp(qemu_io(disk, 'aio_flush'))
         # only what was flushed has to survive a SIGKILL of QEMU
         self.qmp.hmp(qemu_io(disk, 'flush'))
 
     def running(self):
-        return self.call('isActive') == 1
+        try:
+            return self.call('isActive') == 1
+        except LibvirtError as e:
+            if self.transient and e.code == NO_DOMAIN:
+                return False
+            raise
 
     def settle(self, fault):
         """Until the driver has dealt with whatever happened: a call that takes
@@ -127,13 +143,17 @@ class Scene:
         the driver also kills when it has lost the connection."""
         def settled():
             try:
-                self.call('blockJobInfo', 'vda', 0)
+                self.call('blockJobInfo', self.DISKS[0], 0)
                 return fault not in ('kill-qemu', 'disconnect')
             except LibvirtError:
                 return not self.running()
         wait_for(settled, 60, 0.02, 'recovery')
 
     def config_source(self):
+        """The first disk's image in the configuration; of a transient domain where it is now,
+        None when it has ended."""
+        if self.transient and not self.running():
+            return None
         xml = ET.fromstring(self.call('XMLDesc', INACTIVE))
         return xml.find('devices/disk/source').get('file')
 
@@ -201,7 +221,8 @@ class Scene:
     def finish(self):
         if self.running():
             self.call('destroy')
-        self.call('undefineFlags', 1 << 4)
+        if not self.transient:
+            self.call('undefineFlags', 1 << 4)
         self.qmp.close()
         for f in os.listdir(self.host.dir):
             if f.lstrip('.').startswith(self.name + '-'):

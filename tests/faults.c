@@ -16,6 +16,9 @@
  *   journal            what the step is going to do is written to the journal
  *   save, undo-save    the step, or its undo, writes or removes the file of a
  *                      configuration or of a checkpoint
+ *   image, undo-image  it works on a file in the folder FERRY_FAULT_IMAGES
+ *   yield-N            it has let go of the domain's job for the Nth time, and is about
+ *                      to take it again
  *
  * and WHAT
  *
@@ -35,23 +38,28 @@
  *
  * or, for save, what happens once: the file cannot be opened or removed
  * (unsaved-erofs), written (unsaved-enospc) or renamed (unsaved-eio), or its
- * folder cannot be synced (unsaved-folder).
+ * folder cannot be synced (unsaved-folder). For image: nothing can be created, renamed or
+ * removed there (image-erofs), written (image-enospc) or synced (image-eio), or the first of
+ * these calls takes longer than the storage may (image-hang). For yield and during: nothing
+ * goes on until this file says something else (meet).
  *
  * So every step of every plan can be broken in every way, without a line in
  * the code that is tested. A line any/journal/WHAT makes the next writing of any
- * journal fail. A line any/bind/run COMMAND is what somebody else does when a unix socket
- * has just got its name.
+ * journal fail, a line any/step/WHAT happens after the next step that is run or undone. A
+ * line any/bind/run COMMAND is what somebody else does when a unix socket has just got its
+ * name.
  *
  * FERRY_FAULT_FILE.log gets a line for each fault that happened, and, if the file
  * says "record", one for each step: how many commands it sent; and before that "synced"
- * when its journal was, and "saves" when it saved such a file. FERRY_FAULT_TRACE names
+ * when its journal was, "saves" when it saved such a file, "images" and the faults that can
+ * happen when it worked on images, and "yields N". FERRY_FAULT_TRACE names
  * a file that gets a line for each name that was put on the disk, and for each folder
  * that was synced. In
  * FERRY_FAULT_FILE.durable is what a host that loses its power has of the journals
  * when it is back: what was written but not synced is not there. In
- * FERRY_FAULT_FILE.lost is what it has in place of the other files that steps renamed
- * or removed and whose folders were not synced: each file's name is the escaped path,
- * the content "+" and the older content, or "-" if there was no such file.
+ * FERRY_FAULT_FILE.lost is what it may have in place of the other files that steps made,
+ * renamed or removed and whose folders were not synced, each under its escaped path; in
+ * FERRY_FAULT_FILE.fresh are the paths at which it may have nothing.
  */
 
 #include <config.h>
@@ -81,6 +89,13 @@
 /* Long enough for any command that is answered at all. */
 #define FAULT_ANSWER_MS 200
 
+/* Longer than FERRY_BOUNDED_STORAGE_MS. */
+#define FAULT_HANG_US (7 * G_USEC_PER_SEC)
+
+/* How long a step lets others go first, and how often it looks whether they have. */
+#define FAULT_MEET_US (30 * G_USEC_PER_SEC)
+#define FAULT_MEET_POLL_US 5000
+
 /* The step that runs, for the thread that talks to QEMU; and the one before it,
  * for the journal. There is one operation at a time in a test. */
 static struct {
@@ -91,6 +106,10 @@ static struct {
     bool watched;
     bool saved;
     char *save;
+    GString *images; /* which faults for an image can happen to it */
+    char *image;
+    unsigned long long thread;
+    int yields;
     int commands;
 } current;
 
@@ -270,6 +289,18 @@ faultFind(const ferryPlan *plan,
 }
 
 
+/* What is to happen when @step was run or undone, or NULL. */
+static char *
+faultFindAfter(const ferryPlan *plan,
+               const ferryStep *step,
+               const char *when)
+{
+    char *what = faultLookup("any/step/");
+
+    return what ? what : faultFind(plan, step, when);
+}
+
+
 /* Does the test want to know what happens without a fault? */
 static bool
 faultIsRecorded(void)
@@ -316,12 +347,20 @@ faultEnter(ferryOp *op,
     current.step = step;
     current.undo = undo;
     current.commands = 0;
+    current.yields = 0;
+    current.thread = virThreadSelfID();
     current.saved = false;
+    if (!current.images)
+        current.images = g_string_new(NULL);
+    g_string_truncate(current.images, 0);
+    g_free(current.image);
+    current.image = faultFind(plan, step, undo ? "undo-image" : "image");
     g_free(current.save);
     current.save = faultFind(plan, step, undo ? "undo-save" : "save");
     if (current.save && faultHappened(current.save))
         g_clear_pointer(&current.save, g_free);
-    current.watched = faultIsWatched(plan, step, undo ? "undo-during" : "during");
+    current.watched = faultIsWatched(plan, step, undo ? "undo-during" : "during") ||
+                      faultIsWatched(plan, step, "yield");
 }
 
 
@@ -330,6 +369,10 @@ faultLeave(void)
 {
     if (current.saved && faultIsRecorded())
         faultLog("saves");
+    if (current.images->len && faultIsRecorded())
+        faultLog("images%s", current.images->str);
+    if (current.yields && current.watched)
+        faultLog("yields %d", current.yields);
     if (current.watched)
         faultLog("%s/%s/%s %d", current.plan->name, current.step->name,
                  current.undo ? "undo" : "run", current.commands);
@@ -345,7 +388,7 @@ ferryStepRun(ferryOp *op,
              const ferryStep *step)
 {
     g_autofree char *before = faultFind(plan, step, "before");
-    g_autofree char *after = faultFind(plan, step, "after");
+    g_autofree char *after = faultFindAfter(plan, step, "after");
     int rc;
 
     if (before && (rc = faultHappen(op, step, before)) < 0)
@@ -368,7 +411,7 @@ ferryStepUndo(ferryOp *op,
               const ferryStep *step)
 {
     g_autofree char *before = faultFind(plan, step, "undo-before");
-    g_autofree char *after = faultFind(plan, step, "undo-after");
+    g_autofree char *after = faultFindAfter(plan, step, "undo-after");
 
     if (before)
         ignore_value(faultHappen(op, step, before));
@@ -396,6 +439,49 @@ bind(int fd,
         faultRun(what);
 
     return rc;
+}
+
+
+/* What others do while a step has no job */
+
+/* Waits until the file of faults has another content. */
+static void
+faultMeet(void)
+{
+    gint64 end = g_get_monotonic_time() + FAULT_MEET_US;
+    const char *path = g_getenv("FERRY_FAULT_FILE");
+    g_autofree char *before = NULL;
+    bool same = g_file_get_contents(path, &before, NULL, NULL);
+
+    faultLog("fault meet");
+    while (same && g_get_monotonic_time() < end) {
+        g_autofree char *now = NULL;
+
+        g_usleep(FAULT_MEET_POLL_US);
+        same = g_file_get_contents(path, &now, NULL, NULL) && STREQ(now, before);
+    }
+}
+
+
+int
+virDomainObjBeginJob(virDomainObj *vm,
+                     virDomainJob job)
+{
+    FAULT_REAL(virDomainObjBeginJob);
+
+    if (current.op && current.op->vm == vm && current.thread == virThreadSelfID()) {
+        g_autofree char *when = g_strdup_printf("%syield-%d", current.undo ? "undo-" : "", ++current.yields);
+        g_autofree char *what = faultFind(current.plan, current.step, when);
+
+        if (STREQ_NULLABLE(what, "meet")) {
+            /* as in the wait that has ended just now */
+            virObjectUnlock(vm);
+            faultMeet();
+            virObjectLock(vm);
+        }
+    }
+
+    return real(vm, job);
 }
 
 
@@ -434,6 +520,11 @@ faultAnswered(int fd,
 {
     struct pollfd p = { .fd = fd, .events = POLLIN };
     char buf[4096];
+
+    if (STREQ(what, "meet")) {
+        faultMeet();
+        return;
+    }
 
     faultLog("fault %s", what);
     ignore_value(poll(&p, 1, FAULT_ANSWER_MS));
@@ -508,6 +599,52 @@ faultSave(const char *path,
 }
 
 
+/* Is @path in the folder of images, and not one of the files below? */
+static bool
+faultIsImage(const char *path)
+{
+    const char *images = g_getenv("FERRY_FAULT_IMAGES");
+    g_autofree char *dir = path && images ? g_path_get_dirname(path) : NULL;
+    g_autofree char *ours = g_strdup_printf("%s.", g_getenv("FERRY_FAULT_FILE"));
+
+    return dir && STREQ(dir, images) && !STRPREFIX(path, ours);
+}
+
+
+/* A file in the folder of images is about to be worked on by a call that @what would make
+ * fail. Does it fail? */
+static bool
+faultImage(const char *path,
+           const char *what)
+{
+    if (!current.op || (!faultIsImage(path) && STRNEQ_NULLABLE(path, g_getenv("FERRY_FAULT_IMAGES"))))
+        return false;
+
+    if (!strstr(current.images->str, what))
+        g_string_append_printf(current.images, " %s", what);
+    if (STREQ_NULLABLE(current.image, "image-hang")) {
+        g_clear_pointer(&current.image, g_free);
+        faultLog("fault image-hang");
+        g_usleep(FAULT_HANG_US);
+    }
+    if (STRNEQ_NULLABLE(current.image, what))
+        return false;
+
+    faultLog("fault %s", what);
+    return true;
+}
+
+
+static bool
+faultImageOpen(int fd,
+               const char *what)
+{
+    g_autofree char *path = current.op ? faultPath(fd) : NULL;
+
+    return path && faultImage(path, what);
+}
+
+
 static void
 faultTrace(const char *what,
            const char *path)
@@ -523,26 +660,41 @@ faultTrace(const char *what,
 }
 
 
-/* The name @path is about to change, in a step: a power loss brings the file back as it is
- * now, until the folder is synced. */
+/* Notes for a power loss: what was there before (lost), or that there was nothing (fresh). */
+static char *
+faultLostPath(const char *kind,
+              const char *path)
+{
+    g_autofree char *dir = g_strdup_printf("%s.%s", g_getenv("FERRY_FAULT_FILE"), kind);
+    g_autofree char *name = path ? g_uri_escape_string(path, NULL, FALSE) : g_strdup("");
+
+    if (g_mkdir_with_parents(dir, 0700) < 0)
+        abort();
+
+    return g_build_filename(dir, name, NULL);
+}
+
+
+/* The name @path is about to change, in a step: a power loss may bring back the file that is
+ * there now, until the folder is synced. */
 static void
 faultLose(const char *path)
 {
-    g_autofree char *dir = g_strdup_printf("%s.lost", g_getenv("FERRY_FAULT_FILE"));
     g_autofree char *folder = g_path_get_dirname(path);
-    g_autofree char *name = g_uri_escape_string(path, NULL, FALSE);
-    g_autofree char *lost = g_build_filename(dir, name, NULL);
-    g_autofree char *text = NULL;
-    g_autofree char *kept = NULL;
+    g_autofree char *lost = NULL;
+    g_autofree char *fresh = NULL;
 
-    if (!current.op || !faultIsSaveFolder(folder) || g_file_test(lost, G_FILE_TEST_EXISTS))
+    if (!current.op || (!faultIsSaveFolder(folder) && !faultIsImage(path)))
         return;
 
-    if (g_file_get_contents(path, &text, NULL, NULL))
-        kept = g_strdup_printf("+%s", text);
+    lost = faultLostPath("lost", path);
+    fresh = faultLostPath("fresh", path);
 
-    if (g_mkdir_with_parents(dir, 0700) < 0 ||
-        !g_file_set_contents(lost, kept ? kept : "-", -1, NULL))
+    if (g_file_test(lost, G_FILE_TEST_EXISTS) || g_file_test(fresh, G_FILE_TEST_EXISTS) ||
+        link(path, lost) == 0)
+        return;
+
+    if (errno != ENOENT || !g_file_set_contents(fresh, "", 0, NULL))
         abort();
 }
 
@@ -551,17 +703,22 @@ faultLose(const char *path)
 static void
 faultKeepNames(const char *folder)
 {
-    g_autofree char *path = g_strdup_printf("%s.lost", g_getenv("FERRY_FAULT_FILE"));
-    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
-    const char *name;
+    const char *kinds[] = { "lost", "fresh" };
+    size_t i;
 
-    while (dir && (name = g_dir_read_name(dir))) {
-        g_autofree char *file = g_uri_unescape_string(name, NULL);
-        g_autofree char *of = g_path_get_dirname(file);
-        g_autofree char *lost = g_build_filename(path, name, NULL);
+    for (i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        g_autofree char *path = faultLostPath(kinds[i], NULL);
+        g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+        const char *name;
 
-        if (STREQ(of, folder))
-            remove(lost);
+        while (dir && (name = g_dir_read_name(dir))) {
+            g_autofree char *file = g_uri_unescape_string(name, NULL);
+            g_autofree char *of = g_path_get_dirname(file);
+            g_autofree char *note = g_build_filename(path, name, NULL);
+
+            if (STREQ(of, folder))
+                remove(note);
+        }
     }
 }
 
@@ -645,10 +802,12 @@ faultMark(void)
     const ferryStep *step = current.step ? current.step + 1 : NULL;
     g_auto(GStrv) faults = faultRead();
 
+    /* which overwrites a block that the file has, so it does not matter that the disk is full */
     if (faults[0] && g_str_has_prefix(faults[0], "any/"))
-        return faultJournal("");
+        return STREQ(faults[0], "any/journal/enospc") ? NULL : faultJournal("");
 
-    return step && step->name ? faultFind(current.plan, step, "journal") : NULL;
+    return step && step->name && step->durable && !step->undo ?
+           faultFind(current.plan, step, "journal") : NULL;
 }
 
 
@@ -693,7 +852,8 @@ open64(const char *path,
     mode = va_arg(ap, mode_t);
     va_end(ap);
 
-    if ((flags & O_CREAT) && faultSave(path, false, "unsaved-erofs")) {
+    if (((flags & O_CREAT) && faultSave(path, false, "unsaved-erofs")) ||
+        ((flags & (O_CREAT | O_TMPFILE) & ~O_DIRECTORY) && faultImage(path, "image-erofs"))) {
         errno = EROFS;
         return -1;
     }
@@ -725,7 +885,7 @@ write(int fd,
             return -1;
         }
         if (faultIsJournal(path, ".xml.new") && faultStrikes("kill-driver")) {
-            real(fd, buf, len / 2);
+            ignore_value(real(fd, buf, len / 2));
             kill(getpid(), SIGKILL);
         }
     }
@@ -737,6 +897,11 @@ write(int fd,
             errno = ENOSPC;
             return -1;
         }
+    }
+
+    if (faultImageOpen(fd, "image-enospc")) {
+        errno = ENOSPC;
+        return -1;
     }
 
     what = faultCommand(fd);
@@ -791,8 +956,10 @@ pwrite64(int fd,
     g_autofree char *path = faultPath(fd);
 
     if (faultIsJournal(path, ".xml")) {
-        faultFound(faultMark());
-        if (faultStrikes("enospc")) {
+        g_autofree char *mark = faultMark();
+
+        faultFound(g_strdup(mark));
+        if (mark && faultStrikes("enospc")) {
             errno = ENOSPC;
             return -1;
         }
@@ -811,7 +978,7 @@ fdatasync(int fd)
     g_autofree char *path = faultPath(fd);
     int rc;
 
-    if (faultIsJournal(path, ".xml") && faultStrikes("eio")) {
+    if ((faultIsJournal(path, ".xml") && faultStrikes("eio")) || faultImage(path, "image-eio")) {
         errno = EIO;
         return -1;
     }
@@ -834,7 +1001,7 @@ fsync(int fd)
     int rc;
 
     if ((faultIsJournal(path, ".xml.new") && faultStrikes("eio")) ||
-        (folder && faultStrikes("eio-folder")) ||
+        (folder && faultStrikes("eio-folder")) || faultImage(path, "image-eio") ||
         (g_file_test(path, G_FILE_TEST_IS_DIR) && faultSave(path, true, "unsaved-folder"))) {
         errno = EIO;
         return -1;
@@ -886,4 +1053,78 @@ unlink(const char *path)
     }
 
     return real(path);
+}
+
+
+/* Names of images */
+
+int
+linkat(int from_dir,
+       const char *from,
+       int to_dir,
+       const char *to,
+       int flags)
+{
+    FAULT_REAL(linkat);
+
+    if (faultImage(to, "image-erofs")) {
+        errno = EROFS;
+        return -1;
+    }
+
+    faultLose(to);
+    return real(from_dir, from, to_dir, to, flags);
+}
+
+
+int
+renameat2(int from_dir,
+          const char *from,
+          int to_dir,
+          const char *to,
+          unsigned int flags)
+{
+    FAULT_REAL(renameat2);
+
+    if (faultImage(to, "image-erofs")) {
+        errno = EROFS;
+        return -1;
+    }
+
+    faultLose(to);
+    return real(from_dir, from, to_dir, to, flags);
+}
+
+
+int
+unlinkat(int dir,
+         const char *name,
+         int flags)
+{
+    FAULT_REAL(unlinkat);
+    g_autofree char *folder = faultPath(dir);
+    g_autofree char *path = folder ? g_build_filename(folder, name, NULL) : g_strdup(name);
+
+    if (faultImage(path, "image-erofs")) {
+        errno = EROFS;
+        return -1;
+    }
+
+    faultLose(path);
+    return real(dir, name, flags);
+}
+
+
+int
+ftruncate64(int fd,
+            off64_t size)
+{
+    FAULT_REAL(ftruncate64);
+
+    if (faultImageOpen(fd, "image-enospc")) {
+        errno = ENOSPC;
+        return -1;
+    }
+
+    return real(fd, size);
 }

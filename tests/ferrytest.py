@@ -174,7 +174,7 @@ def written(blockstats, alias):
     """(bytes written, writes that failed) of a frontend, out of a reply to
     query-blockstats."""
     for stat in blockstats:
-        if stat.get('qdev') == frontend(alias):
+        if stat.get('qdev') in (frontend(alias), alias): # which of them depends on the bus
             return stat['stats']['wr_bytes'], stat['stats']['failed_wr_operations']
     raise AssertionError(f'QEMU has no disk {alias}')
 

@@ -43,7 +43,8 @@ class Checkpoints(faultmatrix.Scene):
         self.call('delete', 0, checkpoint='c1')
 
     def checkpoints(self):
-        return sorted(self.call('listAllCheckpoints', 0))
+        """A transient domain that has ended has none."""
+        return sorted(self.call('listAllCheckpoints', 0)) if not self.transient or self.running() else []
 
     def metadata(self):
         """The checkpoints' files, which a driver would find that is started now."""

@@ -13,7 +13,7 @@ SIZE = '8M'
 WRITTEN_AT = 5 << 20
 CHUNK = 64 << 10
 
-COPY, SHALLOW, REUSE = 8, 1, 2
+COPY, SHALLOW, REUSE, RAW = 8, 1, 2, 4
 PIVOT = 2
 
 
@@ -21,10 +21,12 @@ class Copy(faultmatrix.Scene):
     """A disk that is copied, all of it, to an image that the copy creates."""
 
     flags = COPY
+    used = () # the image that the guest of a transient domain had, if that is known
+    FORMAT = 'qcow2' # of the target
 
     def prepare(self):
-        self.source = self.image('vda')
-        self.target = self.path('target.qcow2')
+        self.source = self.image(self.DISKS[0])
+        self.target = self.path(f'target.{self.FORMAT}')
         self.written = False
         self.prepare_images()
 
@@ -33,14 +35,14 @@ class Copy(faultmatrix.Scene):
         write_image(self.source, 0x11, 0, '3M')
 
     def copy(self):
-        return self.call('blockRebase', 'vda', self.target, 0, self.flags)
+        return self.call('blockRebase', self.DISKS[0], self.target, 0, self.flags)
 
     def pivot(self):
-        return self.call('blockJobAbort', 'vda', PIVOT)
+        return self.call('blockJobAbort', self.DISKS[0], PIVOT)
 
     def wait_ready(self):
         def ready():
-            self.call('blockJobInfo', 'vda', 0)
+            self.call('blockJobInfo', self.DISKS[0], 0)
             return " ready='yes'" in self.call('XMLDesc', 0)
         wait_for(ready, 60, 0.02, 'the mirror to be ready')
 
@@ -53,20 +55,32 @@ class Copy(faultmatrix.Scene):
     def check_image(self, image):
         """What the guest has written is there."""
         patterns = [(0x11, 1 << 20, 2 << 20)] + ([(0x33, WRITTEN_AT, CHUNK)] if self.written else [])
-        check_qcow2(image, self.killed)
+        fmt = 'qcow2' if image.endswith('.qcow2') else 'raw'
+        if fmt == 'qcow2':
+            check_qcow2(image, self.killed)
         for pattern, offset, length in patterns:
-            out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {offset} {length}', image)
+            out = run('qemu-io', '-r', '-f', fmt, '-c', f'read -P {pattern} {offset} {length}', image)
             check('Pattern verification failed' not in out, f'{image} has lost data at {offset}')
 
     def check_stopped(self):
         config = self.config_source()
+        if self.transient:
+            # whoever starts it again has to choose: what there is must be right
+            for image in self.there():
+                self.check_image(image)
+            return
         check(config in (self.source, self.target), f'config names {config}')
         check(config == self.target or self.flags & REUSE or not os.path.exists(self.target),
               'the target was left behind')
         self.check_image(config)
 
+    def there(self):
+        """Of a transient domain that has ended: the images that may be the guest's."""
+        return [image for image in self.used or (self.source, self.target) if os.path.exists(image)]
+
     def check_data(self):
-        self.check_image(self.config_source())
+        for image in [self.config_source()] if not self.transient else self.there():
+            self.check_image(image)
 
     def again(self, states):
         """A restarted driver may finish the pivot by itself before this call."""
@@ -79,7 +93,7 @@ class Copy(faultmatrix.Scene):
                 elif " ready='yes'" in self.call('XMLDesc', 0):
                     self.pivot()
                 else:
-                    self.call('blockJobInfo', 'vda', 0)
+                    self.call('blockJobInfo', self.DISKS[0], 0)
             except LibvirtError:
                 pass
             return False
