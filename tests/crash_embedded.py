@@ -6,21 +6,19 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
 import collections
-import hashlib
-import json
 import os
 import re
 import shutil
 import signal
-import stat
-import tempfile
 import time
 import zlib
 
 import crash
 import crash_others
 import faultmatrix
-from ferrytest import Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, run, wait_for, written
+from crash_state import MORE, look, look_off, roughly, undefined, unowned
+from ferrytest import (Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, run, wait_for,
+                       written)
 
 BLOCK_JOB_READY = 3
 NOGROUP = 65534
@@ -100,137 +98,6 @@ class Bench(faultmatrix.Bench):
 
     def now(self):
         return len(self.session.events()), len(self.session.other_events())
-
-
-# What there is
-
-def plain(scene, text):
-    """XML without what differs from domain to domain and does not matter."""
-    text = re.sub(r'[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}', 'UUID', text)
-    text = re.sub(rf'(domain-\d+-|\b){scene.name}\b', 'NAME', text)
-    text = re.sub(r'\s*<title>again</title>', '', text) # see crash_others.define()
-    text = re.sub(r" (id|index)='\d+'", '', text).replace(" ready='yes'", '').replace('libvirt-0', 'libvirt-')
-    # the stock driver forgets the alias of a controller with model='none' when it starts
-    # again
-    return re.sub(r"(<controller type='usb'[^>]* model='none')>.*?</controller>", r'\1/>',
-                  re.sub(r'libvirt-\d+', 'libvirt-N', text), flags=re.S)
-
-
-def scene_files(scene):
-    for name in scene.files():
-        path = scene.host.path(scene.name + name)
-        if os.path.exists(path):
-            yield name, path
-
-
-def owners(scene):
-    """Owner, mode and labels of each file."""
-    found = {}
-    for name, path in scene_files(scene):
-        if name in scene.BELOW:
-            continue
-        st = os.stat(path)
-        found[name] = (st.st_uid, st.st_gid, oct(st.st_mode),
-                       sorted((x, os.getxattr(path, x)) for x in os.listxattr(path) if 'timestamp' not in x))
-    return found
-
-
-def locks(scene):
-    """The image locks that QEMU holds."""
-    inodes = {str(os.stat(path).st_ino): name for name, path in scene_files(scene)}
-    with open('/proc/locks') as f:
-        rows = [line.split() for line in f]
-    return sorted((inodes[r[5].split(':')[2]], r[3], r[6], r[7]) for r in rows
-                  if r[1] == 'OFDLCK' and r[5].split(':')[2] in inodes)
-
-
-def listening(scene):
-    with open('/proc/net/unix') as f:
-        rows = [line.split() for line in f.readlines()[1:]]
-    return sorted(plain(scene, r[7]) for r in rows
-                  if len(r) > 7 and int(r[3], 16) & 0x10000 and f'{scene.name}-' in r[7] and scene.host.dir in r[7])
-
-
-def journal(scene):
-    """What the journal says, without what no two operations have in common."""
-    texts = []
-    for path in scene.host.live_files():
-        try:
-            with open(path) as f:
-                texts.append(f.read())
-        except FileNotFoundError:
-            pass
-    text = ''.join(t for t in texts if f"name='{scene.name}'" in t)
-    if "committed='off'" in text:
-        # a full disk takes no new journal; this says that the copy just goes on
-        text = re.sub(r"\s*<plan name='pivot' .*?/>", '', text.replace("committed='off'", "committed='no '"))
-        text = re.sub("goal='.*?'", "goal='mirror'", re.sub("pause='.*?'", "pause='no'", text))
-        text = re.sub(r'\s*<old>.*?</old>', '', text, flags=re.S)
-    return re.sub(r" (pid|start|boot|dev|ino|born)='.*?'", '', plain(scene, text))
-
-
-# Not in Scene.state(), with which again() compares
-MORE = ('what the journal says', 'definition', 'owners', 'saved job', 'live XML', 'locks', 'stats', 'listening')
-
-
-def look(scene):
-    """The state of the fault matrix (Scene.state()), and more (MORE)."""
-    state = scene.state()
-    state['definition'] = '' if scene.transient else plain(scene, scene.call('XMLDesc', faultmatrix.INACTIVE))
-    state['owners'] = owners(scene)
-    state['what the journal says'] = journal(scene)
-    if scene.running():
-        with open(os.path.join(scene.host.root, 'run', 'qemu', f'{scene.name}.xml')) as f:
-            state['saved job'] = re.findall("<job type='.*?' async='.*?'", f.read())
-        state.update({'live XML': plain(scene, scene.call('XMLDesc', 0)), 'locks': locks(scene),
-                      'stats': scene.call('jobStats', 0)['type'], 'listening': listening(scene)})
-    return state
-
-
-def roughly(state):
-    """The state without O_DIRECT: when QEMU refused a command, a copy may go on without it."""
-    return {k: re.sub("'direct': (True|False), ", '', v) if k == 'nodes' else v for k, v in state.items()}
-
-
-def undefined(state):
-    """The state without what a domain loses that is undefined while it runs."""
-    return {k: v for k, v in state.items() if k not in ('definition', 'metadata', 'checkpoints')}
-
-
-def unowned(state):
-    """The state without owners: after a power loss the stock driver gives no image back to
-    its owner."""
-    return {k: v for k, v in state.items() if k != 'owners'}
-
-
-def content(path):
-    """Format, bitmaps and checksum of an image that nobody has open: qemu-img fails on a
-    locked image."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        return 'no file'
-    info = json.loads(run('qemu-img', 'info', '--output', 'json', path))
-    bitmaps = info.get('format-specific', {}).get('data', {}).get('bitmaps', [])
-    fd, tmp = tempfile.mkstemp(prefix='crash-', dir=os.path.dirname(path))
-    os.close(fd)
-    try:
-        run('qemu-img', 'convert', '-f', info['format'], '-O', 'raw', path, tmp)
-        with open(tmp, 'rb') as f:
-            return info['format'], sorted(b['name'] for b in bitmaps), hashlib.sha1(f.read()).hexdigest()
-    finally:
-        os.unlink(tmp)
-
-
-def look_off(scene):
-    """The state of a domain that does not run: what is on the disk."""
-    state = {'config': scene.config_source(), 'files': scene.files(), 'journal': scene.journal(),
-             'definition': '' if scene.transient else scene.call('XMLDesc', faultmatrix.INACTIVE),
-             'owners': owners(scene),
-             'QEMUs': len(scene.host.qemu_pids()), 'listening': listening(scene)}
-    if hasattr(scene, 'metadata'):
-        state.update(metadata=scene.metadata(), checkpoints=scene.checkpoints())
-    spoilt = scene.spoilt()
-    state['data'] = {name: content(path) for name, path in scene_files(scene) if path not in spoilt}
-    return {k: plain(scene, repr(v)) for k, v in state.items()}
 
 
 class Reference:
@@ -332,6 +199,26 @@ class Walk:
         scene = case.cls(bench, case.number)
         prepare(scene)
         self.since, self.deaths = bench.now(), bench.deaths
+        self.arm(case, scene)
+        swap = crash_others.Swap(scene, case) if case.fault in crash.SWAPPED else None
+        bench.fault(line.replace(case.fault, swap.command()) if swap else line)
+        said, second = self.act(case, scene, act)
+        log = bench.log()
+        happened = case.when == 'ended' or crash.happened(log)
+        if happened and swap:
+            self.check_swapped(scene, swap)
+        elif happened and case.fault in crash.SECOND:
+            self.check_second(case, ref, scene, act, said, second)
+        elif happened:
+            self.outcome(case, ref, scene, act, said)
+        if swap:
+            swap.close()
+        scene.finish()
+        return None if happened else crash.sent(log)[0]
+
+    def arm(self, case, scene):
+        """Prepares what happens while no driver runs."""
+        bench = self.bench
         if 'power-loss' in case.fault:
             bench.at_restart(lambda: bench.lose_power(scene, case))
         elif case.fault in crash.DAMAGED:
@@ -341,11 +228,13 @@ class Walk:
         elif case.fault in crash.TWICE:
             what = case.fault[len('twice-'):]
             bench.at_restart(lambda: bench.fault(f'any/{"journal" if what == "enospc" else "step"}/{what}'))
-        swap = crash_others.Swap(scene, case) if case.fault in crash.SWAPPED else None
-        bench.fault(line.replace(case.fault, swap.command()) if swap else line)
+
+    def act(self, case, scene, act):
+        """Makes the call, and lets a driver that died of it come back. Returns what the call
+        said, and what another client's said."""
         said, second = '', None
         if case.fault in crash.SECOND:
-            said, second = crash_others.both(bench, scene, case, act)
+            said, second = crash_others.both(self.bench, scene, case, act)
         else:
             try:
                 act(scene)
@@ -353,7 +242,7 @@ class Walk:
                 said = str(e) or 'an error'
         if case.fault in crash.TWICE:
             self.await_second()
-        bench.fault(None)
+        self.bench.fault(None)
         if case.when == 'ended':
             check(not said, f'the call failed without a fault: {said}')
             self.strike(case)
@@ -361,20 +250,8 @@ class Walk:
             scene.running()
         except Failed:
             pass
-        bench.meanwhile = lambda: None
-        log = bench.log()
-        happened = case.when == 'ended' or crash.happened(log)
-        if swap:
-            if happened:
-                self.check_swapped(scene, swap)
-            swap.close()
-        elif case.fault in crash.SECOND:
-            if happened:
-                self.check_second(case, ref, scene, act, said, second)
-        elif happened:
-            self.outcome(case, ref, scene, act, said)
-        scene.finish()
-        return None if happened else crash.sent(log)[0]
+        self.bench.meanwhile = lambda: None
+        return said, second
 
     def await_second(self):
         """The second fault needs a step, which recovery may not have."""

@@ -96,7 +96,8 @@ def both(bench, scene, case, act):
     bench.calls = Calls(bench.session)
     try:
         first = Client(lambda: act(scene))
-        wait_for(lambda: crash.happened(bench.log()) or not first.is_alive(), BOUND, 0.01, 'a step to let go of the job')
+        wait_for(lambda: crash.happened(bench.log()) or not first.is_alive(), BOUND, 0.01,
+                 'a step to let go of the job')
         if not crash.happened(bench.log()):
             return first.end(BOUND), None
         second = Client(second_call(case.fault, scene, act))

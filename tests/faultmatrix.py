@@ -18,8 +18,8 @@ import sys
 import xml.etree.ElementTree as ET
 
 import plans
-from ferrytest import (BUILD, DRIVER_DIR, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check, disk_xml,
-                       domain_xml, main, qemu_io, wait_for, with_monitor)
+from ferrytest import (BUILD, DRIVER_DIR, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check,
+                       disk_xml, domain_xml, main, qemu_io, wait_for, with_monitor)
 
 PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
 FAULTS = ('error', 'disconnect', 'kill-qemu', 'kill-driver')
