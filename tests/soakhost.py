@@ -5,10 +5,12 @@ Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import contextlib
 import os
 import re
 import tempfile
 import threading
+import uuid
 
 import ferrytest
 from ferrytest import CHUNK, Guest, Monitor, check, disk_xml, frontend, put_image, qemu_io
@@ -25,18 +27,67 @@ class Host(Machine):
     sanitizer with which the module was built: not LD_PRELOAD, since libvirtd hands
     that on to QEMU."""
 
+    def preload(self):
+        return os.environ.get('FERRY_DAEMON_PRELOAD')
+
     def daemon_command(self):
         command = super().daemon_command()
-        preload = os.environ.get('FERRY_DAEMON_PRELOAD')
+        preload = self.preload()
         if preload:
             command[:1] = ['/lib64/ld-linux-x86-64.so.2', '--preload', preload, '/usr/sbin/libvirtd']
         return command
 
 
+class TroubledHost(Host):
+    """Its storage can be troubled: see trouble(). The images are on a file system of their own."""
+
+    ROOM = 512 * MIB
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        # libferryfaults.so makes hard links to files that a step changes, so all must be on one mount
+        os.mkdir(os.path.join(self.dir, 'lib', 'etc-qemu'))
+        os.symlink('/var/lib/libvirt/etc-qemu', os.path.join(self.dir, 'etc', 'qemu'))
+        self.faults, self.hangs = os.path.join(self.dir, 'lib', 'faults'), os.path.join(self.dir, 'hangs')
+        os.environ.update(FERRY_FAULT_FILE='/var/lib/libvirt/faults', FERRY_HANG_FILE=self.hangs)
+        disk = os.path.join(self.dir, 'images.ext4')
+        with open(disk, 'wb') as f:
+            f.truncate(self.ROOM)
+        ferrytest.run('mkfs.ext4', '-q', '-m', '0', disk)
+        self.run('mount', '-o', 'loop', disk, self.pair.images)
+
+    def preload(self):
+        # faults go first: hangs ask nobody else to open a file
+        ours = [os.path.join(ferrytest.BUILD, 'meson', 'tests', f'libferry{name}.so') for name in ('faults', 'hangs')]
+        return ':'.join(filter(None, [super().preload(), *ours]))
+
+    @contextlib.contextmanager
+    def trouble(self, kind, what):
+        """kind and what: journal and a fault of tests/faults.c, folder and full or immutable, hang
+        and a part of paths"""
+        path = {'journal': self.faults, 'hang': self.hangs, 'folder': self.image('full')}[kind]
+        try:
+            if what == 'immutable':
+                self.run('chattr', '+i', self.pair.images)
+            elif what == 'full':
+                with open(path, 'wb') as f, contextlib.suppress(OSError):
+                    os.posix_fallocate(f.fileno(), 0, self.ROOM)
+            else:
+                with open(path + '.new', 'w') as f:
+                    f.write({'journal': f'any/journal/{what}', 'hang': what}[kind])
+                os.rename(path + '.new', path)
+            yield
+        finally:
+            if what == 'immutable':
+                self.run('chattr', '-i', self.pair.images)
+            else:
+                os.unlink(path)
+
+
 class Solo(Pair):
     """One host, with Ferry, and no cable. Use as a context manager."""
 
-    def __init__(self):
+    def __init__(self, host=Host):
         ferrytest.adopt_qemus()
         self.dir = tempfile.mkdtemp(prefix='ferry-solo-', dir=os.environ.get('FERRY_TMP', '/var/tmp'))
         os.chmod(self.dir, 0o755)
@@ -46,7 +97,7 @@ class Solo(Pair):
             f.write('127.0.0.1 localhost\n')
         self.machines = []
         try:
-            self.host = Host(self, 'a', 'ferry', '127.0.0.1')
+            self.host = host(self, 'a', 'ferry', '127.0.0.1')
             self.machines.append(self.host)
             self.host.start()
         except BaseException:
@@ -67,18 +118,23 @@ class SoakGuest:
     """A paused domain with vda and vdb whose guest is the test. contents: what
     the disks hold at the beginning"""
 
-    def __init__(self, solo, name, contents):
+    def __init__(self, solo, name, contents, transient=False):
         self.solo, self.host, self.name = solo, solo.host, name
+        self.uuid = str(uuid.uuid4())
         for disk in DISKS:
             put_image(self.host.image(f'{name}-{disk}'), 'qcow2', contents[disk])
-        self.host.call(None, 'defineXML', solo.domain(name, [disk_xml(d, solo.image(f'{name}-{d}')) for d in DISKS],
-                                                      memory=32, devices=SCSI))
+        xml = self.xml({d: solo.image(f'{name}-{d}') for d in DISKS})
         self.lock = threading.Lock()
-        self.start()
-
-    def start(self):
-        self.host.call(self.name, 'createWithFlags', PAUSED)
+        if transient:
+            self.host.call(None, 'createXML', xml, PAUSED)
+        else:
+            self.host.call(None, 'defineXML', xml)
+            self.host.call(name, 'createWithFlags', PAUSED)
         self.connect()
+
+    def xml(self, images):
+        return self.solo.domain(self.name, [disk_xml(d, images[d]) for d in DISKS], memory=32, devices=SCSI,
+                                uuid_=self.uuid)
 
     def connect(self):
         self.monitor = Monitor(self.host.monitor_path(self.name))

@@ -71,7 +71,15 @@ ferryBackupParseBandwidth(xmlNodePtr node,
     if (ferryBackupParseNumber(node, text, LLONG_MAX, &extras->bandwidth) < 0)
         return -1;
 
-    return virScaleInteger(&extras->bandwidth, unit, 1, LLONG_MAX);
+    if (virScaleInteger(&extras->bandwidth, unit, 1, LLONG_MAX) == 0)
+        return 0;
+
+    if (virGetLastErrorCode() == VIR_ERR_INVALID_ARG) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("unknown unit '%1$s' of <%2$s>; use 'bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'KB', "
+                         "'MB', 'GB' or 'TB', which are per second"), unit, node->name);
+    }
+    return -1;
 }
 
 
@@ -92,12 +100,56 @@ ferryBackupParseIdleTimeout(xmlNodePtr node,
 
 static const struct {
     const char *name;
+    const char *attribute; /* the only one, or NULL */
     int (*parse)(xmlNodePtr node, ferryBackupExtras *extras);
 } ferryBackupElements[] = {
-    { "quiesce", ferryBackupParseQuiesce },
-    { "bandwidth", ferryBackupParseBandwidth },
-    { "idle-timeout", ferryBackupParseIdleTimeout },
+    { "quiesce", "timeout", ferryBackupParseQuiesce },
+    { "bandwidth", "unit", ferryBackupParseBandwidth },
+    { "idle-timeout", NULL, ferryBackupParseIdleTimeout },
 };
+
+
+/* A misspelt attribute, or a second element, must not be ignored: the client believes that
+ * it does something. */
+static int
+ferryBackupCheckElement(xmlNodePtr node,
+                        const char *attribute)
+{
+    xmlAttrPtr attr;
+    xmlNodePtr other;
+
+    for (attr = node->properties; attr; attr = attr->next) {
+        if (!attr->ns && attribute && STREQ((const char *) attr->name, attribute))
+            continue;
+
+        if (attribute)
+            virReportError(VIR_ERR_XML_ERROR,
+                           _("unknown attribute '%1$s' of <%2$s>; its attribute is '%3$s', without a "
+                             "namespace"),
+                           attr->name, node->name, attribute);
+        else
+            virReportError(VIR_ERR_XML_ERROR,
+                           _("unknown attribute '%1$s' of <%2$s>, which has none"),
+                           attr->name, node->name);
+        return -1;
+    }
+
+    for (other = node->next; other; other = other->next) {
+        if (other->type == XML_ELEMENT_NODE && other->ns &&
+            xmlStrEqual(other->ns->href, node->ns->href) && xmlStrEqual(other->name, node->name)) {
+            virReportError(VIR_ERR_XML_ERROR, _("<%1$s> is there more than once"), node->name);
+            return -1;
+        }
+    }
+
+    if (xmlFirstElementChild(node)) {
+        virReportError(VIR_ERR_XML_ERROR, _("<%1$s> cannot contain <%2$s>"),
+                       node->name, xmlFirstElementChild(node)->name);
+        return -1;
+    }
+
+    return 0;
+}
 
 
 static int
@@ -107,11 +159,18 @@ ferryBackupParseElement(xmlNodePtr node,
     size_t i;
 
     for (i = 0; i < G_N_ELEMENTS(ferryBackupElements); i++) {
-        if (virXMLNodeNameEqual(node, ferryBackupElements[i].name))
-            return ferryBackupElements[i].parse(node, extras);
+        if (!virXMLNodeNameEqual(node, ferryBackupElements[i].name))
+            continue;
+
+        if (ferryBackupCheckElement(node, ferryBackupElements[i].attribute) < 0)
+            return -1;
+
+        return ferryBackupElements[i].parse(node, extras);
     }
 
-    virReportError(VIR_ERR_XML_ERROR, _("unknown element <%1$s> in namespace %2$s"),
+    virReportError(VIR_ERR_XML_ERROR,
+                   _("unknown element <%1$s> in namespace %2$s; it has <quiesce>, <bandwidth> and "
+                     "<idle-timeout>"),
                    node->name, FERRY_BACKUP_NAMESPACE);
     return -1;
 }
@@ -128,9 +187,16 @@ ferryBackupParseExtras(xmlNodePtr root,
     for (node = root->children; node; node = next) {
         next = node->next;
 
-        if (node->type != XML_ELEMENT_NODE || !node->ns || !node->ns->href ||
-            STRNEQ((const char *) node->ns->href, FERRY_BACKUP_NAMESPACE))
+        if (node->type != XML_ELEMENT_NODE || !node->ns || !node->ns->href)
             continue;
+
+        /* libvirt's own elements are in none */
+        if (STRNEQ((const char *) node->ns->href, FERRY_BACKUP_NAMESPACE)) {
+            virReportError(VIR_ERR_XML_INVALID_SCHEMA,
+                           _("<%1$s> is in unknown namespace '%2$s'; Ferry's elements are in '%3$s'"),
+                           node->name, node->ns->href, FERRY_BACKUP_NAMESPACE);
+            return -1;
+        }
 
         if (ferryBackupParseElement(node, extras) < 0)
             return -1;
