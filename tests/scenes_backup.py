@@ -103,7 +103,7 @@ class Pull(Checkpoints):
         try:
             return bool(self.call('backupGetXMLDesc', 0))
         except LibvirtError as e:
-            check(e.code == NO_BACKUP, str(e))
+            check(e.code == NO_BACKUP or self.transient and e.code == faultmatrix.NO_DOMAIN, str(e))
             return False
 
     def more_state(self):

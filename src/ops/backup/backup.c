@@ -120,7 +120,8 @@ ferryBackupAskDefaults(virDomainObj *vm,
 
         for (k = 0; k < def->ndisks && !wanted; k++) {
             wanted = STREQ_NULLABLE(def->disks[k].name, disk->dst) &&
-                     def->disks[k].backup != VIR_TRISTATE_BOOL_NO && !def->disks[k].store;
+                     def->disks[k].backup != VIR_TRISTATE_BOOL_NO &&
+                     (!def->disks[k].store || !def->disks[k].store->path);
         }
 
         if (wanted && disk->src->path && virStorageSourceIsLocalStorage(disk->src))

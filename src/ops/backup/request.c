@@ -254,6 +254,39 @@ ferryBackupCheckDisks(virDomainObj *vm,
 }
 
 
+/* Gives stores that the client left out the names that libvirt's manual promises. libvirt does
+ * so only for a disk whose element has no store at all. */
+static int
+ferryBackupNameStores(virDomainObj *vm,
+                      virDomainBackupDef *def,
+                      const char *suffix)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virStorageSource *store = def->disks[i].store;
+        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, def->disks[i].name);
+
+        if (!disk || !store || store->path || !virStorageSourceIsLocalStorage(store))
+            continue;
+
+        if (store->type != VIR_STORAGE_TYPE_FILE ||
+            virStorageSourceGetActualType(disk->src) != VIR_STORAGE_TYPE_FILE) {
+            virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                           _("the backup of disk '%1$s' of domain '%2$s' needs a <%3$s>: a name can only be "
+                             "made up for a file beside a file"),
+                           disk->dst, vm->def->name,
+                           def->type == VIR_DOMAIN_BACKUP_TYPE_PULL ? "scratch" : "target");
+            return -1;
+        }
+
+        store->path = g_strdup_printf("%s.%s", disk->src->path, suffix);
+    }
+
+    return 0;
+}
+
+
 /**
  * ferryBackupPrepare:
  * @def: the client's request; taken over, also on failure
@@ -299,7 +332,8 @@ ferryBackupPrepare(virDomainObj *vm,
         suffix = g_strdup_printf("%lld", (long long) g_get_real_time() / G_USEC_PER_SEC);
     }
 
-    if (virDomainBackupAlignDisks(def, vm->def, suffix) < 0 ||
+    if (ferryBackupNameStores(vm, def, suffix) < 0 ||
+        virDomainBackupAlignDisks(def, vm->def, suffix) < 0 ||
         ferryBackupCheckServer(vm, def) < 0 ||
         ferryBackupCheckExtras(vm, def, &backup->extras) < 0 ||
         ferryBackupCheckDisks(vm, backup) < 0 ||

@@ -118,14 +118,23 @@ ferryCopyCheckTarget(ferryCopyCheck *c)
         return -1;
     }
 
-    if (c->disk->src->shared && !c->disk->src->readonly &&
-        !qemuBlockStorageSourceSupportsConcurrentAccess(c->target)) {
-        virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
-                       _("can't pivot a shared disk to a storage volume not supporting sharing"));
-        return -1;
-    }
-
     return 0;
+}
+
+
+/* The format, if the client has not named it, is known by now. */
+static int
+ferryCopyCheckSharing(ferryCopyCheck *c)
+{
+    if (!c->disk->src->shared || c->disk->src->readonly ||
+        qemuBlockStorageSourceSupportsConcurrentAccess(c->target))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                   _("disk '%1$s' of domain '%2$s' is shared, and a target of format '%3$s' cannot be: "
+                     "copy it to format 'raw'"),
+                   c->disk->dst, c->vm->def->name, virStorageFileFormatTypeToString(c->target->format));
+    return -1;
 }
 
 
@@ -315,6 +324,7 @@ static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
     ferryCopyCheckBacking,
     ferryCopyCheckExisting,
     ferryCopyCheckFormat,
+    ferryCopyCheckSharing,
     ferryCopyCheckNodes,
 };
 
