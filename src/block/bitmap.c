@@ -22,6 +22,8 @@
 #include "virfile.h"
 #include "virlog.h"
 
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
 VIR_LOG_INIT("ferry.bitmap");
 
 /* Where in the header of a qcow2 file is what (bytes; see QEMU's docs/interop/qcow2.txt). */
@@ -29,6 +31,60 @@ VIR_LOG_INIT("ferry.bitmap");
 #define FERRY_QCOW2_VERSION 7
 #define FERRY_QCOW2_FEATURES 72
 #define FERRY_QCOW2_DATA_FILE 4
+
+
+/* Returns the name of a bitmap that is stored in the image of @node, or NULL. */
+static const char *
+ferryBitmapStored(GHashTable *nodes,
+                  const char *node)
+{
+    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, node);
+    size_t i;
+
+    for (i = 0; data && i < data->nbitmaps; i++) {
+        if (data->bitmaps[i]->persistent)
+            return data->bitmaps[i]->name;
+    }
+
+    return NULL;
+}
+
+
+/**
+ * ferryBitmapsFit:
+ * @nodes: of ferryNodeData()
+ * @target, @shallow: as for ferryBitmapsCarry(), before the copy is made
+ *
+ * Returns 0 if the image @target can store the bitmaps of @src, or is of a format that loses
+ * them, or -1 with an error reported.
+ */
+int
+ferryBitmapsFit(virDomainObj *vm,
+                GHashTable *nodes,
+                virStorageSource *src,
+                virStorageSource *target,
+                bool shallow)
+{
+    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, target->nodeformat);
+    const char *bitmap = NULL;
+    virStorageSource *n;
+
+    if (!data || !data->qcow2v2)
+        return 0;
+
+    for (n = src; virStorageSourceIsBacking(n) && !bitmap; n = shallow ? NULL : n->backingStore)
+        bitmap = ferryBitmapStored(nodes, n->nodeformat);
+
+    if (!bitmap)
+        return 0;
+
+    virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                   _("'%1$s' cannot hold checkpoint '%2$s' of disk '%3$s' of domain '%4$s', since it is "
+                     "a qcow2 image of compat 0.10: convert it with 'qemu-img amend -o compat=1.1', or "
+                     "delete the checkpoints first"),
+                   NULLSTR(target->path), bitmap, NULLSTR(src->path), vm->def->name);
+    return -1;
+}
 
 
 /**
@@ -58,7 +114,9 @@ ferryBitmapsCarry(virDomainObj *vm,
     if (target->format != VIR_STORAGE_FILE_QCOW2)
         return 0;
 
+    /* a checkpoint may have come since the copy began */
     if (!nodes ||
+        ferryBitmapsFit(vm, nodes, src, target, shallow) < 0 ||
         qemuBlockGetBitmapMergeActions(src, shallow ? src->backingStore : NULL, target,
                                        /* bitmapname= */ NULL, /* dstbitmapname= */ NULL,
                                        /* writebitmapsrc= */ NULL, &actions, nodes) < 0)

@@ -9,6 +9,11 @@
 
 #include "qemu/qemu_domain.h"
 
+int ferryBitmapsFit(virDomainObj *vm,
+                    GHashTable *nodes,
+                    virStorageSource *src,
+                    virStorageSource *target,
+                    bool shallow);
 int ferryBitmapsCarry(virDomainObj *vm,
                       virStorageSource *src,
                       virStorageSource *target,

@@ -520,22 +520,19 @@ ferryNodeReopenWritable(virDomainObj *vm,
 
 /**
  * ferryNodeCapacities:
+ * @nodes: of ferryNodeData()
  *
  * Sets @sizes to the capacities in bytes of the nodes named @source and @target.
  * Returns 0, or -1 with an error reported.
  */
 int
-ferryNodeCapacities(virDomainObj *vm,
+ferryNodeCapacities(GHashTable *nodes,
                     const char *source,
                     const char *target,
                     unsigned long long sizes[2])
 {
-    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     const char *names[] = { source, target };
     size_t i;
-
-    if (!nodes)
-        return -1;
 
     for (i = 0; i < G_N_ELEMENTS(names); i++) {
         qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, names[i]);

@@ -26,7 +26,7 @@ int ferryNodeReopenStorage(virDomainObj *vm,
 int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
 void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
-int ferryNodeCapacities(virDomainObj *vm,
+int ferryNodeCapacities(GHashTable *nodes,
                         const char *source,
                         const char *target,
                         unsigned long long sizes[2]);

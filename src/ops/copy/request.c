@@ -22,6 +22,10 @@
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
+/* of QEMU's mirror job */
+#define FERRY_COPY_GRANULARITY_MIN 512
+#define FERRY_COPY_GRANULARITY_MAX (64 * 1024 * 1024)
+
 /* What the checks read and fill in. */
 typedef struct {
     virDomainObj *vm;
@@ -46,6 +50,15 @@ ferryCopyCheckParams(ferryCopyCheck *c)
         virReportError(VIR_ERR_INVALID_ARG,
                        _("bandwidth must be less than '%1$llu' bytes/s (%2$llu MiB/s)"),
                        LLONG_MAX, LLONG_MAX >> 20);
+        return -1;
+    }
+
+    if (c->req->granularity > 0 &&
+        (c->req->granularity < FERRY_COPY_GRANULARITY_MIN ||
+         c->req->granularity > FERRY_COPY_GRANULARITY_MAX)) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("granularity of a copy must be from %1$d to %2$d bytes"),
+                       FERRY_COPY_GRANULARITY_MIN, FERRY_COPY_GRANULARITY_MAX);
         return -1;
     }
 
@@ -208,7 +221,7 @@ ferryCopyCheckPresent(ferryCopyCheck *c,
     }
 
     /* libvirt would open it to look at its format, and wait for a FIFO's other end */
-    if (!ferryImageIsOpenable(c->target)) {
+    if (!ferryImageIsOpenable(c->target) || (c->copy->reuse && S_ISDIR(st->st_mode))) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("'%1$s' for the copy of disk '%2$s' of domain '%3$s' is neither a file nor a "
                          "block device; name another one"),
@@ -259,13 +272,38 @@ ferryCopyCheckExisting(ferryCopyCheck *c)
 }
 
 
+/* QEMU would say only that it cannot open the image. */
+static int
+ferryCopyCheckReused(ferryCopyCheck *c)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
+    int format;
+
+    if (!c->copy->reuse || c->target->format < VIR_STORAGE_FILE_BACKING ||
+        !virStorageSourceIsLocalStorage(c->target))
+        return 0;
+
+    format = virStorageFileProbeFormat(c->target->path, cfg->user, cfg->group);
+    if (format < 0 || format == c->target->format)
+        return format < 0 ? -1 : 0;
+
+    virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                   _("the target '%1$s' of disk '%2$s' of domain '%3$s' has format '%4$s', not '%5$s': "
+                     "prepare it with 'qemu-img create', or name its format"),
+                   c->target->path, c->disk->dst, c->vm->def->name,
+                   virStorageFileFormatTypeToString(format),
+                   virStorageFileFormatTypeToString(c->target->format));
+    return -1;
+}
+
+
 static int
 ferryCopyCheckFormat(ferryCopyCheck *c)
 {
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
 
     if (c->target->format)
-        return 0;
+        return ferryCopyCheckReused(c);
 
     if (!c->copy->reuse) {
         c->target->format = c->disk->src->format;

@@ -16,6 +16,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/bitmap.h"
 #include "block/cache.h"
 #include "block/durable.h"
 #include "block/identity.h"
@@ -306,15 +307,19 @@ ferryCopyRemoveNodes(ferryOp *op)
 }
 
 
-/* size: QEMU would notice a difference only after the guest's disk changed its size */
+/* size: what shows only now that QEMU has opened the target. QEMU would notice another size
+ * only after the guest's disk changed its own, and missing room for bitmaps at the pivot. */
 static int
 ferryCopyCheckSize(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    virStorageSource *src = ferryCopyDisk(op)->src;
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
     unsigned long long sizes[2];
 
-    if (ferryNodeCapacities(op->vm, ferryCopyDisk(op)->src->nodeformat,
-                            copy->target->nodeformat, sizes) < 0)
+    if (!nodes ||
+        ferryBitmapsFit(op->vm, nodes, src, copy->target, copy->shallow) < 0 ||
+        ferryNodeCapacities(nodes, src->nodeformat, copy->target->nodeformat, sizes) < 0)
         return -1;
 
     if (sizes[0] == sizes[1])

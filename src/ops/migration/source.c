@@ -124,9 +124,11 @@ static int
 ferryMigrationCheckSize(ferryOp *op,
                         ferryMigrationDisk *disk)
 {
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
     unsigned long long sizes[2];
 
-    if (ferryNodeCapacities(op->vm, ferryMigrationDomainDisk(op, disk)->src->nodeformat,
+    if (!nodes ||
+        ferryNodeCapacities(nodes, ferryMigrationDomainDisk(op, disk)->src->nodeformat,
                             disk->target->nodestorage, sizes) < 0)
         return -1;
 
