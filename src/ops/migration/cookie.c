@@ -9,7 +9,7 @@
  *
  *   source to destination, made by Begin
  *     <nbd><disk target='vda' capacity='BYTES' clusterSize='BYTES'
- *                backing='PATH' backingFormat='qcow2'/></nbd>
+ *                subclusters='yes' backing='PATH' backingFormat='qcow2'/></nbd>
  *   destination to source, made by Prepare
  *     <nbd port='49153' nodelay='yes'/>
  *   source to destination, made by Perform, so that the server is stopped
@@ -33,6 +33,7 @@
 /* bytes: the limits of qcow2 */
 #define FERRY_CLUSTER_SIZE_MIN 512
 #define FERRY_CLUSTER_SIZE_MAX (2 * 1024 * 1024)
+#define FERRY_CLUSTER_SIZE_SPLIT (16 * 1024) /* the least with subclusters */
 
 
 static xmlDocPtr
@@ -70,11 +71,15 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
     g_autofree char *target = virXMLPropStringRequired(node, "target");
     g_autofree char *backing = virXMLPropString(node, "backing");
     g_autofree char *format = virXMLPropString(node, "backingFormat");
+    virTristateBool subclusters;
 
     if (!target ||
         virXMLPropULongLong(node, "capacity", 10, VIR_XML_PROP_REQUIRED, &offer->capacity) < 0 ||
-        virXMLPropULongLong(node, "clusterSize", 10, VIR_XML_PROP_NONE, &offer->clusterSize) < 0)
+        virXMLPropULongLong(node, "clusterSize", 10, VIR_XML_PROP_NONE, &offer->clusterSize) < 0 ||
+        virXMLPropTristateBool(node, "subclusters", VIR_XML_PROP_NONE, &subclusters) < 0)
         return -1;
+
+    offer->subclusters = subclusters == VIR_TRISTATE_BOOL_YES;
 
     if (backing) {
         int type = format ? virStorageFileFormatTypeFromString(format) : -1;
@@ -94,7 +99,8 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
     if (offer->clusterSize != 0 &&
         (offer->clusterSize < FERRY_CLUSTER_SIZE_MIN ||
          offer->clusterSize > FERRY_CLUSTER_SIZE_MAX ||
-         (offer->clusterSize & (offer->clusterSize - 1)) != 0)) {
+         (offer->clusterSize & (offer->clusterSize - 1)) != 0 ||
+         (offer->subclusters && offer->clusterSize < FERRY_CLUSTER_SIZE_SPLIT))) {
         virReportError(VIR_ERR_XML_DETAIL, _("disk '%1$s' cannot have clusters of %2$llu bytes"),
                        target, offer->clusterSize);
         return -1;
@@ -188,6 +194,8 @@ ferryMigrationCookieOfferDisk(xmlNodePtr node,
         g_autofree char *size = g_strdup_printf("%llu", data->clusterSize);
 
         xmlNewProp(node, BAD_CAST "clusterSize", BAD_CAST size);
+        if (data->qcow2extendedL2)
+            xmlNewProp(node, BAD_CAST "subclusters", BAD_CAST "yes");
     }
 
     if (virStorageSourceIsBacking(backing) && virStorageSourceIsLocalStorage(backing) &&

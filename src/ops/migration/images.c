@@ -74,7 +74,8 @@ ferryIncomingFormatImage(ferryOp *op,
 
     if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
         virCommandAddArg(cmd, "-o");
-        virCommandAddArgFormat(cmd, "cluster_size=%llu", offer->clusterSize);
+        virCommandAddArgFormat(cmd, "cluster_size=%llu%s", offer->clusterSize,
+                               offer->subclusters ? ",extended_l2=on" : "");
     }
 
     if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {

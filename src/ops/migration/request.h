@@ -28,6 +28,7 @@ typedef struct _ferryMigrationOffer ferryMigrationOffer;
 struct _ferryMigrationOffer {
     unsigned long long capacity;    /* bytes */
     unsigned long long clusterSize; /* bytes; 0: unknown */
+    bool subclusters;               /* "extended_l2" */
     char *backing;                  /* path of its backing image; NULL: none, or unknown */
     virStorageFileFormat backingFormat;
 };
