@@ -99,6 +99,34 @@ HANG_ON_OPEN(open)
 HANG_ON_OPEN(open64)
 
 
+/* What _FORTIFY_SOURCE makes of an open() without a mode. */
+#define HANG_ON_OPEN_2(name) \
+    int name(const char *path, int flags); \
+    int \
+    name(const char *path, \
+         int flags) \
+    { \
+        hang(path); \
+        return syscall(SYS_openat, AT_FDCWD, path, flags); \
+    }
+
+HANG_ON_OPEN_2(__open_2)
+HANG_ON_OPEN_2(__open64_2)
+
+
+int statx(int dir, const char *path, int flags, unsigned int mask, void *found);
+int
+statx(int dir,
+      const char *path,
+      int flags,
+      unsigned int mask,
+      void *found)
+{
+    hang(path);
+    return syscall(SYS_statx, dir, path, flags, mask, found);
+}
+
+
 int
 access(const char *path,
        int mode)

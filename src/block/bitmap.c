@@ -32,6 +32,9 @@ VIR_LOG_INIT("ferry.bitmap");
 #define FERRY_QCOW2_FEATURES 72
 #define FERRY_QCOW2_DATA_FILE 4
 
+/* What qemu-img says, among other things, when there is no such bitmap. */
+#define FERRY_BITMAP_ABSENT "not found"
+
 
 /* Returns the name of a bitmap that is stored in the image of @node, or NULL. */
 static const char *
@@ -142,25 +145,74 @@ ferryBitmapIsAlone(int fd)
 }
 
 
-/**
- * ferryBitmapRemoveOffline:
- *
- * Removes bitmap @name from the qcow2 file of @src, an image of @vm that no QEMU uses any
- * more: QEMU may have written the bitmap into the file when it ended. Reports no error.
- */
-void
-ferryBitmapRemoveOffline(virDomainObj *vm,
-                         virStorageSource *src,
-                         const char *name)
-{
-    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
-    const char *qemuImg = qemuFindQemuImgBinary(driver);
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
-    g_autoptr(virCommand) cmd = NULL;
-    g_autofree char *path = NULL;
-    VIR_AUTOCLOSE fd = -1;
+typedef struct {
+    char *path;
+    char *bitmap;
     uid_t uid;
     gid_t gid;
+} ferryBitmapLeft;
+
+struct _ferryBitmapSweep {
+    char *qemuImg;
+    GPtrArray *left; /* of ferryBitmapLeft */
+};
+
+
+static void
+ferryBitmapLeftFree(void *opaque)
+{
+    ferryBitmapLeft *left = opaque;
+
+    g_free(left->path);
+    g_free(left->bitmap);
+    g_free(left);
+}
+
+
+/**
+ * ferryBitmapSweepNew:
+ *
+ * Returns an empty list of bitmaps to remove from images that no QEMU uses any more: QEMU
+ * may have written the bitmaps into the images when it ended. The list refers to nothing of
+ * a domain.
+ */
+ferryBitmapSweep *
+ferryBitmapSweepNew(void)
+{
+    ferryBitmapSweep *sweep = g_new0(ferryBitmapSweep, 1);
+
+    sweep->left = g_ptr_array_new_with_free_func(ferryBitmapLeftFree);
+    return sweep;
+}
+
+
+void
+ferryBitmapSweepFree(void *opaque)
+{
+    ferryBitmapSweep *sweep = opaque;
+
+    g_free(sweep->qemuImg);
+    g_ptr_array_unref(sweep->left);
+    g_free(sweep);
+}
+
+
+/**
+ * ferryBitmapSweepAdd:
+ *
+ * Adds bitmap @name of @src, an image of @vm, unless the image can have no bitmaps. Does not
+ * look at the image. Domain locked. Reports no error.
+ */
+void
+ferryBitmapSweepAdd(ferryBitmapSweep *sweep,
+                    virDomainObj *vm,
+                    virStorageSource *src,
+                    const char *name)
+{
+    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
+    const char *qemuImg = qemuFindQemuImgBinary(driver);
+    ferryBitmapLeft *left;
 
     if (!qemuImg || !ferrySourceIsFile(src) || src->format != VIR_STORAGE_FILE_QCOW2 ||
         src->encryption) {
@@ -168,10 +220,53 @@ ferryBitmapRemoveOffline(virDomainObj *vm,
         return;
     }
 
-    if ((fd = ferryFileOpen(src->path, O_RDWR)) < 0 || !ferryBitmapIsAlone(fd)) {
-        VIR_WARN("bitmap '%s' may be left in '%s', which is no file of its own: %s", name, src->path,
+    if (!sweep->qemuImg)
+        sweep->qemuImg = g_strdup(qemuImg);
+
+    left = g_new0(ferryBitmapLeft, 1);
+    left->path = g_strdup(src->path);
+    left->bitmap = g_strdup(name);
+    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, &left->uid, &left->gid);
+    g_ptr_array_add(sweep->left, left);
+}
+
+
+/**
+ * ferryBitmapSweepPaths:
+ *
+ * Returns the images of @sweep as text for a message, or NULL if there are none.
+ */
+char *
+ferryBitmapSweepPaths(ferryBitmapSweep *sweep)
+{
+    g_auto(virBuffer) buf = VIR_BUFFER_INITIALIZER;
+    const char *last = NULL;
+    size_t i;
+
+    for (i = 0; i < sweep->left->len; i++) {
+        ferryBitmapLeft *left = g_ptr_array_index(sweep->left, i);
+
+        if (STRNEQ_NULLABLE(left->path, last))
+            virBufferAsprintf(&buf, "%s'%s'", last ? ", " : "", left->path);
+        last = left->path;
+    }
+
+    return virBufferContentAndReset(&buf);
+}
+
+
+static void
+ferryBitmapSweepImage(const char *qemuImg,
+                      const ferryBitmapLeft *left)
+{
+    VIR_AUTOCLOSE fd = ferryFileOpen(left->path, O_RDWR);
+    g_autoptr(virCommand) cmd = NULL;
+    g_autofree char *path = NULL;
+
+    if (fd < 0 || !ferryBitmapIsAlone(fd)) {
+        VIR_WARN("bitmap '%s' may be left in '%s', which is no file of its own: %s",
+                 left->bitmap, left->path,
                  fd < 0 ? g_strerror(errno) : "it has no qcow2 header, or its data in another file");
-        virResetLastError();
         return;
     }
 
@@ -179,11 +274,35 @@ ferryBitmapRemoveOffline(virDomainObj *vm,
     cmd = virCommandNewArgList(qemuImg, "bitmap", "--remove", "--", NULL);
     virCommandAddArgFormat(cmd, "json:{\"driver\":\"qcow2\",\"backing\":null,"
                            "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}", path);
-    virCommandAddArg(cmd, name);
-    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, &uid, &gid);
+    virCommandAddArg(cmd, left->bitmap);
 
-    if (ferryToolRun(g_steal_pointer(&cmd), fd, ferryFileIsPinned(fd, src->path), uid, gid) < 0)
-        VIR_DEBUG("no bitmap '%s' removed from '%s': %s", name, src->path, virGetLastErrorMessage());
+    if (ferryToolRun(g_steal_pointer(&cmd), fd, ferryFileIsPinned(fd, left->path),
+                     left->uid, left->gid) == 0)
+        return;
+
+    /* mostly QEMU had not written the bitmap */
+    if (strstr(virGetLastErrorMessage(), FERRY_BITMAP_ABSENT))
+        VIR_DEBUG("no bitmap '%s' in '%s'", left->bitmap, left->path);
+    else
+        VIR_WARN("bitmap '%s' may be left in '%s': %s", left->bitmap, left->path,
+                 virGetLastErrorMessage());
+}
+
+
+/**
+ * ferryBitmapSweepRun:
+ *
+ * Removes the bitmaps of a ferryBitmapSweep from the images. What may be left is a line in
+ * the log. May wait for storage, for ever: called by a thread that may. Reports no error.
+ */
+void
+ferryBitmapSweepRun(void *opaque)
+{
+    ferryBitmapSweep *sweep = opaque;
+    size_t i;
+
+    for (i = 0; i < sweep->left->len; i++)
+        ferryBitmapSweepImage(sweep->qemuImg, g_ptr_array_index(sweep->left, i));
 
     virResetLastError();
 }

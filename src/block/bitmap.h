@@ -9,6 +9,9 @@
 
 #include "qemu/qemu_domain.h"
 
+/* Bitmaps to remove from images that no QEMU uses. */
+typedef struct _ferryBitmapSweep ferryBitmapSweep;
+
 int ferryBitmapsFit(virDomainObj *vm,
                     GHashTable *nodes,
                     virStorageSource *src,
@@ -18,5 +21,13 @@ int ferryBitmapsCarry(virDomainObj *vm,
                       virStorageSource *src,
                       virStorageSource *target,
                       bool shallow);
-void ferryBitmapRemoveOffline(virDomainObj *vm, virStorageSource *src, const char *name);
 void ferryBitmapsDrop(virDomainObj *vm, virStorageSource *src, virStorageSource *target);
+
+ferryBitmapSweep *ferryBitmapSweepNew(void);
+void ferryBitmapSweepFree(void *opaque);
+void ferryBitmapSweepAdd(ferryBitmapSweep *sweep,
+                         virDomainObj *vm,
+                         virStorageSource *src,
+                         const char *name);
+char *ferryBitmapSweepPaths(ferryBitmapSweep *sweep);
+void ferryBitmapSweepRun(void *opaque);

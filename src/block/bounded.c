@@ -94,7 +94,7 @@ ferryBoundedStart(ferryBoundedCall *call)
  * @clear: frees @data
  * @timeout: milliseconds
  *
- * Runs @func in a thread of its own. No domain may be locked.
+ * Runs @func in a thread of its own. If a domain is locked, @timeout must be short.
  *
  * Returns true when @func has returned: the caller goes on owning @data. Returns false,
  * without an error reported, when @func has not returned within @timeout, or could not be

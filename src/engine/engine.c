@@ -44,8 +44,9 @@ static struct {
 } engine = { .lock = VIR_MUTEX_INITIALIZER, .idle = { .cond = PTHREAD_COND_INITIALIZER } };
 
 typedef struct {
-    virDomainObj *vm;
+    virDomainObj *vm; /* NULL: look up the domain, and settle @op */
     ferryOp *op;
+    unsigned char uuid[VIR_UUID_BUFLEN];
 } ferryWork;
 
 
@@ -119,6 +120,26 @@ ferryOpRelease(ferryOp *op)
 }
 
 
+/* Calls stopped() once more for @op, whose domain may be gone by now. */
+static void
+ferryWorkSettle(ferryOp *op,
+                const unsigned char *uuid)
+{
+    virDomainObj *vm = virDomainObjListFindByUUID(op->driver->domains, uuid);
+
+    /* without the job, the stock driver may be in the middle of starting or ending QEMU */
+    if (vm && virDomainObjBeginJob(vm, op->klass->job) == 0) {
+        if (op->stopped && !op->over)
+            op->klass->stopped(op);
+        ferryDomainEndJob(vm);
+    }
+
+    virResetLastError();
+    ferryOpUnref(op);
+    virDomainObjEndAPI(&vm);
+}
+
+
 static void
 ferryWorkRun(void *jobdata,
              void *opaque G_GNUC_UNUSED)
@@ -126,6 +147,11 @@ ferryWorkRun(void *jobdata,
     g_autofree ferryWork *work = jobdata;
     virDomainObj *vm = work->vm;
     ferryOp *op = work->op;
+
+    if (!vm) {
+        ferryWorkSettle(op, work->uuid);
+        return;
+    }
 
     virObjectLock(vm);
 
@@ -180,6 +206,36 @@ ferryEngineSubmit(ferryOp *op)
     }
 
     return 0;
+}
+
+
+/**
+ * ferryEngineSubmitStopped:
+ * @op: could not be settled after the end of its QEMU
+ * @uuid: of its domain, which may be locked or gone: nothing of @op is looked at
+ *
+ * Lets a worker call stopped() of @op again. Does not wait.
+ */
+void
+ferryEngineSubmitStopped(ferryOp *op,
+                         const unsigned char *uuid)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
+    ferryWork *work;
+
+    /* the driver is stopping; the next one finds the operation in the journal */
+    if (!engine.workers)
+        return;
+
+    work = g_new0(ferryWork, 1);
+    work->op = ferryOpRef(op);
+    memcpy(work->uuid, uuid, VIR_UUID_BUFLEN);
+
+    if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) < 0) {
+        virResetLastError();
+        ferryOpUnref(work->op);
+        g_free(work);
+    }
 }
 
 

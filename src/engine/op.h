@@ -100,12 +100,9 @@ struct _ferryOpClass {
     /* The operation's QEMU is gone. Domain locked, no monitor of that QEMU; @op->vm is NULL
      * when the domain is gone, too. Ends the operation, unless it reports an error because
      * something that the next start of the domain or of the driver relies on cannot be
-     * written: then it is called again before either (op->stopped is true by then). */
+     * written: then it is called again before either (op->stopped is true by then). Must not
+     * wait for storage: see leftover.c. */
     void (*stopped)(ferryOp *op);
-
-    /* The domain must not start before stopped() has ended the operation: its guest would
-     * lose data. */
-    bool blocksStart;
 
     /* What a client may do with the jobs that the operation runs on disks. The engine
      * does not use it; ops/blockjob.h defines the type. NULL: clients may do nothing. */
@@ -134,6 +131,9 @@ struct _ferryOp {
     bool synced;          /* the latest journal of the domain is synced to disk */
     bool over;            /* ended: must not be used any more */
     bool stopped;         /* its QEMU is gone, and stopped() is called, or called again */
+    bool blocksStart;     /* the domain must not start before stopped() has ended the operation:
+                           * its guest would lose data, or a thread may change its images */
+    int leftover;         /* atomic; see leftover.c */
     bool stuck;           /* an undo could not remove what must not stay: see ferryPlanUndo() */
     bool withdrawn;       /* read from the journal: what its client asked for was refused */
     ferryRun run;         /* read from the journal: the QEMU that it is about */

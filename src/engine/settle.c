@@ -8,7 +8,8 @@
  * write: the configuration that is to name the image with the guest's data, for example.
  * If the disk is full or read-only just then, the operation stays in the list of its
  * domain, and its journal on the disk, until it can be settled. The next tries are before
- * the domain starts and when the driver starts (ferryEngineLoad()).
+ * the domain starts and when the driver starts (ferryEngineLoad()); if the operation waits
+ * for storage, when that has answered, too (leftover.c).
  */
 
 #include <config.h>
@@ -41,7 +42,7 @@ ferrySettleBeforeStart(virDomainObj *vm)
             op->klass->stopped(op);
 
         if (op->stopped && !op->over) {
-            if (op->klass->blocksStart)
+            if (op->blocksStart)
                 return -1;
             ferryEngineKeep(vm, op);
         }

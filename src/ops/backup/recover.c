@@ -131,13 +131,30 @@ ferryBackupReconnected(virDomainObj *vm)
 }
 
 
+/* Removes the bitmaps of the checkpoint of a backup that did not complete. Returns 0, or -1
+ * with an error reported when that is not done yet. */
+static int
+ferryBackupDropBitmaps(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+
+    if (!op->vm || !backup->checkpoint || backup->result == FERRY_BACKUP_RESULT_COMPLETED)
+        return 0;
+
+    g_ptr_array_add(names, backup->checkpoint);
+    return ferryCheckpointDropOffline(op, backup->chkdef, names, /* chain= */ false);
+}
+
+
 /**
  * ferryBackupStopped:
  *
  * QEMU is gone, or the host was restarted: undoes the backup. Only a completed one leaves
  * its checkpoint and the images of a push. If the stock driver still knew of the backup
  * (priv->backup), it has restored labels, sent the job's event and ended the async job.
- * Does not end the operation when its checkpoint cannot be removed: an error is reported.
+ * Does not end the operation when its checkpoint, or a bitmap of it, cannot be removed yet: an
+ * error is reported.
  */
 void
 ferryBackupStopped(ferryOp *op)
@@ -158,12 +175,14 @@ ferryBackupStopped(ferryOp *op)
     if (ferryBackupIsPull(backup) && (!op->vm || op->vm->pid == 0))
         ferryExportSocketRemove(backup->def->server, backup->server.file);
 
-    if (op->vm && backup->checkpoint && backup->result != FERRY_BACKUP_RESULT_COMPLETED && started)
-        ferryCheckpointDropOffline(op->vm, backup->chkdef, backup->checkpoint, /* chain= */ false);
-
     op->stuck = false;
-    if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
+    if (started && ferryBackupDropBitmaps(op) < 0) {
+        VIR_WARN("backup of domain '%s' cannot be undone yet: %s",
+                 op->vm->def->name, virGetLastErrorMessage());
+        op->stuck = true;
+    } else if (ferryPlanReached(op, &ferryBackupBeginPlan, "files")) {
         ferryBackupUnfiles(op);
+    }
 
     if (!op->stuck)
         ferryOpEnd(op);

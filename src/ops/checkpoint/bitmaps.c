@@ -15,12 +15,15 @@
 #include "block/bitmap.h"
 #include "block/node.h"
 #include "block/qmp.h"
+#include "engine/leftover.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.checkpoint");
 
@@ -110,34 +113,17 @@ ferryCheckpointDropBitmaps(virDomainObj *vm,
 }
 
 
-/**
- * ferryCheckpointDropOffline:
- * @def: definition of checkpoint @name; NULL: look it up in the domain's list
- * @chain: also clean images below the top one, where a new checkpoint has no bitmaps
- *
- * Removes the checkpoint's bitmaps from its disks' images. QEMU is gone, so nobody
- * knows which bitmaps it wrote. Does nothing if another QEMU uses the images by now: the
- * bitmaps then stay. Reports no error.
- */
-void
-ferryCheckpointDropOffline(virDomainObj *vm,
-                           virDomainCheckpointDef *def,
-                           const char *name,
-                           bool chain)
+/* Adds the bitmaps of checkpoint @name to @sweep. */
+static void
+ferryCheckpointSweep(virDomainObj *vm,
+                     virDomainCheckpointDef *def,
+                     const char *name,
+                     bool chain,
+                     ferryBitmapSweep *sweep)
 {
-    g_autoptr(virDomainCheckpointDef) found = NULL;
     size_t i;
 
-    if (vm->pid != 0) {
-        VIR_WARN("bitmaps '%s' may be left in the images of domain '%s', which runs",
-                 name, vm->def->name);
-        return;
-    }
-
-    if (!def)
-        def = found = ferryCheckpointFind(vm, name);
-
-    for (i = 0; def && i < def->ndisks; i++) {
+    for (i = 0; i < def->ndisks; i++) {
         virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, def->disks[i].name);
         virStorageSource *n;
 
@@ -145,6 +131,71 @@ ferryCheckpointDropOffline(virDomainObj *vm,
             continue;
 
         for (n = disk->src; virStorageSourceIsBacking(n); n = chain ? n->backingStore : NULL)
-            ferryBitmapRemoveOffline(vm, n, name);
+            ferryBitmapSweepAdd(sweep, vm, n, name);
     }
+}
+
+
+/**
+ * ferryCheckpointDropOffline:
+ * @op: the operation that made or was to delete the checkpoints; it has a domain
+ * @def: definition of the only checkpoint; NULL: look them up in the domain's list
+ * @names: of the checkpoints
+ * @chain: also clean images below the top one, where a new checkpoint has no bitmaps
+ *
+ * Removes the checkpoints' bitmaps from the disks' images. QEMU is gone, so nobody knows
+ * which bitmaps it wrote. Does nothing if another QEMU uses the images by now: the bitmaps
+ * then stay, and the log says so. Does not wait for storage.
+ *
+ * Returns 0, or -1 with an error reported when that is not done yet: the domain must not
+ * start, @op must not end and the definitions must stay. This function is then called again
+ * with stopped().
+ */
+int
+ferryCheckpointDropOffline(ferryOp *op,
+                           virDomainCheckpointDef *def,
+                           GPtrArray *names,
+                           bool chain)
+{
+    virDomainObj *vm = op->vm;
+    ferryBitmapSweep *sweep;
+    g_autofree char *paths = NULL;
+    size_t i;
+
+    if (vm->pid != 0) {
+        for (i = 0; i < names->len; i++)
+            VIR_WARN("bitmaps '%s' may be left in the images of domain '%s', which runs",
+                     (const char *) g_ptr_array_index(names, i), vm->def->name);
+        return 0;
+    }
+
+    sweep = ferryBitmapSweepNew();
+
+    for (i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+        g_autoptr(virDomainCheckpointDef) found = def ? virObjectRef(def) :
+                                                        ferryCheckpointFind(vm, name);
+
+        if (found)
+            ferryCheckpointSweep(vm, found, name, chain, sweep);
+    }
+
+    paths = ferryBitmapSweepPaths(sweep);
+
+    if (!paths) {
+        ferryBitmapSweepFree(sweep);
+        op->blocksStart = false;
+        return 0;
+    }
+
+    op->blocksStart = !ferryLeftoverRun(op, ferryBitmapSweepRun, sweep, ferryBitmapSweepFree);
+
+    if (!op->blocksStart)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("bitmaps of checkpoint '%1$s' of domain '%2$s' are still to be removed from %3$s, "
+                     "whose storage has not answered yet; check the mount or the device, and try again"),
+                   (const char *) g_ptr_array_index(names, 0), vm->def->name, paths);
+    return -1;
 }

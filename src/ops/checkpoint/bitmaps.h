@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "qemu/qemu_domain.h"
+#include "engine/op.h"
 #include "checkpoint_conf.h"
 
 int ferryCheckpointAddBitmaps(virDomainObj *vm,
@@ -15,7 +15,7 @@ int ferryCheckpointAddBitmaps(virDomainObj *vm,
                               GHashTable *nodes,
                               virJSONValue *actions);
 void ferryCheckpointDropBitmaps(virDomainObj *vm, virDomainCheckpointDef *def);
-void ferryCheckpointDropOffline(virDomainObj *vm,
-                                virDomainCheckpointDef *def,
-                                const char *name,
-                                bool chain);
+int ferryCheckpointDropOffline(ferryOp *op,
+                               virDomainCheckpointDef *def,
+                               GPtrArray *names,
+                               bool chain);

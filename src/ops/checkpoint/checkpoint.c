@@ -132,13 +132,11 @@ static int
 ferryCheckpointSettle(ferryOp *op)
 {
     ferryCheckpoint *data = ferryCheckpointOf(op);
-    const char *name = g_ptr_array_index(data->names, 0);
-    size_t i;
 
     if (ferryPlanPastReturn(op, &ferryCheckpointDeletePlan)) {
-        for (i = 0; !data->metadataOnly && i < data->names->len; i++)
-            ferryCheckpointDropOffline(op->vm, /* def= */ NULL, g_ptr_array_index(data->names, i),
-                                       /* chain= */ true);
+        if (!data->metadataOnly &&
+            ferryCheckpointDropOffline(op, /* def= */ NULL, data->names, /* chain= */ true) < 0)
+            return -1;
         return ferryCheckpointRemoveAll(op->vm, data->names);
     }
 
@@ -146,15 +144,17 @@ ferryCheckpointSettle(ferryOp *op)
         ferryPlanDone(op, &ferryCheckpointCreatePlan))
         return 0;
 
-    if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start"))
-        ferryCheckpointDropOffline(op->vm, data->def, name, /* chain= */ false);
+    if (ferryPlanReached(op, &ferryCheckpointCreatePlan, "start") &&
+        ferryCheckpointDropOffline(op, data->def, data->names, /* chain= */ false) < 0)
+        return -1;
 
-    return ferryCheckpointRemove(op->vm, name);
+    return ferryCheckpointRemove(op->vm, g_ptr_array_index(data->names, 0));
 }
 
 
-/* Ends the operation, unless a file of a checkpoint cannot be removed: an error is reported
- * then, and the next driver would list the checkpoint if the journal were gone. */
+/* Ends the operation, unless the bitmaps or a file of a checkpoint cannot be removed yet: an
+ * error is reported then. If the journal were gone, the next driver would list the
+ * checkpoint, and nobody would remove the bitmaps. */
 static void
 ferryCheckpointStopped(ferryOp *op)
 {

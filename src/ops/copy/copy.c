@@ -30,7 +30,6 @@ const ferryOpClass ferryCopyClass = {
     .revive = ferryCopyRevive,
     .recover = ferryCopyRecover,
     .stopped = ferryCopyStopped,
-    .blocksStart = true,
     .blockJob = &ferryCopyBlockJob,
 };
 

@@ -394,6 +394,7 @@ ferryCopyReportUnsaved(ferryOp *op)
     if (!copy->reported)
         VIR_ERROR("%s", virGetLastErrorMessage());
     copy->reported = true;
+    op->blocksStart = true;
 }
 
 

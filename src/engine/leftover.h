@@ -1,0 +1,13 @@
+/*
+ * leftover.h: what an operation has left on storage when its QEMU ended
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "block/bounded.h"
+#include "engine/op.h"
+
+bool ferryLeftoverRun(ferryOp *op, ferryBoundedFunc func, void *data, GDestroyNotify clear);
