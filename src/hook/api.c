@@ -40,6 +40,23 @@
 
 static virHypervisorDriver stock;
 
+/* This thread is inside a stock entry for block jobs. */
+static __thread bool delegating;
+
+
+/**
+ * ferryApiIsDelegating:
+ *
+ * Returns whether this thread is inside a stock entry that works on the block job of a disk,
+ * which was called because Ferry had no such job. Ferry may have one by now, since the entry
+ * takes the domain's job anew.
+ */
+bool
+ferryApiIsDelegating(void)
+{
+    return delegating;
+}
+
 
 /* Converts @bandwidth to bytes/s. Older API calls have it in MiB/s, unless @bytes. */
 static int
@@ -250,7 +267,10 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
 
     if (!job.op) {
         virDomainObjEndAPI(&vm);
-        return stock.domainBlockJobAbort(dom, path, flags);
+        delegating = true;
+        ret = stock.domainBlockJobAbort(dom, path, flags);
+        delegating = false;
+        return ret;
     }
 
     ret = ferryBlockJobAbort(&job, flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT,
@@ -284,7 +304,10 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
 
     if (!job.op) {
         virDomainObjEndAPI(&vm);
-        return stock.domainGetBlockJobInfo(dom, path, info, flags);
+        delegating = true;
+        ret = stock.domainGetBlockJobInfo(dom, path, info, flags);
+        delegating = false;
+        return ret;
     }
 
     ret = ferryBlockJobInfo(&job, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
@@ -320,7 +343,10 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
 
     if (!job.op) {
         virDomainObjEndAPI(&vm);
-        return stock.domainBlockJobSetSpeed(dom, path, bandwidth, flags);
+        delegating = true;
+        ret = stock.domainBlockJobSetSpeed(dom, path, bandwidth, flags);
+        delegating = false;
+        return ret;
     }
 
     ret = ferryBlockJobSetSpeed(&job, speed);

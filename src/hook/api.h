@@ -9,4 +9,5 @@
 
 #include "driver.h"
 
+bool ferryApiIsDelegating(void);
 void ferryApiInstall(virHypervisorDriver *table);

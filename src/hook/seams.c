@@ -16,6 +16,7 @@
 #include "engine/settle.h"
 #include "hook/api.h"
 #include "hook/version.h"
+#include "ops/backup/begin.h"
 #include "ops/backup/data.h"
 #include "ops/backup/progress.h"
 #include "ops/backup/recover.h"
@@ -52,6 +53,7 @@ FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceD
 FERRY_SEAM(int, qemuMonitorSend, qemuMonitor *mon, qemuMonitorMessage *msg);
 FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
 FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
+FERRY_SEAM(qemuBlockJobData *, qemuBlockJobDiskGetJob, virDomainDiskDef *disk);
 FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
 FERRY_SEAM(int, qemuDomainUpdateMemoryDeviceInfo, virDomainObj *vm, int asyncJob);
 FERRY_SEAM(int, qemuProcessPrepareHost, virQEMUDriver *driver, virDomainObj *vm,
@@ -312,6 +314,18 @@ __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
     ferryIdentityForget(priv);
 
     __real_qemuDomainObjPrivateDataClear(priv);
+}
+
+
+/* A stock entry looks for the block job that a client wants to change. Ferry had none when it
+ * called the entry; if it has begun a backup since, the client does not mean that, and QEMU
+ * does not know the job that stands for it. */
+qemuBlockJobData *
+__wrap_qemuBlockJobDiskGetJob(virDomainDiskDef *disk)
+{
+    g_autoptr(qemuBlockJobData) job = __real_qemuBlockJobDiskGetJob(disk);
+
+    return job && ferryApiIsDelegating() && ferryBackupIsMark(job) ? NULL : g_steal_pointer(&job);
 }
 
 

@@ -22,6 +22,7 @@
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/socket.h"
+#include "engine/job.h"
 #include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
@@ -30,7 +31,6 @@
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_block.h"
-#include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -84,6 +84,22 @@ ferryBackupStockView(ferryBackup *backup)
 }
 
 
+/* Begins the name of the block job that ferryBackupMark() makes. */
+#define FERRY_BACKUP_MARK FERRY_JOB_PREFIX "mark-"
+
+
+/**
+ * ferryBackupIsMark:
+ *
+ * Returns whether @job only says that Ferry's backup uses the disk. QEMU knows no such job.
+ */
+bool
+ferryBackupIsMark(qemuBlockJobData *job)
+{
+    return g_str_has_prefix(job->name, FERRY_BACKUP_MARK);
+}
+
+
 /* Gives @disk a block job in the stock driver's private data, so that the stock driver
  * keeps off the disk. The job is taken out of the hash of jobs that the stock driver
  * saves, recovers and follows. */
@@ -101,6 +117,8 @@ ferryBackupMark(virDomainObj *vm,
 
     job->state = QEMU_BLOCKJOB_STATE_RUNNING;
     ignore_value(g_hash_table_remove(priv->blockjobs, job->name));
+    g_free(job->name);
+    job->name = g_strdup_printf(FERRY_BACKUP_MARK "%s", disk->dst);
 }
 
 

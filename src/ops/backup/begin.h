@@ -8,7 +8,9 @@
 #pragma once
 
 #include "engine/op.h"
+#include "qemu/qemu_blockjob.h"
 
 extern const ferryPlan ferryBackupBeginPlan;
 
+bool ferryBackupIsMark(qemuBlockJobData *job);
 void ferryBackupPublish(ferryOp *op);
