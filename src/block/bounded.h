@@ -16,8 +16,13 @@
 
 typedef void (*ferryBoundedFunc)(void *data);
 
-bool ferryBoundedRun(ferryBoundedFunc func, void *data, GDestroyNotify clear, unsigned int timeout);
+bool ferryBoundedRun(const char *place,
+                     ferryBoundedFunc func,
+                     void *data,
+                     GDestroyNotify clear,
+                     unsigned int timeout);
 bool ferryBoundedRunUnlocked(virDomainObj *vm,
+                             const char *place,
                              ferryBoundedFunc func,
                              void *data,
                              GDestroyNotify clear,

@@ -132,8 +132,8 @@ ferryDefinitionsName(virQEMUDriver *driver,
 
     search->paths = ferryDefinitionsPaths(driver);
 
-    if (ferryBoundedRun(ferryDefinitionsSearchRun, search, ferryDefinitionsSearchFree,
-                        FERRY_BOUNDED_STORAGE_MS)) {
+    if (ferryBoundedRun(/* place= */ NULL, ferryDefinitionsSearchRun, search,
+                        ferryDefinitionsSearchFree, FERRY_BOUNDED_STORAGE_MS)) {
         found = search->found;
         ferryDefinitionsSearchFree(search);
     }

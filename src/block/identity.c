@@ -293,16 +293,29 @@ ferryIdentityAddUnknown(virDomainObj *vm,
 }
 
 
+/* Returns the path of the first image. */
+static const char *
+ferryIdentityPlace(ferryIdentityProbe *probe)
+{
+    return ((ferryIdentityLook *) g_ptr_array_index(probe->looks, 0))->path;
+}
+
+
 /* Remembers the files of @probe, which is taken over. */
 static void
 ferryIdentityRemember(virDomainObj *vm,
                       ferryIdentityProbe *found)
 {
     g_autoptr(ferryIdentityProbe) probe = NULL;
+    const char *place = NULL;
     size_t i;
 
+    /* several images are looked at once in the life of a QEMU: there is no need for a limit */
+    if (found->looks->len == 1)
+        place = ferryIdentityPlace(found);
+
     if (found->looks->len > 0 &&
-        !ferryBoundedRunUnlocked(vm, ferryIdentityProbeRun, found, ferryIdentityProbeFree,
+        !ferryBoundedRunUnlocked(vm, place, ferryIdentityProbeRun, found, ferryIdentityProbeFree,
                                  FERRY_BOUNDED_STORAGE_MS))
         return;
 
@@ -386,8 +399,8 @@ ferryIdentityCheck(virDomainObj *vm,
     found = ferryIdentityProbeNew(vm);
     ferryIdentityProbeAdd(found, src);
 
-    if (!ferryBoundedRunUnlocked(vm, ferryIdentityProbeRun, found, ferryIdentityProbeFree,
-                                 FERRY_BOUNDED_STORAGE_MS))
+    if (!ferryBoundedRunUnlocked(vm, ferryIdentityPlace(found), ferryIdentityProbeRun, found,
+                                 ferryIdentityProbeFree, FERRY_BOUNDED_STORAGE_MS))
         return FERRY_IDENTITY_SILENT;
 
     probe = found;

@@ -83,7 +83,8 @@ ferryResolve(virDomainObj *vm,
     data->name = g_strdup(name);
     data->hosts = g_ptr_array_new_with_free_func(g_free);
 
-    if (!ferryBoundedRunUnlocked(vm, ferryResolveRun, data, ferryResolveFree, FERRY_RESOLVE_MS)) {
+    if (!ferryBoundedRunUnlocked(vm, "name service", ferryResolveRun, data, ferryResolveFree,
+                                 FERRY_RESOLVE_MS)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,
                        _("the name service did not resolve '%1$s' within %2$d s; check it, or name an "
                          "address in numbers"),

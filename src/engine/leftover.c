@@ -117,8 +117,8 @@ ferryLeftoverRun(ferryOp *op,
 
     g_atomic_int_set(&op->leftover, FERRY_LEFTOVER_RUNNING);
 
-    if (ferryBoundedRun(ferryLeftoverRunThread, left, ferryLeftoverFree,
-                        g_atomic_int_get(&late) > 0 ? 0 : FERRY_LEFTOVER_MS)) {
+    if (ferryBoundedRun(/* place= */ NULL, ferryLeftoverRunThread, left,
+                        ferryLeftoverFree, g_atomic_int_get(&late) > 0 ? 0 : FERRY_LEFTOVER_MS)) {
         ferryLeftoverFree(left);
     } else {
         g_atomic_int_inc(&late);

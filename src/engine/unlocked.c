@@ -21,6 +21,7 @@
  */
 bool
 ferryOpRunUnlocked(ferryOp *op,
+                   const char *place,
                    ferryBoundedFunc func,
                    void *data,
                    GDestroyNotify clear,
@@ -29,7 +30,7 @@ ferryOpRunUnlocked(ferryOp *op,
     bool done;
 
     ferryOpYield(op);
-    done = ferryBoundedRunUnlocked(op->vm, func, data, clear, timeout);
+    done = ferryBoundedRunUnlocked(op->vm, place, func, data, clear, timeout);
     ignore_value(ferryOpResume(op));
 
     return done;

@@ -11,6 +11,7 @@
 #include "engine/op.h"
 
 bool ferryOpRunUnlocked(ferryOp *op,
+                        const char *place,
                         ferryBoundedFunc func,
                         void *data,
                         GDestroyNotify clear,

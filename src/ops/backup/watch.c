@@ -154,6 +154,7 @@ ferryBackupFindFull(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     ferryBackupSpace *space = g_new0(ferryBackupSpace, 1);
     ferryBackupDisk *full = NULL;
+    const char *place = "";
     size_t i;
 
     space->full = -1;
@@ -162,9 +163,11 @@ ferryBackupFindFull(ferryOp *op)
         virStorageSource *store = backup->disks[i].def->store;
 
         space->paths[i] = g_strdup(ferrySourceIsFile(store) ? store->path : "");
+        if (*space->paths[i])
+            place = space->paths[i];
     }
 
-    if (!ferryOpRunUnlocked(op, ferryBackupSpaceRun, space, ferryBackupSpaceFree,
+    if (!ferryOpRunUnlocked(op, place, ferryBackupSpaceRun, space, ferryBackupSpaceFree,
                             FERRY_BACKUP_SPACE_MS)) {
         if (!ferryOpIsLost(op) && ferryOpSleep(op, FERRY_BACKUP_WATCH_MS) == 0) {
             VIR_WARN("the storage of the scratch images of domain '%s' does not answer",
