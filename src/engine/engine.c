@@ -484,6 +484,7 @@ ferryEngineLoad(const unsigned char *uuid,
     /* as qemuProcessReconnectHelper() decides whether to reconnect */
     bool running = vm && vm->pid != 0;
     bool settled = false;
+    bool left = false;
     size_t i;
 
     if (ferryJournalRead(driver, uuid, engine.classes, ops) < 0)
@@ -497,11 +498,16 @@ ferryEngineLoad(const unsigned char *uuid,
         } else {
             ferryEngineLoadStopped(vm, name, op);
             settled = true;
+            left = left || !op->over;
         }
     }
 
-    if (!vm)
+    /* what waits for storage, the next driver tries again */
+    if (!vm && !left)
         ferryJournalRemove(driver, uuid, /* durable= */ true);
+    else if (!vm)
+        VIR_WARN("the journal of domain '%s', which is gone, stays: %s", name,
+                 virGetLastErrorMessage());
     else if ((settled || ops->len == 0) && ferryJournalWrite(vm, /* durable= */ true) < 0)
         VIR_WARN("%s", virGetLastErrorMessage());
     virResetLastError();

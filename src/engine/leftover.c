@@ -83,16 +83,18 @@ ferryLeftoverFree(void *opaque)
 
 /**
  * ferryLeftoverRun:
- * @op: its QEMU is gone, its domain is there; not over
+ * @op: its QEMU is gone; not over
  * @func: may wait for ever, and must do no harm when it is called again
  * @data: for @func; must refer to nothing of the domain; taken over
  * @clear: frees @data
  *
- * Calls @func in another thread, unless an earlier call of this function has done that. @op
- * has one such work at a time. Domain locked.
+ * Calls @func in another thread, unless an earlier call of this function has done that. If
+ * stopped() has several works to do, it calls this function for each, in the same order each
+ * time, and for none before the last one is done. Domain locked, if there is one.
  *
  * Returns true when the work is done. Returns false, without an error reported, when it is
- * not done yet: stopped() of @op must not end the operation, and is called again.
+ * not done yet: stopped() of @op must not end the operation, and is called again, unless the
+ * domain is gone.
  */
 bool
 ferryLeftoverRun(ferryOp *op,
@@ -104,6 +106,9 @@ ferryLeftoverRun(ferryOp *op,
 
     if (g_atomic_int_get(&op->leftover) != FERRY_LEFTOVER_NONE) {
         clear(data);
+        /* a later work has begun, so this one is done */
+        if (op->leftoverFunc != func)
+            return true;
         return g_atomic_int_compare_and_exchange(&op->leftover, FERRY_LEFTOVER_DONE,
                                                  FERRY_LEFTOVER_NONE);
     }
@@ -113,8 +118,10 @@ ferryLeftoverRun(ferryOp *op,
     left->func = func;
     left->data = data;
     left->clear = clear;
-    memcpy(left->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
+    if (op->vm)
+        memcpy(left->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
 
+    op->leftoverFunc = func;
     g_atomic_int_set(&op->leftover, FERRY_LEFTOVER_RUNNING);
 
     if (ferryBoundedRun(/* place= */ NULL, ferryLeftoverRunThread, left,

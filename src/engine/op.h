@@ -133,7 +133,8 @@ struct _ferryOp {
     bool stopped;         /* its QEMU is gone, and stopped() is called, or called again */
     bool blocksStart;     /* the domain must not start before stopped() has ended the operation:
                            * its guest would lose data, or a thread may change its images */
-    int leftover;         /* atomic; see leftover.c */
+    int leftover;         /* atomic; see leftover.c, which uses the next field, too */
+    void (*leftoverFunc)(void *data);
     bool stuck;           /* an undo could not remove what must not stay: see ferryPlanUndo() */
     bool withdrawn;       /* read from the journal: what its client asked for was refused */
     ferryRun run;         /* read from the journal: the QEMU that it is about */

@@ -14,9 +14,13 @@
 #include "block/durable.h"
 #include "block/source.h"
 #include "engine/journal.h"
+#include "engine/leftover.h"
 #include "engine/wait.h"
 #include "ops/opfile.h"
+#include "virerror.h"
 #include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.opfile");
 
@@ -94,6 +98,66 @@ ferryOpFileUse(ferryOp *op)
     virDomainObj *own = ferryOpFileDomain(op);
 
     return ferryUseNew(op->driver, own ? own->def->name : NULL);
+}
+
+
+/**
+ * ferryOpFileList:
+ *
+ * Adds to @paths, for ferryOpFileAwait(), what ferryOpFileRemove() is going to look at.
+ */
+void
+ferryOpFileList(GPtrArray *paths,
+                virStorageSource *image,
+                ferryImageOrigin origin)
+{
+    if (origin != FERRY_IMAGE_FOREIGN && ferrySourceIsFile(image))
+        g_ptr_array_add(paths, g_strdup(image->path));
+}
+
+
+static void
+ferryOpFileAsk(void *opaque)
+{
+    GPtrArray *paths = opaque;
+    struct stat st;
+    size_t i;
+
+    for (i = 0; i < paths->len; i++)
+        ignore_value(lstat(g_ptr_array_index(paths, i), &st));
+}
+
+
+/**
+ * ferryOpFileAwait:
+ * @op: its QEMU is gone
+ * @paths: files, which need not exist; strings of its own; taken over
+ *
+ * Asks the storage of @paths, which stopped() of @op is about to remove files from, whether it
+ * answers: the domain is locked.
+ *
+ * Returns 0, or -1 with an error reported if it has not answered yet: stopped() is called again
+ * when it has (leftover.c), and must not end @op before.
+ */
+int
+ferryOpFileAwait(ferryOp *op,
+                 GPtrArray *paths)
+{
+    g_autofree char *first = paths->len > 0 ? g_strdup(g_ptr_array_index(paths, 0)) : NULL;
+    size_t others = MAX(paths->len, 1) - 1;
+
+    if (!first) {
+        g_ptr_array_unref(paths);
+        return 0;
+    }
+
+    if (ferryLeftoverRun(op, ferryOpFileAsk, paths, (GDestroyNotify) g_ptr_array_unref))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("the storage of '%1$s', or of one of %2$zu other files that operation '%3$s' has left, "
+                     "has not answered yet; check the mount or the device"), first, others, op->name);
+    return -1;
 }
 
 

@@ -16,6 +16,7 @@
 #include "ops/backup/recover.h"
 #include "ops/backup/watch.h"
 #include "ops/checkpoint/bitmaps.h"
+#include "ops/opfile.h"
 #include "qemu/qemu_domainjob.h"
 #include "virlog.h"
 
@@ -147,14 +148,44 @@ ferryBackupDropBitmaps(ferryOp *op)
 }
 
 
+/* Returns whether the server of the backup may have left its socket. If another QEMU runs by
+ * now, only a file that is known is certainly not that one's. */
+static bool
+ferryBackupHasSocket(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    return ferryBackupIsPull(backup) &&
+           (!op->vm || op->vm->pid == 0 || backup->server.file);
+}
+
+
+/* Returns 0 if the storage of the images and of the socket answers, or -1 with an error
+ * reported. */
+static int
+ferryBackupAwaitFiles(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++)
+        ferryOpFileList(paths, backup->disks[i].def->store, backup->disks[i].origin);
+    if (ferryBackupHasSocket(op) && backup->def->server->socket)
+        g_ptr_array_add(paths, g_strdup(backup->def->server->socket));
+
+    return ferryOpFileAwait(op, paths);
+}
+
+
 /**
  * ferryBackupStopped:
  *
  * QEMU is gone, or the host was restarted: undoes the backup. Only a completed one leaves
  * its checkpoint and the images of a push. If the stock driver still knew of the backup
  * (priv->backup), it has restored labels, sent the job's event and ended the async job.
- * Does not end the operation when its checkpoint, or a bitmap of it, cannot be removed yet: an
- * error is reported.
+ * Does not end the operation when its files, its checkpoint, or a bitmap of it, cannot be removed
+ * yet: an error is reported.
  */
 void
 ferryBackupStopped(ferryOp *op)
@@ -171,17 +202,17 @@ ferryBackupStopped(ferryOp *op)
         started = true;
     }
 
-    /* after a host crash the journal on the disk may be older than the "server" step */
-    if (ferryBackupIsPull(backup) && (!op->vm || op->vm->pid == 0))
-        ferryExportSocketRemove(backup->def->server, backup->server.file);
-
     op->stuck = false;
-    if (started && ferryBackupDropBitmaps(op) < 0) {
+    if ((started && ferryBackupDropBitmaps(op) < 0) || ferryBackupAwaitFiles(op) < 0) {
         VIR_WARN("backup of domain '%s' cannot be undone yet: %s",
-                 op->vm->def->name, virGetLastErrorMessage());
+                 op->vm ? op->vm->def->name : "", virGetLastErrorMessage());
         op->stuck = true;
-    } else if (ferryPlanReached(op, &ferryBackupBeginPlan, "files")) {
-        ferryBackupUnfiles(op);
+    } else {
+        /* after a host crash the journal on the disk may be older than the "server" step */
+        if (ferryBackupHasSocket(op))
+            ferryExportSocketRemove(backup->def->server, backup->server.file);
+        if (ferryPlanReached(op, &ferryBackupBeginPlan, "files"))
+            ferryBackupUnfiles(op);
     }
 
     if (!op->stuck)

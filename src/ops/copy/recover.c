@@ -19,6 +19,7 @@
 #include "ops/copy/recover.h"
 #include "ops/copy/start.h"
 #include "ops/event.h"
+#include "ops/opfile.h"
 #include "virerror.h"
 #include "virlog.h"
 #include "virxml.h"
@@ -398,13 +399,31 @@ ferryCopyReportUnsaved(ferryOp *op)
 }
 
 
+/* Returns 0 if the target's storage answers, or -1 with an error reported. */
+static int
+ferryCopyAwaitTarget(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+
+    ferryOpFileList(paths, copy->target, copy->origin);
+    if (ferryOpFileAwait(op, paths) == 0)
+        return 0;
+
+    VIR_WARN("the target of the copy of disk '%s' cannot be removed yet: %s",
+             copy->dst, virGetLastErrorMessage());
+    return -1;
+}
+
+
 /**
  * ferryCopyStopped:
  *
  * QEMU is gone, or the host was restarted. If the guest may have written to the target,
  * makes the configuration name the target; else removes what the copy created. Ends the
- * operation, unless the configuration cannot be saved: an error is reported then, and the
- * domain must not start. Domain locked; op->vm is NULL if the domain is gone.
+ * operation, unless the configuration cannot be saved, or the target's storage does not answer:
+ * an error is reported then. Without the configuration the domain must not start. Domain
+ * locked; op->vm is NULL if the domain is gone.
  */
 void
 ferryCopyStopped(ferryOp *op)
@@ -417,13 +436,16 @@ ferryCopyStopped(ferryOp *op)
     /* set while the guest's CPUs were stopped; the next QEMU must not inherit it */
     if (op->vm && copy->pause)
         QEMU_DOMAIN_PRIVATE(op->vm)->pausedShutdown = false;
+    copy->pause = false;
 
     if (disk && disk->mirror == copy->target)
         g_clear_pointer(&disk->mirror, virObjectUnref);
 
     if (!forward) {
-        ferryCopyRestoreTarget(op);
-        ferryOpEnd(op);
+        if (ferryCopyAwaitTarget(op) == 0) {
+            ferryCopyRestoreTarget(op);
+            ferryOpEnd(op);
+        }
     } else if (ferryCopyIsRevived(op, disk)) {
         VIR_WARN("disk '%s' of domain '%s' had moved to '%s', and the domain was started on '%s' "
                  "again without Ferry: its configuration is not changed; compare both images",

@@ -29,6 +29,7 @@
 #include "ops/migration/destination.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
+#include "ops/opfile.h"
 #include "qemu/qemu_alias.h"
 #include "virerror.h"
 #include "virfile.h"
@@ -341,7 +342,20 @@ ferryIncomingRecover(ferryOp *op)
 static void
 ferryIncomingStopped(ferryOp *op)
 {
-    ferryIncomingSettle(op, ferryPlanPastReturn(op, &ferryIncomingServePlan));
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    bool arrived = ferryPlanPastReturn(op, &ferryIncomingServePlan);
+    GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+    size_t i;
+
+    for (i = 0; !arrived && i < incoming->ndisks; i++)
+        ferryOpFileList(paths, incoming->disks[i].image, incoming->disks[i].origin);
+    if (incoming->address.socket)
+        g_ptr_array_add(paths, g_strdup(incoming->address.socket));
+
+    if (ferryOpFileAwait(op, paths) == 0)
+        ferryIncomingSettle(op, arrived);
+    else
+        VIR_WARN("what a migration has left cannot be removed yet: %s", virGetLastErrorMessage());
 }
 
 
