@@ -172,6 +172,33 @@ ferryWorkRun(void *jobdata,
 }
 
 
+/* Gives a worker @op to look at; @vm may be NULL, see ferryWork. Returns 0 or -1. */
+static int
+ferryEngineSend(virDomainObj *vm,
+                ferryOp *op,
+                const unsigned char *uuid)
+{
+    ferryWork *work;
+
+    /* the driver is stopping; the next one finds the operation in the journal */
+    if (!engine.workers)
+        return -1;
+
+    work = g_new0(ferryWork, 1);
+    work->vm = vm ? virObjectRef(vm) : NULL;
+    work->op = ferryOpRef(op);
+    memcpy(work->uuid, uuid, VIR_UUID_BUFLEN);
+
+    if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) == 0)
+        return 0;
+
+    virObjectUnref(work->vm);
+    ferryOpUnref(work->op);
+    g_free(work);
+    return -1;
+}
+
+
 /**
  * ferryEngineSubmit:
  *
@@ -182,30 +209,17 @@ int
 ferryEngineSubmit(ferryOp *op)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
-    ferryWork *work;
-
-    /* the driver is stopping; the next one finds the operation in the journal */
-    if (!engine.workers)
-        return -1;
 
     if (g_atomic_int_get(&op->queued))
         return 0;
 
-    work = g_new0(ferryWork, 1);
-    work->vm = virObjectRef(op->vm);
-    work->op = ferryOpRef(op);
-
     g_atomic_int_set(&op->queued, 1);
 
-    if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) < 0) {
-        g_atomic_int_set(&op->queued, 0);
-        virObjectUnref(work->vm);
-        ferryOpUnref(work->op);
-        g_free(work);
-        return -1;
-    }
+    if (ferryEngineSend(op->vm, op, op->vm->def->uuid) == 0)
+        return 0;
 
-    return 0;
+    g_atomic_int_set(&op->queued, 0);
+    return -1;
 }
 
 
@@ -221,21 +235,8 @@ ferryEngineSubmitStopped(ferryOp *op,
                          const unsigned char *uuid)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
-    ferryWork *work;
 
-    /* the driver is stopping; the next one finds the operation in the journal */
-    if (!engine.workers)
-        return;
-
-    work = g_new0(ferryWork, 1);
-    work->op = ferryOpRef(op);
-    memcpy(work->uuid, uuid, VIR_UUID_BUFLEN);
-
-    if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) < 0) {
-        virResetLastError();
-        ferryOpUnref(work->op);
-        g_free(work);
-    }
+    ignore_value(ferryEngineSend(/* vm= */ NULL, op, uuid));
 }
 
 
@@ -399,7 +400,12 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
     while (i < ops->len) {
         g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, i));
 
-        op->klass->stopped(op);
+        /* Left by an earlier QEMU. To settle it may mean to release the domain's lock: not before
+         * QEMU's end is complete, or a definition that comes meanwhile would be lost. */
+        if (op->stopped)
+            ferryEngineSubmitStopped(op, op->vm->def->uuid);
+        else
+            op->klass->stopped(op);
 
         if (!op->over) {
             op->stopped = true;
@@ -505,10 +511,7 @@ ferryEngineLoad(const unsigned char *uuid,
     /* what waits for storage, the next driver tries again */
     if (!vm && !left)
         ferryJournalRemove(driver, uuid, /* durable= */ true);
-    else if (!vm)
-        VIR_WARN("the journal of domain '%s', which is gone, stays: %s", name,
-                 virGetLastErrorMessage());
-    else if ((settled || ops->len == 0) && ferryJournalWrite(vm, /* durable= */ true) < 0)
+    else if (vm && (settled || ops->len == 0) && ferryJournalWrite(vm, /* durable= */ true) < 0)
         VIR_WARN("%s", virGetLastErrorMessage());
     virResetLastError();
 
