@@ -43,15 +43,24 @@ ferryDefinitionsAdd(GPtrArray *paths,
 }
 
 
-/* Returns the paths of all images in the live and the persistent definition of each
- * domain. Locks one domain at a time: the caller must hold the lock of none. */
-static GPtrArray *
-ferryDefinitionsPaths(virQEMUDriver *driver)
+/**
+ * ferryDefinitionsPaths:
+ * @locked: domain that the caller has locked, or NULL; it is unlocked meanwhile, since no
+ *          domain is locked while another one is
+ *
+ * Returns the paths of all images in the live and the persistent definition of each domain.
+ */
+GPtrArray *
+ferryDefinitionsPaths(virQEMUDriver *driver,
+                      virDomainObj *locked)
 {
     g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
     virDomainObj **vms = NULL;
     size_t nvms = 0;
     size_t i;
+
+    if (locked)
+        virObjectUnlock(locked);
 
     virDomainObjListCollectAll(driver->domains, &vms, &nvms);
 
@@ -63,6 +72,10 @@ ferryDefinitionsPaths(virQEMUDriver *driver)
     }
 
     virObjectListFreeCount(vms, nvms);
+
+    if (locked)
+        virObjectLock(locked);
+
     return g_steal_pointer(&paths);
 }
 
@@ -109,8 +122,7 @@ ferryDefinitionsSearchRun(void *opaque)
 
 /**
  * ferryDefinitionsName:
- * @locked: domain that the caller has locked, or NULL; it is unlocked meanwhile, since no
- *          domain is locked while another one is, and storage may be slow
+ * @locked: as for ferryDefinitionsPaths(); storage may be slow, too
  *
  * Returns whether an image of a disk in any definition, live or persistent, of any domain
  * is the file @path: by name or by device and inode. No, if there is no such file. Elements
@@ -126,20 +138,13 @@ ferryDefinitionsName(virQEMUDriver *driver,
     bool found = true;
 
     search->path = g_strdup(path);
+    search->paths = ferryDefinitionsPaths(driver, locked);
 
-    if (locked)
-        virObjectUnlock(locked);
-
-    search->paths = ferryDefinitionsPaths(driver);
-
-    if (ferryBoundedRun(/* place= */ NULL, ferryDefinitionsSearchRun, search,
-                        ferryDefinitionsSearchFree, FERRY_BOUNDED_STORAGE_MS)) {
+    if (ferryBoundedRunUnlocked(locked, /* place= */ NULL, ferryDefinitionsSearchRun, search,
+                                ferryDefinitionsSearchFree, FERRY_BOUNDED_STORAGE_MS)) {
         found = search->found;
         ferryDefinitionsSearchFree(search);
     }
-
-    if (locked)
-        virObjectLock(locked);
 
     return found;
 }

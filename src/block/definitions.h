@@ -9,4 +9,5 @@
 
 #include "qemu/qemu_domain.h"
 
+GPtrArray *ferryDefinitionsPaths(virQEMUDriver *driver, virDomainObj *locked);
 bool ferryDefinitionsName(virQEMUDriver *driver, const char *path, virDomainObj *locked);

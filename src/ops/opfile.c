@@ -124,7 +124,7 @@ ferryOpFileAsk(void *opaque)
     size_t i;
 
     for (i = 0; i < paths->len; i++)
-        ignore_value(lstat(g_ptr_array_index(paths, i), &st));
+        ignore_value(stat(g_ptr_array_index(paths, i), &st));
 }
 
 
@@ -134,7 +134,8 @@ ferryOpFileAsk(void *opaque)
  * @paths: files, which need not exist; strings of its own; taken over
  *
  * Asks the storage of @paths, which stopped() of @op is about to remove files from, whether it
- * answers: the domain is locked.
+ * answers: the domain is locked. For the same reason as in ferryOpFileRemove(), the images of
+ * all definitions are asked, too, and the lock may be released meanwhile.
  *
  * Returns 0, or -1 with an error reported if it has not answered yet: stopped() is called again
  * when it has (leftover.c), and must not end @op before.
@@ -143,20 +144,30 @@ int
 ferryOpFileAwait(ferryOp *op,
                  GPtrArray *paths)
 {
-    g_autofree char *first = paths->len > 0 ? g_strdup(g_ptr_array_index(paths, 0)) : NULL;
-    size_t others = MAX(paths->len, 1) - 1;
+    g_autofree char *first = NULL;
+    size_t i;
 
-    if (!first) {
+    if (paths->len == 0) {
         g_ptr_array_unref(paths);
         return 0;
+    }
+
+    first = g_strdup(g_ptr_array_index(paths, 0));
+
+    if (op->stopped) {
+        g_autoptr(GPtrArray) named = ferryDefinitionsPaths(op->driver, ferryOpFileDomain(op));
+
+        for (i = 0; i < named->len; i++)
+            g_ptr_array_add(paths, g_strdup(g_ptr_array_index(named, i)));
     }
 
     if (ferryLeftoverRun(op, ferryOpFileAsk, paths, (GDestroyNotify) g_ptr_array_unref))
         return 0;
 
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                   _("the storage of '%1$s', or of one of %2$zu other files that operation '%3$s' has left, "
-                     "has not answered yet; check the mount or the device"), first, others, op->name);
+                   _("before '%1$s', which operation '%2$s' has left, can be removed, its storage and "
+                     "that of the domains' images must answer; check the mounts and devices"),
+                   first, op->name);
     return -1;
 }
 
