@@ -44,11 +44,26 @@ ferryDefinitionsAdd(GPtrArray *paths,
 
 
 /**
+ * ferryDefinitionsAddDomain:
+ * @vm: domain, locked
+ *
+ * Adds to @paths those of all images in the live and the persistent definition of @vm.
+ */
+void
+ferryDefinitionsAddDomain(GPtrArray *paths,
+                          virDomainObj *vm)
+{
+    ferryDefinitionsAdd(paths, vm->def);
+    ferryDefinitionsAdd(paths, vm->newDef);
+}
+
+
+/**
  * ferryDefinitionsPaths:
  * @locked: domain that the caller has locked, or NULL; it is unlocked meanwhile, since no
  *          domain is locked while another one is
  *
- * Returns the paths of all images in the live and the persistent definition of each domain.
+ * Returns the paths of ferryDefinitionsAddDomain() of all domains.
  */
 GPtrArray *
 ferryDefinitionsPaths(virQEMUDriver *driver,
@@ -66,8 +81,7 @@ ferryDefinitionsPaths(virQEMUDriver *driver,
 
     for (i = 0; i < nvms; i++) {
         VIR_WITH_OBJECT_LOCK_GUARD(vms[i]) {
-            ferryDefinitionsAdd(paths, vms[i]->def);
-            ferryDefinitionsAdd(paths, vms[i]->newDef);
+            ferryDefinitionsAddDomain(paths, vms[i]);
         }
     }
 

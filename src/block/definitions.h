@@ -9,5 +9,6 @@
 
 #include "qemu/qemu_domain.h"
 
+void ferryDefinitionsAddDomain(GPtrArray *paths, virDomainObj *vm);
 GPtrArray *ferryDefinitionsPaths(virQEMUDriver *driver, virDomainObj *locked);
 bool ferryDefinitionsName(virQEMUDriver *driver, const char *path, virDomainObj *locked);

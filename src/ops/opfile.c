@@ -134,8 +134,9 @@ ferryOpFileAsk(void *opaque)
  * @paths: files, which need not exist; strings of its own; taken over
  *
  * Asks the storage of @paths, which stopped() of @op is about to remove files from, whether it
- * answers: the domain is locked. For the same reason as in ferryOpFileRemove(), the images of
- * all definitions are asked, too, and the lock may be released meanwhile.
+ * answers: the domain is locked. So is that of the domain's own images, which may be the same
+ * files by another name, and for the same reason as in ferryOpFileRemove() that of all domains'
+ * images. Then the lock is released meanwhile.
  *
  * Returns 0, or -1 with an error reported if it has not answered yet: stopped() is called again
  * when it has (leftover.c), and must not end @op before.
@@ -159,6 +160,8 @@ ferryOpFileAwait(ferryOp *op,
 
         for (i = 0; i < named->len; i++)
             g_ptr_array_add(paths, g_strdup(g_ptr_array_index(named, i)));
+    } else if (ferryOpFileDomain(op)) {
+        ferryDefinitionsAddDomain(paths, op->vm);
     }
 
     if (ferryLeftoverRun(op, ferryOpFileAsk, paths, (GDestroyNotify) g_ptr_array_unref))
