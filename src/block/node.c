@@ -417,8 +417,9 @@ ferryNodeReopen(virDomainObj *vm,
     if (ferryIdentityRequire(vm, src) < 0)
         return -1;
 
+    /* as on a fresh start, QEMU opens a read-only disk's file for reading */
     return ferryNodeReopenProps(vm, src, backing, /* storageOnly= */ false,
-                                /* autoreadonly= */ false);
+                                /* autoreadonly= */ src->readonly);
 }
 
 
