@@ -49,7 +49,11 @@ ferryBackupRecover(ferryOp *op)
                         ferryPlanReached(op, &ferryBackupBeginPlan, "freeze") &&
                         !ferryPlanReached(op, &ferryBackupBeginPlan, "adopt"));
 
+    /* The last undo may be in the journal, and the operation not ended: what is published here
+     * has to be taken back, too. */
     ferryBackupPublish(op);
+    if (!ferryPlanReached(op, &ferryBackupBeginPlan, "publish"))
+        ferryPlanAssume(op, &ferryBackupBeginPlan, "publish");
 
     if (vm->job->asyncJob != VIR_ASYNC_JOB_BACKUP)
         qemuDomainObjRestoreAsyncJob(vm, VIR_ASYNC_JOB_BACKUP, /* phase= */ 0, /* started= */ 0,
