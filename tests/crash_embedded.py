@@ -278,7 +278,7 @@ class Walk:
             check('journal' in said, f'the error does not name the journal: {said}')
         scene.settle('kill-qemu' if dies else case.fault)
         if case.fault == 'stock-restart':
-            self.check_restarted(scene, ref, act)
+            self.check_restarted(scene, ref)
         elif case.fault in crash.DAMAGED and self.bench.damaged:
             self.check_damaged(scene, case)
         elif dies:
@@ -330,7 +330,7 @@ class Walk:
             if image != swap.path:
                 check_qcow2(image)
 
-    def check_restarted(self, scene, ref, act):
+    def check_restarted(self, scene, ref):
         """A driver without Ferry has stopped the domain and started it again: nothing that
         belongs to an earlier QEMU happens to this one."""
         if not scene.running():

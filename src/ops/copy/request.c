@@ -272,20 +272,24 @@ ferryCopyCheckExisting(ferryCopyCheck *c)
 }
 
 
-/* QEMU would say only that it cannot open the image. */
+/* QEMU would say only that it cannot open the image. If the driver cannot look, QEMU may still be
+ * able to (root on NFS): the format was named, so nobody has to know it. Of other formats there
+ * are images that cannot be told by their first bytes. */
 static int
 ferryCopyCheckReused(ferryCopyCheck *c)
 {
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
     int format;
 
-    if (!c->copy->reuse || c->target->format < VIR_STORAGE_FILE_BACKING ||
+    if (!c->copy->reuse || c->target->format != VIR_STORAGE_FILE_QCOW2 ||
         !virStorageSourceIsLocalStorage(c->target))
         return 0;
 
     format = virStorageFileProbeFormat(c->target->path, cfg->user, cfg->group);
-    if (format < 0 || format == c->target->format)
-        return format < 0 ? -1 : 0;
+    if (format < 0 || format == VIR_STORAGE_FILE_QCOW2) {
+        virResetLastError();
+        return 0;
+    }
 
     virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                    _("the target '%1$s' of disk '%2$s' of domain '%3$s' has format '%4$s', not '%5$s': "

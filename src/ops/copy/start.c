@@ -313,8 +313,8 @@ static int
 ferryCopyCheckSize(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    virStorageSource *src = ferryCopyDisk(op)->src;
     g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    virStorageSource *src = ferryCopyDisk(op)->src; /* after the wait for QEMU */
     unsigned long long sizes[2];
 
     if (!nodes ||
