@@ -44,6 +44,9 @@ UNREMOVED = ('unsaved-erofs', 'unsaved-folder')
 # A step cannot create, rename or remove an image, write it or sync it; or the storage does not
 # answer in time. Which steps try to is known from a run without a fault.
 IMAGES = ('image-erofs', 'image-enospc', 'image-eio', 'image-hang')
+# An operation is over, and its journal is about to be removed. Whose step is the last one that
+# removes it is known from a run without a fault.
+REMOVAL = ('kill-driver', 'power-loss', LATE)
 # These happen when the operation has ended: it must stay ended.
 ENDED = ('kill-driver', 'power-loss', LATE, SOME)
 # The driver is killed, and then something happens to its journal.
@@ -119,6 +122,7 @@ def points(cls, undone, last, final):
             moments.update({'undo-yield-first': cls.SECOND, 'undo-yield-last': cls.SECOND})
     if final and cls.ALONE:
         moments['ended'] = ENDED
+        moments['undo-removal' if undone else 'removal'] = REMOVAL
     for when, faults in moments.items():
         for fault in faults:
             yield when, fault
@@ -163,6 +167,8 @@ def line(case, commands, traits):
     did = traits.get(step, ())
     if 'save' in when and 'saves' not in did:
         return None
+    if 'removal' in when and 'removes' not in did:
+        return None
     if 'image' in when and ('images' if what == 'image-hang' else what) not in did:
         return None
     if 'during' in when or 'yield' in when:
@@ -178,7 +184,7 @@ def line(case, commands, traits):
 
 def asks(case):
     """Does line() have to know what the steps do when nothing goes wrong?"""
-    return any(what in case.when for what in ('during', 'save', 'image', 'yield')) or case.fault == 'eio-folder'
+    return any(what in case.when for what in ('during', 'save', 'image', 'yield', 'removal')) or case.fault == 'eio-folder'
 
 
 def attempt(case, commands, traits, once):
@@ -210,7 +216,7 @@ def happened(log):
 def sent(log):
     """Returns (how many commands each step sent, and with "yields STEP" how often it let go
     of the job; for each step what it did of "synced", "saves", "images", and the faults that
-    could happen to these)."""
+    could happen to these; and "removes")."""
     commands, traits = {}, collections.defaultdict(set)
     now, yields = set(), 0
     for text in log:
@@ -219,6 +225,8 @@ def sent(log):
             now.update(words)
         elif words[0] == 'yields':
             yields = int(words[1])
+        elif words[0] == 'removes':
+            traits[words[1]].add('removes')
         elif words[0] != 'fault':
             step, count = words
             commands[step], commands[f'yields {step}'] = int(count), yields

@@ -14,6 +14,8 @@
  *   undo-before, undo-after, undo-during-N
  *                      the same when the step is undone
  *   journal            what the step is going to do is written to the journal
+ *   removal, undo-removal
+ *                      it was the last one, and the journal is about to be removed
  *   save, undo-save    the step, or its undo, writes or removes the file of a
  *                      configuration or of a checkpoint
  *   image, undo-image  it works on a file in the folder FERRY_FAULT_IMAGES
@@ -52,7 +54,8 @@
  * FERRY_FAULT_FILE.log gets a line for each fault that happened, and, if the file
  * says "record", one for each step: how many commands it sent; and before that "synced"
  * when its journal was, "saves" when it saved such a file, "images" and the faults that can
- * happen when it worked on images, and "yields N". FERRY_FAULT_TRACE names
+ * happen when it worked on images, and "yields N"; and after it "removes STEP" when there is
+ * no journal any more. FERRY_FAULT_TRACE names
  * a file that gets a line for each name that was put on the disk, and for each folder
  * that was synced. In
  * FERRY_FAULT_FILE.durable is what a host that loses its power has of the journals
@@ -313,6 +316,7 @@ faultEnter(ferryOp *op,
     current.op = op;
     current.plan = plan;
     current.step = step;
+    current.qemu = op->vm->pid;
     current.undo = undo;
     current.commands = 0;
     current.yields = 0;
@@ -391,6 +395,28 @@ ferryStepUndo(ferryOp *op,
 
     if (after)
         ignore_value(faultHappen(op, step, after));
+}
+
+
+/* The operation is over: its journal is about to be removed. */
+void
+faultRemoval(void)
+{
+    g_autofree char *what = NULL;
+
+    if (!current.step)
+        return;
+
+    if ((what = faultFind(current.plan, current.step, current.undo ? "undo-removal" : "removal")))
+        faultLog("fault %s", what);
+    else if (faultIsRecorded())
+        faultLog("removes %s/%s/%s", current.plan->name, current.step->name,
+                 current.undo ? "undo" : "run");
+
+    if (STREQ_NULLABLE(what, "power-loss"))
+        faultPowerLoss(current.qemu);
+    else if (what)
+        kill(getpid(), SIGKILL);
 }
 
 

@@ -17,6 +17,7 @@ typedef struct {
     ferryOp *op;
     const ferryPlan *plan;
     const ferryStep *step;
+    pid_t qemu;
     bool undo;
     bool watched;
     bool saved;
@@ -42,4 +43,5 @@ char *faultFind(const ferryPlan *plan, const ferryStep *step, const char *when);
 bool faultIsRecorded(void);
 char *faultCommand(int fd);
 char *faultRefused(const char *buf, size_t len);
+void faultRemoval(void);
 void faultAnswered(int fd, const char *what);

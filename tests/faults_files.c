@@ -526,6 +526,8 @@ unlink(const char *path)
     FAULT_REAL(unlink);
 
     if (g_file_test(path, G_FILE_TEST_EXISTS)) {
+        if (faultIsJournal(path, ".xml"))
+            faultRemoval();
         if (faultSave(path, false, "unsaved-erofs")) {
             errno = EROFS;
             return -1;

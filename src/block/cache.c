@@ -176,14 +176,19 @@ ferryNodeHoldSource(virDomainObj *vm,
                     virDomainDiskDef *disk)
 {
     virStorageSource *src = disk->src;
+    virTristateBool held = ferryIdentityIsHeld(vm, src);
     ferryIdentity identity;
     virErrorPtr err = NULL;
 
-    if (src->readonly || ferryIdentityIsHeld(vm, src) ||
+    if (src->readonly || held == VIR_TRISTATE_BOOL_YES ||
         (identity = ferryIdentityCheck(vm, src)) == FERRY_IDENTITY_SAME)
         return;
 
     virErrorPreserveLast(&err);
+
+    /* QEMU would refuse a second filter of that name */
+    if (held == VIR_TRISTATE_BOOL_ABSENT)
+        ferryNodeRelease(vm, src);
 
     if (ferryNodeHold(vm, src) < 0) {
         VIR_WARN("disk '%s' of domain '%s' may be moved to the file that is at '%s' now: %s",
@@ -203,15 +208,14 @@ ferryNodeHoldSource(virDomainObj *vm,
 /**
  * ferryNodeReleaseSource:
  *
- * Undoes ferryNodeHoldSource() for @src, a disk's top image. Whether there is something to
- * undo is not known for certain after a restart of the driver. Reports no error.
+ * Undoes ferryNodeHoldSource() for @src, a disk's top image. What an earlier driver did, only
+ * QEMU knows: it is asked to release @src once. Reports no error.
  */
 void
 ferryNodeReleaseSource(virDomainObj *vm,
                        virStorageSource *src)
 {
-    if (src->readonly || (!ferryIdentityIsHeld(vm, src) &&
-                          ferryIdentityCheck(vm, src) == FERRY_IDENTITY_SAME))
+    if (src->readonly || ferryIdentityIsHeld(vm, src) == VIR_TRISTATE_BOOL_NO)
         return;
 
     ferryNodeRelease(vm, src);

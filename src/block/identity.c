@@ -62,7 +62,8 @@ typedef struct {
 typedef struct {
     pid_t pid;
     GHashTable *notes; /* name of a storage node to ferryIdentityNote */
-    GHashTable *held;  /* names of storage nodes that ferryNodeHold() holds */
+    GHashTable *held;  /* name of a storage node to virTristateBool: ferryNodeHold() holds it */
+    bool inherited;    /* QEMU was started by an earlier driver, which may hold nodes */
 } ferryIdentityProcess;
 
 static struct {
@@ -471,21 +472,49 @@ ferryIdentityStays(virDomainObj *vm,
 
 
 /**
+ * ferryIdentityInherit:
+ *
+ * The driver was restarted and found @vm's QEMU alive: which nodes ferryNodeHold() holds
+ * there, the earlier driver knew. Domain locked.
+ */
+void
+ferryIdentityInherit(virDomainObj *vm)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+
+    ferryIdentityNotes(vm, /* create= */ true)->inherited = true;
+}
+
+
+/**
  * ferryIdentityIsHeld:
  *
- * Returns whether this driver remembers that ferryNodeHold() holds @src.
+ * Returns whether ferryNodeHold() holds @src; VIR_TRISTATE_BOOL_ABSENT: an earlier driver
+ * may have done so. Domain locked.
  */
-bool
+virTristateBool
 ferryIdentityIsHeld(virDomainObj *vm,
                     virStorageSource *src)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
+    void *held;
 
-    return notes && src->nodestorage && g_hash_table_contains(notes->held, src->nodestorage);
+    if (!notes || !src->nodestorage)
+        return VIR_TRISTATE_BOOL_NO;
+
+    if ((held = g_hash_table_lookup(notes->held, src->nodestorage)))
+        return GPOINTER_TO_INT(held);
+
+    return notes->inherited ? VIR_TRISTATE_BOOL_ABSENT : VIR_TRISTATE_BOOL_NO;
 }
 
 
+/**
+ * ferryIdentitySetHeld:
+ *
+ * Remembers whether ferryNodeHold() holds @src. Domain locked.
+ */
 void
 ferryIdentitySetHeld(virDomainObj *vm,
                      virStorageSource *src,
@@ -494,8 +523,23 @@ ferryIdentitySetHeld(virDomainObj *vm,
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ true);
 
-    if (held)
-        g_hash_table_add(notes->held, g_strdup(src->nodestorage));
-    else
-        g_hash_table_remove(notes->held, src->nodestorage);
+    g_hash_table_insert(notes->held, g_strdup(src->nodestorage),
+                        GINT_TO_POINTER(virTristateBoolFromBool(held)));
+}
+
+
+/**
+ * ferryIdentityForgetNode:
+ *
+ * QEMU has closed the file of @src: another file may get its inode. Domain locked.
+ */
+void
+ferryIdentityForgetNode(virDomainObj *vm,
+                        virStorageSource *src)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
+    ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
+
+    if (notes && src->nodestorage)
+        g_hash_table_remove(notes->notes, src->nodestorage);
 }

@@ -22,5 +22,7 @@ void ferryIdentityForget(qemuDomainObjPrivate *priv);
 ferryIdentity ferryIdentityCheck(virDomainObj *vm, virStorageSource *src);
 int ferryIdentityRequire(virDomainObj *vm, virStorageSource *src);
 bool ferryIdentityStays(virDomainObj *vm, virStorageSource *src);
-bool ferryIdentityIsHeld(virDomainObj *vm, virStorageSource *src);
+void ferryIdentityInherit(virDomainObj *vm);
+virTristateBool ferryIdentityIsHeld(virDomainObj *vm, virStorageSource *src);
 void ferryIdentitySetHeld(virDomainObj *vm, virStorageSource *src, bool held);
+void ferryIdentityForgetNode(virDomainObj *vm, virStorageSource *src);

@@ -172,6 +172,7 @@ ferryNodeRemoveStorage(virDomainObj *vm,
                        virStorageSource *src)
 {
     ferryNodeDelete(vm, src->nodestorage);
+    ferryIdentityForgetNode(vm, src);
 }
 
 
@@ -330,6 +331,7 @@ ferryNodeRemove(virDomainObj *vm,
                 virStorageSource *chain)
 {
     g_autoptr(qemuBlockStorageSourceChainData) data = NULL;
+    virStorageSource *n;
     bool again = false;
 
     if (!(data = qemuBlockStorageSourceChainDetachPrepareBlockdev(chain)))
@@ -343,6 +345,9 @@ ferryNodeRemove(virDomainObj *vm,
         /* libvirt hides a failed blockdev-del: repeat once, as in ferryNodeDelete() */
         again = !again && ferryNodeAnyLeft(vm, chain);
     } while (again);
+
+    for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore)
+        ferryIdentityForgetNode(vm, n);
 }
 
 

@@ -284,6 +284,7 @@ __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
     int rc = __real_qemuBlockJobRefreshJobs(vm);
 
     if (rc == 0) {
+        ferryIdentityInherit(vm);
         ferryEngineReconnected(vm);
         ferryBackupReconnected(vm);
     }
