@@ -170,6 +170,28 @@ class Held(Copy):
         return {'CPUs': self.qmp('query-status')['running'] if self.running() else None}
 
 
+class Moved(Copy):
+    """The name of the guest's image led nowhere when the copy began, and is right again: QEMU is
+    held at the file that it has, until the copy ends."""
+
+    SWAPS = SECOND = ()
+
+    def moved(self):
+        away = self.path('away')
+        os.rename(self.source, away)
+        self.copy()
+        os.rename(away, self.source)
+        self.wait_ready()
+
+    PLANS = {('copy', 'pivot'): (moved, scenes_copy.Copy.pivot)}
+
+
+class MovedAbort(Moved, Abort):
+    PLANS = {}
+    UNDONE = {('copy', 'start'): (Moved.moved, Abort.abort)}
+    ROWS = Abort.ROWS
+
+
 class Kept:
     """A domain that loses its checkpoints when QEMU dies, with their bitmaps. Before the
     second try they are deleted and made again, since backups need one to begin from."""
@@ -257,5 +279,5 @@ class TransientPush(Push):
     SWAPS = ()
 
 
-EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Transient,
+EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort, Transient,
             TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]

@@ -129,6 +129,7 @@ replayRecover(const replayCase *c G_GNUC_UNUSED,
         virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 
+    ferryIdentityInherit(vm);
     ferryEngineReconnected(vm);
     ferryBackupReconnected(vm);
     virDomainObjEndJob(vm);
