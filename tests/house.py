@@ -29,7 +29,7 @@ LAYERS = ('block', 'engine', 'ops', 'hook')
 INCLUDE = re.compile(r'^#\s*include "((?:%s)/[^"]+)\.h"' % '|'.join(LAYERS), re.M)
 # made from version.h.in by the build
 GENERATED = {'hook/version'}
-MESSAGE = re.compile(r'(?<!\w)_\(\s*((?:"(?:\\.|[^"\\])*"\s*)+)\)')
+MESSAGE = re.compile(r'(?<!\w)_\(\s*((?:"(?:\\.|[^"\\])*"(?:\s|\\\n)*)+)\)')
 UNNUMBERED = re.compile(r'%(?!%|\d+\$)')
 LINES_MAX = 600
 # Calls that only one file may make, since it knows what must be asked before.

@@ -163,6 +163,22 @@ ferryNodeReadDirect(virDomainObj *vm,
 }
 
 
+/* Returns whether @src is held. What an earlier driver did, only QEMU knows: it is asked once. */
+static bool
+ferryNodeIsKnownHeld(virDomainObj *vm,
+                     virStorageSource *src)
+{
+    virTristateBool held = ferryIdentityIsHeld(vm, src);
+
+    if (held == VIR_TRISTATE_BOOL_ABSENT) {
+        held = virTristateBoolFromBool(ferryNodeIsHeld(vm, src));
+        ferryIdentitySetHeld(vm, src, held == VIR_TRISTATE_BOOL_YES);
+    }
+
+    return held == VIR_TRISTATE_BOOL_YES;
+}
+
+
 /**
  * ferryNodeHoldSource:
  *
@@ -176,19 +192,14 @@ ferryNodeHoldSource(virDomainObj *vm,
                     virDomainDiskDef *disk)
 {
     virStorageSource *src = disk->src;
-    virTristateBool held = ferryIdentityIsHeld(vm, src);
     ferryIdentity identity;
     virErrorPtr err = NULL;
 
-    if (src->readonly || held == VIR_TRISTATE_BOOL_YES ||
+    if (src->readonly || ferryNodeIsKnownHeld(vm, src) ||
         (identity = ferryIdentityCheck(vm, src)) == FERRY_IDENTITY_SAME)
         return;
 
     virErrorPreserveLast(&err);
-
-    /* QEMU would refuse a second filter of that name */
-    if (held == VIR_TRISTATE_BOOL_ABSENT)
-        ferryNodeRelease(vm, src);
 
     if (ferryNodeHold(vm, src) < 0) {
         VIR_WARN("disk '%s' of domain '%s' may be moved to the file that is at '%s' now: %s",
@@ -208,14 +219,13 @@ ferryNodeHoldSource(virDomainObj *vm,
 /**
  * ferryNodeReleaseSource:
  *
- * Undoes ferryNodeHoldSource() for @src, a disk's top image. What an earlier driver did, only
- * QEMU knows: it is asked to release @src once. Reports no error.
+ * Undoes ferryNodeHoldSource() for @src, a disk's top image. Reports no error.
  */
 void
 ferryNodeReleaseSource(virDomainObj *vm,
                        virStorageSource *src)
 {
-    if (src->readonly || ferryIdentityIsHeld(vm, src) == VIR_TRISTATE_BOOL_NO)
+    if (src->readonly || !ferryNodeIsKnownHeld(vm, src))
         return;
 
     ferryNodeRelease(vm, src);

@@ -486,6 +486,27 @@ ferryNodeHold(virDomainObj *vm,
 
 
 /**
+ * ferryNodeIsHeld:
+ *
+ * Asks QEMU whether ferryNodeHold() holds @src. Keeps the last error.
+ */
+bool
+ferryNodeIsHeld(virDomainObj *vm,
+                virStorageSource *src)
+{
+    g_autofree char *name = ferryNodeHolder(src);
+    g_autoptr(GHashTable) nodes = NULL;
+    virErrorPtr err = NULL;
+
+    virErrorPreserveLast(&err);
+    nodes = ferryNodeData(vm);
+    virErrorRestore(&err);
+
+    return nodes && g_hash_table_contains(nodes, name);
+}
+
+
+/**
  * ferryNodeRelease:
  *
  * Undoes ferryNodeHold(). Reports no error.

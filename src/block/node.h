@@ -24,6 +24,7 @@ int ferryNodeReopenStorage(virDomainObj *vm,
                            virStorageSource *src,
                            bool autoreadonly);
 int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
+bool ferryNodeIsHeld(virDomainObj *vm, virStorageSource *src);
 void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
 int ferryNodeCapacities(GHashTable *nodes,

@@ -170,6 +170,7 @@ ferryExportListenUnix(virDomainObj *vm,
                       ferryFile **file)
 {
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
+    g_autofree char *folder = g_path_get_dirname(path);
     g_autoptr(ferryFile) made = ferryFileNew();
     VIR_AUTOCLOSE fd = -1;
     VIR_AUTOCLOSE bound = -1;
@@ -193,8 +194,9 @@ ferryExportListenUnix(virDomainObj *vm,
         (bound = ferryExportSocketFile(fd, path)) < 0 ||
         ferryFileLearn(made, bound) < 0 ||
         ferryExportSocketOwn(vm, bound) < 0) {
-        virReportSystemError(errno, _("cannot create socket '%1$s' for domain '%2$s'"),
-                             path, vm->def->name);
+        virReportSystemError(errno,
+                             _("cannot create a socket in '%1$s' for domain '%2$s': check that the folder "
+                               "exists and is writable"), folder, vm->def->name);
         ignore_value(ferryFileRemove(made, path, /* uid= */ -1, /* gid= */ -1));
         return -1;
     }

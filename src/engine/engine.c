@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "engine/job.h"
 #include "engine/journal.h"
+#include "engine/report.h"
 #include "engine/wait.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -120,15 +121,18 @@ ferryOpRelease(ferryOp *op)
 }
 
 
-/* Calls stopped() once more for @op, whose domain may be gone by now. */
+/* Goes on with @op, whose domain may be gone by now: its storage has answered. */
 static void
 ferryWorkSettle(ferryOp *op,
                 const unsigned char *uuid)
 {
     virDomainObj *vm = virDomainObjListFindByUUID(op->driver->domains, uuid);
 
+    if (vm && !op->stopped && !op->over)
+        ignore_value(ferryEngineSubmit(op));
+
     /* without the job, the stock driver may be in the middle of starting or ending QEMU */
-    if (vm && virDomainObjBeginJob(vm, op->klass->job) == 0) {
+    if (vm && op->stopped && virDomainObjBeginJob(vm, op->klass->job) == 0) {
         if (op->stopped && !op->over)
             op->klass->stopped(op);
         ferryDomainEndJob(vm);
@@ -225,10 +229,10 @@ ferryEngineSubmit(ferryOp *op)
 
 /**
  * ferryEngineSubmitStopped:
- * @op: could not be settled after the end of its QEMU
+ * @op: could not go on, or be settled after the end of its QEMU, before its storage answered
  * @uuid: of its domain, which may be locked or gone: nothing of @op is looked at
  *
- * Lets a worker call stopped() of @op again. Does not wait.
+ * Lets a worker call stopped() of @op again, or jobChanged() if QEMU still runs. Does not wait.
  */
 void
 ferryEngineSubmitStopped(ferryOp *op,
@@ -369,10 +373,10 @@ ferryEngineReconnected(virDomainObj *vm)
         if (op->stopped)
             continue;
 
-        VIR_INFO("domain '%s': recovering operation '%s'", vm->def->name, op->name);
         op->holdJob = true;
         op->klass->recover(op);
         op->holdJob = false;
+        ferryReportRecovered(op, vm->def->name);
     }
 
     ferryEngineReap(vm);
@@ -456,17 +460,12 @@ ferryEngineLoadStopped(virDomainObj *vm,
 {
     bool running = vm && vm->pid != 0;
 
-    if (running)
-        VIR_WARN("domain '%s': operation '%s' in its journal is one of a QEMU that has ended, "
-                 "not of process %lld: settling it",
-                 vm->def->name, op->name, (long long) vm->pid);
-    else
-        VIR_WARN("domain '%s' does not run: settling operation '%s'",
-                 vm ? vm->def->name : name, op->name);
-
     op->vm = vm;
     op->stopped = true;
     op->klass->stopped(op);
+
+    if (op->over)
+        ferryReportRecovered(op, vm ? vm->def->name : name);
 
     if (!vm || op->over)
         return;

@@ -67,6 +67,11 @@ struct _ferryOpClass {
     const ferryPlan *const *plans; /* ends with NULL; at most FERRY_PLANS_MAX */
     virDomainJob job;              /* domain job held while working on an operation */
 
+    /* Returns, for messages, what the operation is and which domain @name and which disk it is
+     * about, as "copy of disk 'vda' of domain 'g' to '/target'". op->vm may be NULL. The caller
+     * frees it. */
+    char *(*describe)(ferryOp *op, const char *name);
+
     /* Write and read the data that undo and recovery need, as children of the operation's
      * element in the journal. @format may be NULL: there is no data to write. */
     int (*format)(ferryOp *op, virBuffer *buf);

@@ -10,6 +10,7 @@
 #include "engine/job.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/report.h"
 #include "engine/wait.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -148,6 +149,8 @@ ferryPlanRunFrom(ferryOp *op,
                 return 0;
             continue;
         }
+
+        ferryReportFailure(op);
 
         /* QEMU died while the step waited and the operation was settled, say */
         if (ferryOpIsLost(op) || rc == FERRY_STEP_UNKNOWN)

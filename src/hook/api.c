@@ -13,6 +13,7 @@
 
 #include "block/bounded.h"
 #include "datatypes.h"
+#include "engine/report.h"
 #include "engine/wait.h"
 #include "hook/api.h"
 #include "hook/api_migration.h"
@@ -158,7 +159,7 @@ ferryDomainBlockCopy(virDomainPtr dom,
     }
 
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(dom->name, ret);
 }
 
 
@@ -220,7 +221,7 @@ ferryDomainBlockRebase(virDomainPtr dom,
     }
 
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(dom->name, ret);
 }
 
 
@@ -270,7 +271,7 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
         delegating = true;
         ret = stock.domainBlockJobAbort(dom, path, flags);
         delegating = false;
-        return ret;
+        return ferryReportResult(dom->name, ret);
     }
 
     ret = ferryBlockJobAbort(&job, flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT,
@@ -279,7 +280,7 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
 
  cleanup:
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(dom->name, ret);
 }
 
 
@@ -307,7 +308,7 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
         delegating = true;
         ret = stock.domainGetBlockJobInfo(dom, path, info, flags);
         delegating = false;
-        return ret;
+        return ferryReportResult(dom->name, ret);
     }
 
     ret = ferryBlockJobInfo(&job, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
@@ -315,7 +316,7 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
 
  cleanup:
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(dom->name, ret);
 }
 
 
@@ -335,7 +336,7 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
     if (ferryApiBandwidth(bandwidth, flags & VIR_DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES,
                           &speed) < 0 ||
         !(vm = qemuDomainObjFromDomain(dom)))
-        return -1;
+        return ferryReportResult(dom->name, -1);
 
     if (virDomainBlockJobSetSpeedEnsureACL(dom->conn, vm->def) < 0 ||
         ferryApiFindJob(vm, VIR_JOB_MODIFY, path, &job) < 0)
@@ -346,7 +347,7 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
         delegating = true;
         ret = stock.domainBlockJobSetSpeed(dom, path, bandwidth, flags);
         delegating = false;
-        return ret;
+        return ferryReportResult(dom->name, ret);
     }
 
     ret = ferryBlockJobSetSpeed(&job, speed);
@@ -354,7 +355,7 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
 
  cleanup:
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(dom->name, ret);
 }
 
 
@@ -376,7 +377,7 @@ ferryDomainBackupBegin(virDomainPtr dom,
         ret = ferryBackupBegin(vm, backupXML, checkpointXML, flags);
 
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(dom->name, ret);
 }
 
 
@@ -465,7 +466,7 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
         rc = 0;
     }
 
-    return rc;
+    return ferryReportResult(dom->name, rc);
 }
 
 
@@ -515,6 +516,7 @@ ferryDomainCheckpointCreateXML(virDomainPtr dom,
         ferryCheckpointCreate(vm, xml, flags & VIR_DOMAIN_CHECKPOINT_CREATE_QUIESCE, &name) == 0)
         ret = virGetDomainCheckpoint(dom, name);
 
+    ignore_value(ferryReportResult(dom->name, ret ? 0 : -1));
     virDomainObjEndAPI(&vm);
     return ret;
 }
@@ -538,7 +540,7 @@ ferryDomainCheckpointDelete(virDomainCheckpointPtr checkpoint,
         ret = ferryCheckpointDelete(vm, checkpoint->name, flags);
 
     virDomainObjEndAPI(&vm);
-    return ret;
+    return ferryReportResult(checkpoint->domain->name, ret);
 }
 
 

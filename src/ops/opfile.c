@@ -13,8 +13,10 @@
 #include "block/definitions.h"
 #include "block/durable.h"
 #include "block/source.h"
+#include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/leftover.h"
+#include "engine/unlocked.h"
 #include "engine/wait.h"
 #include "ops/opfile.h"
 #include "virerror.h"
@@ -171,6 +173,98 @@ ferryOpFileAwait(ferryOp *op,
                    _("before '%1$s', which operation '%2$s' has left, can be removed, its storage and "
                      "that of the domains' images must answer; check the mounts and devices"),
                    first, op->name);
+    return -1;
+}
+
+
+/* Question to the storage of @paths, for an operation whose QEMU runs. */
+typedef struct {
+    ferryOp *op; /* of which the thread that asks uses nothing: its domain is not locked */
+    unsigned char uuid[VIR_UUID_BUFLEN];
+    GPtrArray *paths;
+    bool begun;
+} ferryOpFileQuestion;
+
+
+static void
+ferryOpFileQuestionRun(void *opaque)
+{
+    ferryOpFileQuestion *question = opaque;
+
+    question->begun = true;
+    ferryOpFileAsk(question->paths);
+}
+
+
+static void
+ferryOpFileQuestionFree(ferryOpFileQuestion *question)
+{
+    g_ptr_array_unref(question->paths);
+    ferryOpUnref(question->op);
+    g_free(question);
+}
+
+
+/* Nobody waited for the answer any more. If the question was not asked, since there are too
+ * many threads, the next call or driver does. */
+static void
+ferryOpFileQuestionLate(void *opaque)
+{
+    ferryOpFileQuestion *question = opaque;
+
+    if (question->begun)
+        ferryEngineSubmitStopped(question->op, question->uuid);
+    ferryOpFileQuestionFree(question);
+}
+
+
+/**
+ * ferryOpFileAnswers:
+ * @image: the files of its whole chain are asked for
+ *
+ * Asks the storage of @image, which a step of @op is about to work on with the domain locked,
+ * whether it answers. Domain locked, by the thread that drives @op; the lock and (unless
+ * op->holdJob) the job are released meanwhile: nothing that is the domain's stays valid, and
+ * after an error check ferryOpIsLost().
+ *
+ * Returns 0, also if there is no QEMU (see ferryOpFileAwait()), or -1 with an error reported.
+ * Then jobChanged of @op is called as soon as the storage has answered.
+ */
+int
+ferryOpFileAnswers(ferryOp *op,
+                   virStorageSource *image)
+{
+    ferryOpFileQuestion *question;
+    g_autofree char *first = NULL;
+    g_autofree char *what = NULL;
+    virStorageSource *n;
+
+    if (op->stopped || !op->vm || op->vm->pid == 0)
+        return 0;
+
+    question = g_new0(ferryOpFileQuestion, 1);
+    question->op = ferryOpRef(op);
+    question->paths = g_ptr_array_new_with_free_func(g_free);
+    memcpy(question->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
+
+    for (n = image; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (n->path && virStorageSourceIsLocalStorage(n))
+            g_ptr_array_add(question->paths, g_strdup(n->path));
+    }
+
+    if (question->paths->len > 0)
+        first = g_strdup(g_ptr_array_index(question->paths, 0));
+
+    if (!first || ferryOpRunUnlocked(op, first, ferryOpFileQuestionRun, question,
+                                     ferryOpFileQuestionLate, FERRY_BOUNDED_STORAGE_MS)) {
+        ferryOpFileQuestionFree(question);
+        return first && ferryOpIsLost(op) ? -1 : 0;
+    }
+
+    what = op->klass->describe(op, op->vm->def->name);
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("the storage of '%1$s' does not answer: %2$s ends when it does; check the mount "
+                     "or device"), first, what);
     return -1;
 }
 

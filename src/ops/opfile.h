@@ -12,6 +12,7 @@
 
 int ferryOpFileMake(ferryOp *op, virStorageSource *image, ferryFile *file);
 void ferryOpFileKeep(ferryOp *op, virStorageSource *image);
+int ferryOpFileAnswers(ferryOp *op, virStorageSource *image);
 ferryUse *ferryOpFileUse(ferryOp *op);
 void ferryOpFileList(GPtrArray *paths, virStorageSource *image, ferryImageOrigin origin);
 int ferryOpFileAwait(ferryOp *op, GPtrArray *paths);

@@ -58,6 +58,14 @@ ferryQuiesceCheck(virDomainObj *vm,
     if (!quiesce->wanted)
         return 0;
 
+    /* the agent of a paused guest does not answer */
+    if (virDomainObjGetState(vm, /* reason= */ NULL) != VIR_DOMAIN_RUNNING) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("the guest of domain '%1$s' is not running, so its file systems cannot be frozen: "
+                         "resume it, or do not ask for that"), vm->def->name);
+        return -1;
+    }
+
     return qemuDomainAgentAvailable(vm, /* reportError= */ true) ? 0 : -1;
 }
 
@@ -323,6 +331,14 @@ ferryThawTry(ferryOp *op)
 }
 
 
+static char *
+ferryThawDescribe(ferryOp *op G_GNUC_UNUSED,
+                  const char *name)
+{
+    return g_strdup_printf(_("thaw of domain '%1$s'"), name);
+}
+
+
 static void
 ferryThawRecover(ferryOp *op)
 {
@@ -334,6 +350,7 @@ const ferryOpClass ferryThawClass = {
     .name = "thaw",
     .job = VIR_JOB_MODIFY,
     .plans = (const ferryPlan *const[]) { NULL },
+    .describe = ferryThawDescribe,
     .parse = ferryThawParse,
     .dataFree = g_free,
     .jobChanged = ferryThawTry,

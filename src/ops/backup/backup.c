@@ -31,6 +31,7 @@ const ferryOpClass ferryBackupClass = {
     .name = "backup",
     .job = VIR_JOB_MODIFY,
     .plans = (const ferryPlan *const[]) { &ferryBackupBeginPlan, NULL },
+    .describe = ferryBackupDescribe,
     .format = ferryBackupFormat,
     .parse = ferryBackupParse,
     .dataFree = ferryBackupFree,

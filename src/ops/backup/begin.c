@@ -215,6 +215,9 @@ ferryBackupRevoke(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
 
+    if (!ferryBackupStoresAnswer(op))
+        return;
+
     for (i = 0; i < backup->ndisks; i++) {
         if (backup->disks[i].granted)
             ferryAccessRevoke(op->vm, backup->disks[i].def->store);

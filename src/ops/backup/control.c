@@ -91,7 +91,13 @@ ferryBackupAbort(ferryOp *op,
     ferryBackupEnd(op, result);
     ferryOpRelease(op);
 
-    return 0;
+    if (op->over || !backup->silent)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("the backup of domain '%1$s' has ended, but the storage of its images does not answer: "
+                     "what is there is dealt with when it does"), op->vm->def->name);
+    return -1;
 }
 
 

@@ -131,3 +131,22 @@ ferryBackupRequireDisks(ferryOp *op)
 
     return 0;
 }
+
+
+/* See ferryOpClass. */
+char *
+ferryBackupDescribe(ferryOp *op,
+                    const char *name)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autoptr(GPtrArray) disks = g_ptr_array_new();
+    g_autofree char *list = NULL;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++)
+        g_ptr_array_add(disks, backup->disks[i].def->name);
+    g_ptr_array_add(disks, NULL);
+
+    list = g_strjoinv(", ", (char **) disks->pdata);
+    return g_strdup_printf(_("backup of disks '%1$s' of domain '%2$s'"), list, name);
+}

@@ -65,12 +65,14 @@ struct _ferryBackup {
     unsigned long long cur; /* progress of all jobs, in bytes */
     unsigned long long end;
     char *error;            /* why the backup failed */
+    bool silent;            /* the storage of an image did not answer when the undo asked it */
     bool retried;           /* a worker was told to try the undo again */
     unsigned long long idleSince; /* ms: no client since this time; 0: one is connected */
 };
 
 /* Reported when there is something at a store's path, also if it has just come there. */
-#define FERRY_BACKUP_EXISTS _("store '%1$s' for backup of '%2$s' exists")
+#define FERRY_BACKUP_EXISTS \
+    _("store '%1$s' for backup of '%2$s' exists; name another one, or reuse it (--reuse-external)")
 
 #define FERRY_BACKUP_NAME "backup"
 
@@ -87,3 +89,4 @@ bool ferryBackupRefersToCheckpoint(ferryBackup *backup);
 bool ferryBackupIsPull(ferryBackup *backup);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op, ferryBackupDisk *disk);
 int ferryBackupRequireDisks(ferryOp *op);
+char *ferryBackupDescribe(ferryOp *op, const char *name);

@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/report.h"
 #include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/end.h"
@@ -97,6 +98,8 @@ ferryBackupEnd(ferryOp *op,
         backup->result = result;
         if (result != FERRY_BACKUP_RESULT_FAILED)
             g_clear_pointer(&backup->error, g_free);
+        else if (backup->error)
+            ferryReportEnded(op, backup->error, /* stays= */ NULL);
         /* If this driver dies during the undo, the next one must keep the result. The
          * entry need not survive a crash of the host, which also loses what QEMU has not
          * flushed: clients are told the result only when the journal is gone. */

@@ -52,6 +52,29 @@ ferryBackupFiles(ferryOp *op)
 
 
 /**
+ * ferryBackupStoresAnswer:
+ *
+ * Returns true if the storage of all images answers, see ferryOpFileAnswers(); otherwise sets
+ * op->stuck. To be asked before an undo works on them.
+ */
+bool
+ferryBackupStoresAnswer(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    backup->silent = false;
+
+    for (i = 0; i < backup->ndisks && !backup->silent; i++)
+        backup->silent = ferryOpFileAnswers(op, backup->disks[i].def->store) < 0;
+
+    if (backup->silent)
+        op->stuck = true;
+    return !backup->silent;
+}
+
+
+/**
  * ferryBackupUnfiles:
  *
  * Removes the images, unless the backup is a completed push, and the checkpoint, unless
@@ -63,9 +86,13 @@ ferryBackupUnfiles(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
-    g_autoptr(ferryUse) use = ferryOpFileUse(op);
+    g_autoptr(ferryUse) use = NULL;
     size_t i;
 
+    if (!ferryBackupStoresAnswer(op))
+        return;
+
+    use = ferryOpFileUse(op);
     for (i = 0; i < backup->ndisks; i++) {
         if (!completed || ferryBackupIsPull(backup))
             ferryOpFileRemove(op, use, op->vm, backup->disks[i].def->store, backup->disks[i].origin,

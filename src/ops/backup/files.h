@@ -10,4 +10,5 @@
 #include "engine/op.h"
 
 int ferryBackupFiles(ferryOp *op);
+bool ferryBackupStoresAnswer(ferryOp *op);
 void ferryBackupUnfiles(ferryOp *op);

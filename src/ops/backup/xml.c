@@ -29,15 +29,21 @@
 
 static int
 ferryBackupParseNumber(xmlNodePtr node,
+                       const char *attribute,
                        const char *text,
                        unsigned long long max,
                        unsigned long long *value)
 {
     if (!text || virStrToLong_ullp(text, /* end_ptr= */ NULL, 10, value) < 0 ||
         *value == 0 || *value > max) {
-        virReportError(VIR_ERR_XML_ERROR,
-                       _("'%1$s' of <%2$s> must be a number from 1 to %3$llu"),
-                       NULLSTR(text), node->name, max);
+        if (attribute)
+            virReportError(VIR_ERR_XML_ERROR,
+                           _("attribute '%1$s' of <%2$s> must be a number from 1 to %3$llu, not '%4$s'"),
+                           attribute, node->name, max, text);
+        else
+            virReportError(VIR_ERR_XML_ERROR,
+                           _("<%1$s> must hold a number from 1 to %2$llu, not '%3$s'"),
+                           node->name, max, NULLSTR(text));
         return -1;
     }
 
@@ -52,7 +58,7 @@ ferryBackupParseQuiesce(xmlNodePtr node,
     g_autofree char *timeout = virXMLPropString(node, "timeout");
     unsigned long long seconds = 0;
 
-    if (timeout && ferryBackupParseNumber(node, timeout, FERRY_QUIESCE_SECONDS_MAX, &seconds) < 0)
+    if (timeout && ferryBackupParseNumber(node, "timeout", timeout, FERRY_QUIESCE_SECONDS_MAX, &seconds) < 0)
         return -1;
 
     extras->quiesce.wanted = true;
@@ -68,7 +74,7 @@ ferryBackupParseBandwidth(xmlNodePtr node,
     g_autofree char *text = virXMLNodeContentString(node);
     g_autofree char *unit = virXMLPropString(node, "unit");
 
-    if (ferryBackupParseNumber(node, text, LLONG_MAX, &extras->bandwidth) < 0)
+    if (ferryBackupParseNumber(node, /* attribute= */ NULL, text, LLONG_MAX, &extras->bandwidth) < 0)
         return -1;
 
     if (virScaleInteger(&extras->bandwidth, unit, 1, LLONG_MAX) == 0)
@@ -90,7 +96,7 @@ ferryBackupParseIdleTimeout(xmlNodePtr node,
     g_autofree char *text = virXMLNodeContentString(node);
     unsigned long long seconds;
 
-    if (ferryBackupParseNumber(node, text, INT_MAX / 1000, &seconds) < 0)
+    if (ferryBackupParseNumber(node, /* attribute= */ NULL, text, INT_MAX / 1000, &seconds) < 0)
         return -1;
 
     extras->idleTimeout = seconds;

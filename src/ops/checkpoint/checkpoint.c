@@ -174,10 +174,25 @@ ferryCheckpointNeedsCheckpoints(ferryOp *op)
 }
 
 
+static char *
+ferryCheckpointDescribe(ferryOp *op,
+                        const char *name)
+{
+    GPtrArray *names = ferryCheckpointOf(op)->names;
+    const char *first = names->len > 0 ? g_ptr_array_index(names, 0) : "";
+
+    if (*ferryPlanProgress(op, &ferryCheckpointDeletePlan) > 0)
+        return g_strdup_printf(_("deletion of checkpoint '%1$s' of domain '%2$s'"), first, name);
+
+    return g_strdup_printf(_("creation of checkpoint '%1$s' of domain '%2$s'"), first, name);
+}
+
+
 const ferryOpClass ferryCheckpointClass = {
     .name = "checkpoint",
     .job = VIR_JOB_MODIFY,
     .plans = (const ferryPlan *const[]) { &ferryCheckpointCreatePlan, &ferryCheckpointDeletePlan, NULL },
+    .describe = ferryCheckpointDescribe,
     .format = ferryCheckpointFormat,
     .parse = ferryCheckpointParse,
     .dataFree = ferryCheckpointFree,

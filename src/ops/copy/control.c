@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/report.h"
 #include "engine/wait.h"
 #include "ops/copy/control.h"
 #include "ops/copy/data.h"
@@ -109,6 +110,7 @@ ferryCopySettle(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
+    virDomainDiskDef *disk = ferryCopyDisk(op);
     virErrorPtr err = NULL;
     int status = copy->goal == FERRY_COPY_GOAL_ABORT ? VIR_DOMAIN_BLOCK_JOB_CANCELED :
                                                        VIR_DOMAIN_BLOCK_JOB_FAILED;
@@ -123,10 +125,8 @@ ferryCopySettle(ferryOp *op)
     if (info.error)
         copy->keep = false;
 
-    if (info.error && copy->goal != FERRY_COPY_GOAL_ABORT) {
-        VIR_WARN("copy of disk '%s' of domain '%s' ended: %s",
-                 copy->dst, op->vm->def->name, info.error);
-    }
+    if (info.error && copy->goal != FERRY_COPY_GOAL_ABORT)
+        ferryReportEnded(op, info.error, disk ? disk->src->path : NULL);
 
     /* a driver that died may have left a pivot half-way */
     if (ferryPlanUndo(op, &ferryCopyPivotPlan) == 0 &&
@@ -184,7 +184,15 @@ ferryCopyAwaitEnd(ferryOp *op)
     }
 
     ferryCopySettle(op);
-    return 0;
+
+    if (op->over || !op->stuck)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("the copy of disk '%1$s' of domain '%2$s' has ended, but the storage of its target "
+                     "'%3$s' does not answer: what is there is dealt with when it does"),
+                   ferryCopyOf(op)->dst, op->vm->def->name, NULLSTR(ferryCopyOf(op)->target->path));
+    return -1;
 }
 
 
@@ -376,7 +384,8 @@ ferryCopyPivot(ferryOp *op,
 
     if (!ferryJobStatusIsReady(info.status) && !again) {
         virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
-                       _("block job '%1$s' not ready for pivot yet"), jobname);
+                       _("block job on disk '%1$s' of domain '%2$s' not ready for pivot yet: wait until "
+                         "it is, or abort it"), copy->dst, op->vm->def->name);
         return -1;
     }
 

@@ -22,6 +22,7 @@ const ferryOpClass ferryCopyClass = {
     .name = "copy",
     .job = VIR_JOB_MODIFY,
     .plans = (const ferryPlan *const[]) { &ferryCopyStartPlan, &ferryCopyPivotPlan, NULL },
+    .describe = ferryCopyDescribe,
     .format = ferryCopyFormat,
     .parse = ferryCopyParse,
     .dataFree = ferryCopyFree,

@@ -47,7 +47,8 @@ struct _ferryCopy {
 
 /* Reported when there is something at the target's path, also if it has just come there. */
 #define FERRY_COPY_EXISTS \
-    _("external destination file for disk %1$s already exists and is not a block device: %2$s")
+    _("external destination file for disk %1$s already exists and is not a block device: %2$s; " \
+      "name another one, or reuse it (--reuse-external)")
 
 void ferryCopyFree(void *data);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
@@ -59,3 +60,4 @@ virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);
 void ferryCopyRestoreTarget(ferryOp *op);
+char *ferryCopyDescribe(ferryOp *op, const char *name);

@@ -35,6 +35,7 @@
 #include "ops/copy/data.h"
 #include "ops/copy/hold.h"
 #include "ops/copy/pivot.h"
+#include "ops/opfile.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -514,9 +515,14 @@ static int
 ferryPivotRelease(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk = ferryCopyDisk(op);
+    virDomainDiskDef *disk;
     g_autofree char *jobname = ferryJobName(op, "mirror");
     virStorageSource *n;
+
+    if (copy->old && ferryOpFileAnswers(op, copy->old) < 0)
+        return FERRY_STEP_UNKNOWN;
+
+    disk = ferryCopyDisk(op);
 
     /* after a restart copy->old comes from the journal, with images of the new chain */
     for (n = copy->old; virStorageSourceIsBacking(n); n = n->backingStore) {

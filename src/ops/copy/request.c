@@ -189,15 +189,26 @@ static int
 ferryCopyCheckAbsent(ferryCopyCheck *c,
                      int err)
 {
+    struct stat st;
+
     if (err != ENOENT) {
-        virReportSystemError(err, "%s",
-                             _("unable to verify existence of block copy target"));
+        virReportSystemError(err,
+                             _("unable to verify existence of block copy target '%1$s': QEMU's user must be "
+                               "allowed to enter its folder"), c->target->path);
         return -1;
     }
 
     if (c->copy->reuse || virStorageSourceGetActualType(c->target) == VIR_STORAGE_TYPE_BLOCK) {
         virReportSystemError(err, _("missing destination file for disk %1$s: %2$s"),
                              c->disk->dst, c->target->path);
+        return -1;
+    }
+
+    if (lstat(c->target->path, &st) == 0) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("'%1$s' for the copy of disk '%2$s' of domain '%3$s' is a symbolic link to "
+                         "nothing; remove it, or create what it names"),
+                       c->target->path, c->disk->dst, c->vm->def->name);
         return -1;
     }
 
@@ -221,7 +232,7 @@ ferryCopyCheckPresent(ferryCopyCheck *c,
     }
 
     /* libvirt would open it to look at its format, and wait for a FIFO's other end */
-    if (!ferryImageIsOpenable(c->target) || (c->copy->reuse && S_ISDIR(st->st_mode))) {
+    if (!ferryImageIsOpenable(c->target) || S_ISDIR(st->st_mode)) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("'%1$s' for the copy of disk '%2$s' of domain '%3$s' is neither a file nor a "
                          "block device; name another one"),

@@ -94,7 +94,9 @@ ferryCopyUnfile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (copy->keep)
+    if (ferryOpFileAnswers(op, copy->target) < 0)
+        op->stuck = true;
+    else if (copy->keep)
         ferryOpFileKeep(op, copy->target);
     else
         ferryCopyRestoreTarget(op);
@@ -121,6 +123,11 @@ static void
 ferryCopyRevoke(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryOpFileAnswers(op, copy->target) < 0) {
+        op->stuck = true;
+        return;
+    }
 
     /* only what this copy granted: an image in use before still needs its labels */
     if (copy->granted)

@@ -359,10 +359,19 @@ ferryIncomingStopped(ferryOp *op)
 }
 
 
+static char *
+ferryIncomingDescribe(ferryOp *op G_GNUC_UNUSED,
+                      const char *name)
+{
+    return g_strdup_printf(_("incoming migration of domain '%1$s'"), name);
+}
+
+
 const ferryOpClass ferryIncomingClass = {
     .name = "incoming",
     .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
     .plans = (const ferryPlan *const[]) { &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL },
+    .describe = ferryIncomingDescribe,
     .format = ferryIncomingFormat,
     .parse = ferryIncomingParse,
     .dataFree = ferryIncomingFree,

@@ -421,10 +421,19 @@ ferryMigrationRecover(ferryOp *op)
 }
 
 
+static char *
+ferryMigrationDescribe(ferryOp *op G_GNUC_UNUSED,
+                       const char *name)
+{
+    return g_strdup_printf(_("migration of the disks of domain '%1$s'"), name);
+}
+
+
 const ferryOpClass ferryMigrationClass = {
     .name = "migration",
     .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
     .plans = (const ferryPlan *const[]) { &ferryMigrationStoragePlan, &ferryMigrationFinishPlan, NULL },
+    .describe = ferryMigrationDescribe,
     .format = ferryMigrationFormat,
     .parse = ferryMigrationParse,
     .dataFree = ferryMigrationFree,
