@@ -23,6 +23,103 @@
 
 #define FERRY_EXPORT_FDNAME "ferry-nbd"
 
+/* The first QEMU that ends all NBD connections in its main thread, as a number of
+ * virQEMUCapsGetVersion(): 8.2.3. No QMP schema shows that. */
+#define FERRY_EXPORT_THREADS_SINCE (8 * 1000 * 1000 + 2 * 1000 + 3)
+
+
+/* Returns the iothread that owns the nodes of @disk, or 0: the main thread does. A virtio
+ * disk's nodes move to the iothread when the guest's driver starts the device, those of a
+ * SCSI disk when QEMU starts. */
+static unsigned int
+ferryExportThread(virDomainDef *def,
+                  virDomainDiskDef *disk,
+                  ferryExportWhen when)
+{
+    const virDomainControllerDef *controller;
+
+    if (disk->bus == VIR_DOMAIN_DISK_BUS_SCSI) {
+        controller = virDomainDeviceFindSCSIController(def, &disk->info.addr.drive);
+        return controller ? controller->iothread : 0;
+    }
+
+    return when == FERRY_EXPORT_INCOMING ? 0 : disk->iothread;
+}
+
+
+/* Returns the version of QEMU as a number, or 0. A QEMU that runs is asked: after a restart
+ * the driver knows only its capabilities, and the program may be another one by now. */
+static unsigned int
+ferryExportVersion(virDomainObj *vm)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    int major;
+    int minor;
+    int micro;
+    int rc;
+
+    if (!priv->mon)
+        return virQEMUCapsGetVersion(priv->qemuCaps);
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorGetVersion(priv->mon, &major, &minor, &micro, /* package= */ NULL);
+    qemuDomainObjExitMonitor(vm);
+
+    if (rc < 0) {
+        virResetLastError();
+        return 0;
+    }
+
+    return major * 1000000 + minor * 1000 + micro;
+}
+
+
+/**
+ * ferryExportMayServe:
+ * @when: when clients leave the export
+ *
+ * A QEMU before 8.2.3 ends the connection of a client that leaves in the thread that owns
+ * the export's node. Where that is an iothread QEMU aborts, and the guest is gone with it
+ * (nbd_blockdev_client_closed(): the server belongs to the main thread).
+ *
+ * Tried instead with QEMU 7.2: an export that keeps its node in the main thread
+ * ("fixed-iothread"), added while the guest's CPUs are stopped. The device then works
+ * without its iothread, but QEMU aborts when the guest resets such a device, as it does
+ * when it boots. A second node, connected to an export of the first, would need an export
+ * that clients can find in the list of exports and must not use.
+ *
+ * Domain locked, job held. Returns 0, or -1 with an error reported that QEMU cannot export
+ * @disk safely.
+ */
+int
+ferryExportMayServe(virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    ferryExportWhen when)
+{
+    unsigned int thread = ferryExportThread(vm->def, disk, when);
+
+    if (thread == 0 || ferryExportVersion(vm) >= FERRY_EXPORT_THREADS_SINCE)
+        return 0;
+
+    if (when == FERRY_EXPORT_INCOMING) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("disk '%1$s' of domain '%2$s' cannot be migrated to this host: its SCSI "
+                         "controller uses iothread %3$u, and this host's QEMU, which is older than 8.2.3, "
+                         "would crash; migrate to a host with a newer QEMU, or with a definition (virsh "
+                         "migrate --xml) where the controller has <driver ioeventfd='on'/> in place of the "
+                         "iothread"),
+                       disk->dst, vm->def->name, thread);
+        return -1;
+    }
+
+    virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                   _("disk '%1$s' of domain '%2$s' uses iothread %3$u: QEMU older than 8.2.3 would crash, and "
+                     "the guest with it, when a client of a pull backup disconnects; make a push backup, or "
+                     "start the domain without the iothread"),
+                   disk->dst, vm->def->name, thread);
+    return -1;
+}
+
 
 /**
  * ferryExportServerStart:
