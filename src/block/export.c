@@ -104,18 +104,18 @@ ferryExportMayServe(virDomainObj *vm,
     if (when == FERRY_EXPORT_INCOMING) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("disk '%1$s' of domain '%2$s' cannot be migrated to this host: its SCSI "
-                         "controller uses iothread %3$u, and this host's QEMU, which is older than 8.2.3, "
-                         "would crash; migrate to a host with a newer QEMU, or with a definition (virsh "
-                         "migrate --xml) where the controller has <driver ioeventfd='on'/> in place of the "
-                         "iothread"),
+                         "controller uses iothread %3$u, and the QEMU here, which is older than "
+                         "8.2.3, would crash; migrate to a host with a newer QEMU, or with a "
+                         "definition (virsh migrate --xml) where the controller has "
+                         "<driver ioeventfd='on'/> in place of the iothread"),
                        disk->dst, vm->def->name, thread);
         return -1;
     }
 
     virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                   _("disk '%1$s' of domain '%2$s' uses iothread %3$u: QEMU older than 8.2.3 would crash, and "
-                     "the guest with it, when a client of a pull backup disconnects; make a push backup, or "
-                     "start the domain without the iothread"),
+                   _("disk '%1$s' of domain '%2$s' uses iothread %3$u: QEMU older than 8.2.3 would "
+                     "crash, and the guest with it, when a client of a pull backup disconnects; "
+                     "make a push backup, or start the domain without the iothread"),
                    disk->dst, vm->def->name, thread);
     return -1;
 }
