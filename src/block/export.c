@@ -23,9 +23,11 @@
 
 #define FERRY_EXPORT_FDNAME "ferry-nbd"
 
-/* The first QEMU that ends all NBD connections in its main thread, as a number of
- * virQEMUCapsGetVersion(): 8.2.3. No QMP schema shows that. */
-#define FERRY_EXPORT_THREADS_SINCE (8 * 1000 * 1000 + 2 * 1000 + 3)
+/* A version of QEMU as a number, like that of virQEMUCapsGetVersion(). */
+#define FERRY_EXPORT_VERSION(major, minor, micro) ((major) * 1000000 + (minor) * 1000 + (micro))
+
+/* The first QEMU that ends all NBD connections in its main thread. No QMP schema shows that. */
+#define FERRY_EXPORT_THREADS_SINCE FERRY_EXPORT_VERSION(8, 2, 3)
 
 
 /* Returns the iothread that owns the nodes of @disk, or 0: the main thread does. A virtio
@@ -47,30 +49,29 @@ ferryExportThread(virDomainDef *def,
 }
 
 
-/* Returns the version of QEMU as a number, or 0. A QEMU that runs is asked: after a restart
- * the driver knows only its capabilities, and the program may be another one by now. */
-static unsigned int
-ferryExportVersion(virDomainObj *vm)
+/* Sets @version to that of QEMU, as a number. A QEMU that runs is asked: after a restart the
+ * driver knows only its capabilities, and the program may be another one by now. */
+static int
+ferryExportVersion(virDomainObj *vm,
+                   unsigned int *version)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
-    int major;
-    int minor;
-    int micro;
+    int major = 0;
+    int minor = 0;
+    int micro = 0;
     int rc;
 
-    if (!priv->mon)
-        return virQEMUCapsGetVersion(priv->qemuCaps);
+    if (!priv->mon) {
+        *version = virQEMUCapsGetVersion(priv->qemuCaps);
+        return 0;
+    }
 
     qemuDomainObjEnterMonitor(vm);
     rc = qemuMonitorGetVersion(priv->mon, &major, &minor, &micro, /* package= */ NULL);
     qemuDomainObjExitMonitor(vm);
 
-    if (rc < 0) {
-        virResetLastError();
-        return 0;
-    }
-
-    return major * 1000000 + minor * 1000 + micro;
+    *version = FERRY_EXPORT_VERSION(major, minor, micro);
+    return rc;
 }
 
 
@@ -88,8 +89,8 @@ ferryExportVersion(virDomainObj *vm)
  * when it boots. A second node, connected to an export of the first, would need an export
  * that clients can find in the list of exports and must not use.
  *
- * Domain locked, job held. Returns 0, or -1 with an error reported that QEMU cannot export
- * @disk safely.
+ * Domain locked, job held. Returns 0, or -1 with an error reported if QEMU cannot export
+ * @disk safely, or cannot be asked.
  */
 int
 ferryExportMayServe(virDomainObj *vm,
@@ -97,8 +98,15 @@ ferryExportMayServe(virDomainObj *vm,
                     ferryExportWhen when)
 {
     unsigned int thread = ferryExportThread(vm->def, disk, when);
+    unsigned int version;
 
-    if (thread == 0 || ferryExportVersion(vm) >= FERRY_EXPORT_THREADS_SINCE)
+    if (thread == 0)
+        return 0;
+
+    if (ferryExportVersion(vm, &version) < 0)
+        return -1;
+
+    if (version >= FERRY_EXPORT_THREADS_SINCE)
         return 0;
 
     if (when == FERRY_EXPORT_INCOMING) {
