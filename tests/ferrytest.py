@@ -138,13 +138,14 @@ def copy_xml(path, fmt='qcow2', extra=''):
     return f"<disk type='file'>{driver}<source file='{path}'/>{extra}</disk>"
 
 
-def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None):
+def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None, iothreads=0):
     """A small domain without KVM, network or graphics."""
     return f"""<domain type='qemu'>
   <name>{name}</name>
   <uuid>{uuid_ or uuid.uuid4()}</uuid>
   <memory unit='MiB'>{memory}</memory>
   <vcpu>1</vcpu>
+  {f'<iothreads>{iothreads}</iothreads>' if iothreads else ''}
   <os><type arch='x86_64' machine='q35'>hvm</type>{os_extra}</os>
   <features><acpi/></features>
   <on_reboot>restart</on_reboot>

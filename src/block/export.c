@@ -23,6 +23,111 @@
 
 #define FERRY_EXPORT_FDNAME "ferry-nbd"
 
+/* A version of QEMU as a number, like that of virQEMUCapsGetVersion(). */
+#define FERRY_EXPORT_VERSION(major, minor, micro) ((major) * 1000000 + (minor) * 1000 + (micro))
+
+/* The first QEMU that ends all NBD connections in its main thread. No QMP schema shows that. */
+#define FERRY_EXPORT_THREADS_SINCE FERRY_EXPORT_VERSION(8, 2, 3)
+
+
+/* Returns the iothread that owns the nodes of @disk, or 0: the main thread does. A virtio
+ * disk's nodes move to the iothread when the guest's driver starts the device, those of a
+ * SCSI disk when QEMU starts. */
+static unsigned int
+ferryExportThread(virDomainDef *def,
+                  virDomainDiskDef *disk,
+                  ferryExportWhen when)
+{
+    const virDomainControllerDef *controller;
+
+    if (disk->bus == VIR_DOMAIN_DISK_BUS_SCSI) {
+        controller = virDomainDeviceFindSCSIController(def, &disk->info.addr.drive);
+        return controller ? controller->iothread : 0;
+    }
+
+    return when == FERRY_EXPORT_INCOMING ? 0 : disk->iothread;
+}
+
+
+/* Sets @version to that of QEMU, as a number. A QEMU that runs is asked: after a restart the
+ * driver knows only its capabilities, and the program may be another one by now. */
+static int
+ferryExportVersion(virDomainObj *vm,
+                   unsigned int *version)
+{
+    qemuDomainObjPrivate *priv = vm->privateData;
+    int major = 0;
+    int minor = 0;
+    int micro = 0;
+    int rc;
+
+    if (!priv->mon) {
+        *version = virQEMUCapsGetVersion(priv->qemuCaps);
+        return 0;
+    }
+
+    qemuDomainObjEnterMonitor(vm);
+    rc = qemuMonitorGetVersion(priv->mon, &major, &minor, &micro, /* package= */ NULL);
+    qemuDomainObjExitMonitor(vm);
+
+    *version = FERRY_EXPORT_VERSION(major, minor, micro);
+    return rc;
+}
+
+
+/**
+ * ferryExportMayServe:
+ * @when: when clients leave the export
+ *
+ * A QEMU before 8.2.3 ends the connection of a client that leaves in the thread that owns
+ * the export's node. Where that is an iothread QEMU aborts, and the guest is gone with it
+ * (nbd_blockdev_client_closed(): the server belongs to the main thread).
+ *
+ * Tried instead with QEMU 7.2: an export that keeps its node in the main thread
+ * ("fixed-iothread"), added while the guest's CPUs are stopped. The device then works
+ * without its iothread, but QEMU aborts when the guest resets such a device, as it does
+ * when it boots. A second node, connected to an export of the first, would need an export
+ * that clients can find in the list of exports and must not use.
+ *
+ * Domain locked, job held. Returns 0, or -1 with an error reported if QEMU cannot export
+ * @disk safely, or cannot be asked.
+ */
+int
+ferryExportMayServe(virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    ferryExportWhen when)
+{
+    unsigned int thread = ferryExportThread(vm->def, disk, when);
+    unsigned int version;
+
+    if (thread == 0)
+        return 0;
+
+    if (ferryExportVersion(vm, &version) < 0)
+        return -1;
+
+    if (version >= FERRY_EXPORT_THREADS_SINCE)
+        return 0;
+
+    if (when == FERRY_EXPORT_INCOMING) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("disk '%1$s' of domain '%2$s' cannot be migrated to this host: its SCSI "
+                         "controller uses iothread %3$u, and the QEMU here, which is older than "
+                         "8.2.3, would crash; migrate to a host with a newer QEMU, or with a "
+                         "definition (virsh migrate --xml) where the controller has "
+                         "<driver ioeventfd='on'/> in place of the iothread"),
+                       disk->dst, vm->def->name, thread);
+        return -1;
+    }
+
+    virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                   _("disk '%1$s' of domain '%2$s' uses iothread %3$u: QEMU older than 8.2.3 would "
+                     "crash, and the guest with it, when a client of a pull backup disconnects; "
+                     "make a push backup, or start the domain without the iothread"),
+                   disk->dst, vm->def->name, thread);
+    return -1;
+}
+
 
 /**
  * ferryExportServerStart:

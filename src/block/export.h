@@ -20,6 +20,13 @@ struct _ferryExportServer {
     char *private; /* path of the unix socket until it is published; NULL: TCP */
 };
 
+/* When clients leave an export: before the guest runs (a migration comes in), or at any time. */
+typedef enum {
+    FERRY_EXPORT_ANYTIME,
+    FERRY_EXPORT_INCOMING,
+} ferryExportWhen;
+
+int ferryExportMayServe(virDomainObj *vm, virDomainDiskDef *disk, ferryExportWhen when);
 int ferryExportServerStart(virDomainObj *vm,
                            virStorageNetHostDef *address,
                            const char *tlsAlias,

@@ -218,6 +218,8 @@ ferryBackupCheckDisk(virDomainObj *vm,
 
     if (!qemuDomainDiskBlockJobIsSupported(domdisk) ||
         qemuDomainDiskBlockJobIsActive(domdisk) ||
+        (ferryBackupIsPull(backup) &&
+         ferryExportMayServe(vm, domdisk, FERRY_EXPORT_ANYTIME) < 0) ||
         ferryBackupCheckFormat(backup, disk) < 0 ||
         ferryBackupCheckStore(vm, backup, disk) < 0 ||
         qemuDomainPrepareStorageSourceBlockdev(/* disk= */ NULL, disk->def->store, priv, cfg) < 0 ||

@@ -91,6 +91,9 @@ ferryIncomingInspect(virDomainObj *vm,
         return -1;
     }
 
+    if (ferryExportMayServe(vm, def, FERRY_EXPORT_INCOMING) < 0)
+        return -1;
+
     ferryIncomingCutToSize(def->src, offer);
 
     if (!ferrySourceIsFile(def->src) || virFileExists(def->src->path))
