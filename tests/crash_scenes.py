@@ -172,7 +172,9 @@ class Held(Copy):
 
 class Kept:
     """A domain that loses its checkpoints when QEMU dies, with their bitmaps. Before the
-    second try they are deleted and made again, since backups need one to begin from."""
+    second try they are deleted and made again, since backups need one to begin from. Images
+    may still have bitmaps of a transient domain, or of one that somebody has undefined: these
+    must be dropped first."""
 
     ALONE = True
     BELOW = ()
@@ -198,7 +200,9 @@ class Kept:
         return []
 
     def restarted(self):
-        for name in self.checkpoints():
+        for name in 'c1', 'c2':
+            if name not in self.checkpoints():
+                self.call('checkpointCreateXML', scenes_backup.redefined_xml(name, self.DISKS), scenes_backup.REDEFINE)
             self.call('delete', 0, checkpoint=name)
         self.first()
 

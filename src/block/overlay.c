@@ -122,9 +122,12 @@ ferryOverlayLookAtTable(ferryOverlay *overlay,
     for (i = 0; i < overlay->clusterSize; i += size) {
         unsigned long long entry = virReadBufInt64BE(overlay->table + i);
 
-        /* a cluster whose subclusters are all empty has only been reserved */
-        if (entry && (!overlay->subclusters || entry & FERRY_OVERLAY_COMPRESSED ||
-                      virReadBufInt64BE(overlay->table + i + 8)))
+        /* A cluster whose subclusters are all empty has only been reserved. Some may read as
+         * zeroes although there is no cluster. */
+        if (overlay->subclusters)
+            entry = virReadBufInt64BE(overlay->table + i + 8) | (entry & FERRY_OVERLAY_COMPRESSED);
+
+        if (entry)
             return 1;
     }
 
