@@ -661,7 +661,8 @@ def serve(uri):
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, 'lifecycle', lambda event, detail, _: [event, detail]),
             (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, 'job', lambda stats, _: [stats]),
             (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, 'block', lambda disk, type_, status, _: [disk, type_, status]),
-            (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, 'block path', lambda disk, type_, status, _: [disk, type_, status])):
+            (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, 'block path',
+             lambda path, type_, status, _: [path, type_, status])):
         conn.domainEventRegisterAny(None, kind, lambda conn, dom, *rest, name=name, pick=pick: say(
             event=[name, dom.name(), *pick(*rest)]), None)
     say(number=0, result='ready')

@@ -150,7 +150,8 @@ ferryOverlayLookAtAll(ferryOverlay *overlay,
         int rc;
 
         if (at == 0 &&
-            ferryOverlayRead(overlay, part, MIN(sizeof(part), (entries - i) * 8), offset + i * 8) < 0)
+            ferryOverlayRead(overlay, part, MIN(sizeof(part), (entries - i) * 8),
+                             offset + i * 8) < 0)
             return -1;
 
         if ((table = virReadBufInt64BE(part + at) & FERRY_OVERLAY_OFFSET) &&
@@ -190,7 +191,8 @@ ferryOverlayLook(ferryOverlay *overlay)
     overlay->clusterSize = (size_t) 1 << bits;
     overlay->table = g_malloc(overlay->clusterSize);
 
-    return ferryOverlayLookAtAll(overlay, virReadBufInt64BE(header + FERRY_OVERLAY_L1_OFFSET), entries);
+    return ferryOverlayLookAtAll(overlay, virReadBufInt64BE(header + FERRY_OVERLAY_L1_OFFSET),
+                                 entries);
 }
 
 
@@ -227,7 +229,8 @@ ferryOverlayHasContent(virDomainObj *vm,
                                  FERRY_BOUNDED_STORAGE_MS)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,
                        _("the storage of '%1$s' did not answer within %2$d s; check the mount or the "
-                         "device, or name another path"), src->path, FERRY_BOUNDED_STORAGE_MS / 1000);
+                         "device, or name another path"),
+                       src->path, FERRY_BOUNDED_STORAGE_MS / 1000);
         return -1;
     }
 

@@ -63,9 +63,10 @@ ferryCheckpointCheckImage(virDomainObj *vm,
 
     if (data && data->qcow2v2) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
-                       _("disk '%1$s' of domain '%2$s' cannot have checkpoint '%3$s', since its image '%4$s' is "
-                         "a qcow2 image of compat 0.10: stop the domain and convert the image with "
-                         "'qemu-img amend -o compat=1.1', or leave the disk out with checkpoint='no'"),
+                       _("disk '%1$s' of domain '%2$s' cannot have checkpoint '%3$s', since its "
+                         "image '%4$s' is a qcow2 image of compat 0.10: stop the domain and convert "
+                         "the image with 'qemu-img amend -o compat=1.1', or leave the disk out with "
+                         "checkpoint='no'"),
                        disk->dst, vm->def->name, name, NULLSTR(disk->src->path));
         return -1;
     }
@@ -74,11 +75,11 @@ ferryCheckpointCheckImage(virDomainObj *vm,
         return 0;
 
     virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("image '%1$s' of disk '%2$s' of domain '%3$s' has a bitmap '%4$s' already, which no "
-                     "checkpoint knows, and on which a client may rely: choose another name; or define "
-                     "its checkpoint again with 'virsh checkpoint-create --redefine', and delete that "
-                     "with 'virsh checkpoint-delete' if nobody needs the bitmap; or make the new "
-                     "checkpoint with a full backup of the disk"),
+                   _("image '%1$s' of disk '%2$s' of domain '%3$s' has a bitmap '%4$s' already, which "
+                     "no checkpoint knows, and on which a client may rely: choose another name; or "
+                     "define its checkpoint again with 'virsh checkpoint-create --redefine', and "
+                     "delete that with 'virsh checkpoint-delete' if nobody needs the bitmap; or "
+                     "make the new checkpoint with a full backup of the disk"),
                    NULLSTR(needed->path), disk->dst, vm->def->name, name);
     return -1;
 }

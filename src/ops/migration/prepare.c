@@ -152,9 +152,9 @@ ferryIncomingCheckOverlays(virDomainObj *vm,
                            vm->def->name);
         else if (rc > 0)
             virReportError(VIR_ERR_OPERATION_FAILED,
-                           _("image '%1$s' of disk '%2$s' of domain '%3$s' is an overlay that has content "
-                             "of its own, which the guest would see where the source's overlay is empty: "
-                             "remove it, or create it anew with 'qemu-img create'"),
+                           _("image '%1$s' of disk '%2$s' of domain '%3$s' is an overlay that has "
+                             "content of its own, which the guest would see where the source's "
+                             "overlay is empty: remove it, or create it anew with 'qemu-img create'"),
                            disk->image->path, disk->dst, vm->def->name);
         return -1;
     }
