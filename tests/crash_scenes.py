@@ -260,6 +260,15 @@ class TransientPush(Push):
     TRANSIENT = True
     SWAPS = ()
 
+    def check_stopped(self):
+        """A push that was complete has left its images, though no checkpoint."""
+        targets = [f'{self.path(d)}-target' for d in self.DISKS]
+        if all(map(os.path.exists, targets)):
+            self.check_targets()
+            for target in targets:
+                os.unlink(target)
+        super().check_stopped()
+
 
 EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Transient,
             TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]
