@@ -194,7 +194,9 @@ class MovedAbort(Moved, Abort):
 
 class Kept:
     """A domain that loses its checkpoints when QEMU dies, with their bitmaps. Before the
-    second try they are deleted and made again, since backups need one to begin from."""
+    second try they are deleted and made again, since backups need one to begin from. Images
+    may still have bitmaps of a transient domain, or of one that somebody has undefined: these
+    must be dropped first."""
 
     ALONE = True
     BELOW = ()
@@ -220,7 +222,9 @@ class Kept:
         return []
 
     def restarted(self):
-        for name in self.checkpoints():
+        for name in 'c1', 'c2':
+            if name not in self.checkpoints():
+                self.call('checkpointCreateXML', scenes_backup.redefined_xml(name, self.DISKS), scenes_backup.REDEFINE)
             self.call('delete', 0, checkpoint=name)
         self.first()
 
@@ -277,6 +281,15 @@ class TransientPullEnd(PullEnd):
 class TransientPush(Push):
     TRANSIENT = True
     SWAPS = ()
+
+    def check_stopped(self):
+        """A push that was complete has left its images, though no checkpoint."""
+        targets = [f'{self.path(d)}-target' for d in self.DISKS]
+        if all(map(os.path.exists, targets)):
+            self.check_targets()
+            for target in targets:
+                os.unlink(target)
+        super().check_stopped()
 
 
 EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort, Transient,

@@ -12,10 +12,17 @@ from ferrytest import LibvirtError, check, create_image, run, same_data, wait_fo
 
 SIZE = '8M'
 NO_BACKUP = 104
+REDEFINE = 1
 
 
 def checkpoint_xml(name):
     return f'<domaincheckpoint><name>{name}</name></domaincheckpoint>'
+
+
+def redefined_xml(name, disks):
+    disks = ''.join(f"<disk name='{d}' checkpoint='bitmap' bitmap='{name}'/>" for d in disks)
+    return (f'<domaincheckpoint><name>{name}</name><creationTime>1</creationTime><disks>{disks}</disks>'
+            '</domaincheckpoint>')
 
 
 class Checkpoints(faultmatrix.Scene):

@@ -78,7 +78,8 @@ class Client:
 
     An error of libvirt's is raised as LibvirtError. An argument {'open': URI}
     stands for another connection. c.events are lists: ['lifecycle', domain, event,
-    detail], ['job', domain, statistics], ['block', domain, disk, type, status]."""
+    detail], ['job', domain, statistics], ['block', domain, disk, type, status], and ['block
+    path', domain, path, type, status]."""
 
     def __init__(self, uri):
         self.events = []
@@ -659,7 +660,9 @@ def serve(uri):
     for kind, name, pick in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, 'lifecycle', lambda event, detail, _: [event, detail]),
             (libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, 'job', lambda stats, _: [stats]),
-            (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, 'block', lambda disk, type_, status, _: [disk, type_, status])):
+            (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2, 'block', lambda disk, type_, status, _: [disk, type_, status]),
+            (libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB, 'block path',
+             lambda path, type_, status, _: [path, type_, status])):
         conn.domainEventRegisterAny(None, kind, lambda conn, dom, *rest, name=name, pick=pick: say(
             event=[name, dom.name(), *pick(*rest)]), None)
     say(number=0, result='ready')

@@ -234,7 +234,8 @@ ferryApiFindJob(virDomainObj *vm,
                 const char *path,
                 ferryBlockJob *found)
 {
-    if (virDomainObjBeginJob(vm, job) < 0)
+    if ((job == VIR_JOB_MODIFY && ferryBlockJobMayChange(vm, path) < 0) ||
+        virDomainObjBeginJob(vm, job) < 0)
         return -1;
 
     if (virDomainObjIsActive(vm))

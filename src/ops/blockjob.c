@@ -60,6 +60,38 @@ ferryBlockJobFind(virDomainObj *vm,
 }
 
 
+static int
+ferryBlockJobAllows(ferryBlockJob *job)
+{
+    if (!job->handler->refuse)
+        return 0;
+
+    job->handler->refuse(job->op, job->dst);
+    return -1;
+}
+
+
+/**
+ * ferryBlockJobMayChange:
+ * @path: target of the disk, or path of its source
+ *
+ * Returns 0 if a client may change the block job of the disk, or if that is not ours, or -1
+ * with an error reported. To be asked before the call waits for the domain's job: the
+ * operation may not let it in. Domain locked.
+ */
+int
+ferryBlockJobMayChange(virDomainObj *vm,
+                       const char *path)
+{
+    g_auto(ferryBlockJob) job = { 0 };
+
+    if (virDomainObjIsActive(vm))
+        ferryBlockJobFind(vm, path, &job);
+
+    return job.op ? ferryBlockJobAllows(&job) : 0;
+}
+
+
 static bool
 ferryBlockJobHasEnded(ferryBlockJob *job)
 {
@@ -70,6 +102,9 @@ ferryBlockJobHasEnded(ferryBlockJob *job)
 static int
 ferryBlockJobCheck(ferryBlockJob *job)
 {
+    if (ferryBlockJobAllows(job) < 0)
+        return -1;
+
     if (!ferryBlockJobHasEnded(job))
         return 0;
 

@@ -21,6 +21,10 @@ struct _ferryBlockJobHandler {
      * then see no job. Domain locked, job held. NULL: job and operation end together. */
     bool (*jobEnded)(ferryOp *op, const char *dst);
 
+    /* Reports why clients may only look at the job of disk @dst: it is neither aborted,
+     * pivoted nor changed. Domain locked. NULL: they may. */
+    void (*refuse)(ferryOp *op, const char *dst);
+
     /* Aborts the operation. Domain locked, modify job held; the caller references @op. */
     int (*abort)(ferryOp *op, bool async);
 
@@ -41,6 +45,7 @@ void ferryBlockJobClear(ferryBlockJob *job);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryBlockJob, ferryBlockJobClear);
 
 void ferryBlockJobFind(virDomainObj *vm, const char *path, ferryBlockJob *job);
+int ferryBlockJobMayChange(virDomainObj *vm, const char *path);
 int ferryBlockJobInfo(ferryBlockJob *job, virDomainBlockJobInfoPtr info, bool bytes);
 int ferryBlockJobSetSpeed(ferryBlockJob *job, unsigned long long speed);
 int ferryBlockJobAbort(ferryBlockJob *job, bool pivot, bool async);

@@ -373,6 +373,7 @@ ferryBackupStartWith(ferryOp *op,
     ferryBackup *backup = ferryBackupOf(op);
     g_autoptr(GHashTable) nodes = NULL;
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+    g_autofree const char **whole = ferryBackupWholeDisks(backup);
     size_t i;
 
     if (ferryBackupRequireDisks(op) < 0 ||
@@ -381,7 +382,7 @@ ferryBackupStartWith(ferryOp *op,
 
     /* besides adding actions, this removes at once old bitmaps that cannot be reused */
     if (backup->chkdef &&
-        ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, actions) < 0)
+        ferryCheckpointAddBitmaps(op->vm, backup->chkdef, nodes, whole, actions) < 0)
         return -1;
 
     for (i = 0; i < backup->ndisks; i++) {

@@ -111,6 +111,24 @@ ferryBackupRefersToCheckpoint(ferryBackup *backup)
 }
 
 
+/* Returns the names of the disks that are copied as a whole, borrowed but for the list, which
+ * ends with NULL. */
+const char **
+ferryBackupWholeDisks(ferryBackup *backup)
+{
+    const char **names = g_new0(const char *, backup->ndisks + 1);
+    size_t n = 0;
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (!backup->disks[i].bitmap)
+            names[n++] = backup->disks[i].def->name;
+    }
+
+    return names;
+}
+
+
 /* Returns 0 if the domain still has all disks of the backup, or -1 with an error reported.
  * Steps that use the disks ask first: while begin waits, the guest may eject one. */
 int

@@ -86,6 +86,7 @@ FERRY_OP_DATA(ferryBackup, ferryBackupOf, ferryBackupFree);
 ferryOp *ferryBackupFind(virDomainObj *vm);
 void ferryBackupListDisks(ferryBackup *backup);
 bool ferryBackupRefersToCheckpoint(ferryBackup *backup);
+const char **ferryBackupWholeDisks(ferryBackup *backup);
 bool ferryBackupIsPull(ferryBackup *backup);
 virDomainDiskDef *ferryBackupDomainDisk(ferryOp *op, ferryBackupDisk *disk);
 int ferryBackupRequireDisks(ferryOp *op);

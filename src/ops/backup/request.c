@@ -14,6 +14,7 @@
 #include "block/socket.h"
 #include "block/source.h"
 #include "ops/backup/request.h"
+#include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_block.h"
 #include "virerror.h"
@@ -233,6 +234,25 @@ ferryBackupCheckDisk(virDomainObj *vm,
 }
 
 
+/* Returns 0 if the images can get the bitmaps of the backup's checkpoint, if it has one, or -1
+ * with an error reported. */
+static int
+ferryBackupCheckCheckpoint(virDomainObj *vm,
+                           ferryBackup *backup,
+                           GHashTable **nodes)
+{
+    g_autofree const char **whole = ferryBackupWholeDisks(backup);
+
+    if (!backup->chkdef)
+        return 0;
+
+    if (!*nodes && !(*nodes = ferryNodeData(vm)))
+        return -1;
+
+    return ferryCheckpointCheckImages(vm, backup->chkdef, *nodes, whole);
+}
+
+
 static int
 ferryBackupCheckDisks(virDomainObj *vm,
                       ferryBackup *backup)
@@ -252,7 +272,7 @@ ferryBackupCheckDisks(virDomainObj *vm,
             return -1;
     }
 
-    return 0;
+    return ferryBackupCheckCheckpoint(vm, backup, &nodes);
 }
 
 

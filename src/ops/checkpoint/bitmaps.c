@@ -28,22 +28,120 @@
 VIR_LOG_INIT("ferry.checkpoint");
 
 
+/* Returns the image of @disk that has a bitmap @name on which a client may rely, or NULL.
+ * Nobody can rely on an inconsistent one. If @whole, the whole disk is copied for the new
+ * checkpoint: then a bitmap of the top image may be emptied, if QEMU can roll that back. */
+static virStorageSource *
+ferryCheckpointFindNeeded(virDomainDiskDef *disk,
+                          const char *name,
+                          GHashTable *nodes,
+                          bool whole)
+{
+    virStorageSource *n;
+
+    for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
+        qemuBlockNamedNodeDataBitmap *old = qemuBlockNamedNodeDataGetBitmapByName(nodes, n, name);
+
+        if (old && !old->inconsistent && !(whole && (n != disk->src || old->persistent)))
+            return n;
+    }
+
+    return NULL;
+}
+
+
+/* Returns 0 if the images of @disk can get bitmap @name, or -1 with an error reported. */
+static int
+ferryCheckpointCheckImage(virDomainObj *vm,
+                          virDomainDiskDef *disk,
+                          const char *name,
+                          GHashTable *nodes,
+                          bool whole)
+{
+    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, disk->src->nodeformat);
+    virStorageSource *needed;
+
+    if (data && data->qcow2v2) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("disk '%1$s' of domain '%2$s' cannot have checkpoint '%3$s', since its "
+                         "image '%4$s' is a qcow2 image of compat 0.10: stop the domain and convert "
+                         "the image with 'qemu-img amend -o compat=1.1', or leave the disk out with "
+                         "checkpoint='no'"),
+                       disk->dst, vm->def->name, name, NULLSTR(disk->src->path));
+        return -1;
+    }
+
+    if (!(needed = ferryCheckpointFindNeeded(disk, name, nodes, whole)))
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("image '%1$s' of disk '%2$s' of domain '%3$s' has a bitmap '%4$s' already, which "
+                     "no checkpoint knows, and on which a client may rely: choose another name; or "
+                     "define its checkpoint again with 'virsh checkpoint-create --redefine', and "
+                     "delete that with 'virsh checkpoint-delete' if nobody needs the bitmap; or "
+                     "make the new checkpoint with a full backup of the disk"),
+                   NULLSTR(needed->path), disk->dst, vm->def->name, name);
+    return -1;
+}
+
+
+/**
+ * ferryCheckpointCheckImages:
+ * @nodes: of ferryNodeData()
+ * @whole: names of the disks that are copied as a whole with the checkpoint; NULL: none
+ *
+ * Returns 0 if all bitmaps of @def can be created without a loss, or -1 with an error
+ * reported.
+ */
+int
+ferryCheckpointCheckImages(virDomainObj *vm,
+                           virDomainCheckpointDef *def,
+                           GHashTable *nodes,
+                           const char *const *whole)
+{
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
+
+        if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
+            continue;
+
+        /* an earlier step waited without the domain's job: the disk may have been unplugged
+         * or may have another image now */
+        if (ferryCheckpointCheckDisk(vm, def, chkdisk) < 0 ||
+            ferryCheckpointCheckImage(vm, virDomainDiskByTarget(vm->def, chkdisk->name),
+                                      chkdisk->bitmap, nodes,
+                                      whole && g_strv_contains(whole, chkdisk->name)) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
 /**
  * ferryCheckpointAddBitmaps:
+ * @nodes, @whole: as for ferryCheckpointCheckImages(), which is asked once more
  *
  * Adds to @actions what creates the bitmaps of @def. A bitmap of the same name may be
- * left from a checkpoint whose file was lost: it is cleared and reused, since QEMU rolls
- * that back when the transaction fails; a removal beforehand would be final. A bitmap
- * that is inconsistent or not persistent is removed at once, before the transaction.
+ * left from a checkpoint whose file was lost. If the whole disk is copied, the bitmap is
+ * cleared and reused, since QEMU rolls that back when the transaction fails; a removal
+ * beforehand would be final. A bitmap that is inconsistent is removed at once, before the
+ * transaction.
  */
 int
 ferryCheckpointAddBitmaps(virDomainObj *vm,
                           virDomainCheckpointDef *def,
                           GHashTable *nodes,
+                          const char *const *whole,
                           virJSONValue *actions)
 {
     g_autoptr(virJSONValue) broken = virJSONValueNewArray();
     size_t i;
+
+    if (ferryCheckpointCheckImages(vm, def, nodes, whole) < 0)
+        return -1;
 
     for (i = 0; i < def->ndisks; i++) {
         virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
@@ -55,15 +153,17 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
         if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
             continue;
 
-        /* an earlier step waited without the domain's job: the disk may have been unplugged
-         * or may have another image now */
-        if (ferryCheckpointCheckDisk(vm, def, chkdisk) < 0)
-            return -1;
-
         node = disk->src->nodeformat;
         old = qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap);
 
-        if (old && !old->inconsistent && old->persistent) {
+        if (old)
+            VIR_WARN("%s bitmap '%s' of disk '%s' of domain '%s' is %s for a new checkpoint: %s",
+                     old->inconsistent ? "the broken" : "the", chkdisk->bitmap, disk->dst,
+                     vm->def->name, old->inconsistent ? "replaced" : "emptied",
+                     old->inconsistent ? "it cannot be used" :
+                                         "no checkpoint knew it, and the whole disk is backed up");
+
+        if (old && !old->inconsistent) {
             if (virJSONValueObjectAdd(&args, "s:node", node, "s:name", chkdisk->bitmap, NULL) < 0 ||
                 ferryQMPAddAction(actions, "block-dirty-bitmap-clear", &args) < 0 ||
                 qemuMonitorTransactionBitmapEnable(actions, node, chkdisk->bitmap) < 0)
@@ -81,6 +181,31 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
 }
 
 
+static int
+ferryCheckpointTryDrop(virDomainObj *vm,
+                       virDomainCheckpointDef *def)
+{
+    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
+    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
+    size_t i;
+
+    if (!nodes)
+        return -1;
+
+    for (i = 0; i < def->ndisks; i++) {
+        virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
+        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, chkdisk->name);
+
+        if (disk && chkdisk->type == VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP && chkdisk->bitmap &&
+            qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap))
+            ignore_value(qemuMonitorTransactionBitmapRemove(actions, disk->src->nodeformat,
+                                                            chkdisk->bitmap));
+    }
+
+    return ferryQMPTransaction(vm, &actions);
+}
+
+
 /**
  * ferryCheckpointDropBitmaps:
  *
@@ -92,21 +217,8 @@ void
 ferryCheckpointDropBitmaps(virDomainObj *vm,
                            virDomainCheckpointDef *def)
 {
-    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
-    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
-    size_t i;
-
-    for (i = 0; nodes && i < def->ndisks; i++) {
-        virDomainCheckpointDiskDef *chkdisk = &def->disks[i];
-        virDomainDiskDef *disk = virDomainDiskByTarget(vm->def, chkdisk->name);
-
-        if (disk && chkdisk->type == VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP && chkdisk->bitmap &&
-            qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap))
-            ignore_value(qemuMonitorTransactionBitmapRemove(actions, disk->src->nodeformat,
-                                                            chkdisk->bitmap));
-    }
-
-    if (ferryQMPTransaction(vm, &actions) < 0)
+    /* Try twice: a bitmap that is left takes its name, as if a client relied on it. */
+    if (ferryCheckpointTryDrop(vm, def) < 0 && ferryCheckpointTryDrop(vm, def) < 0)
         VIR_WARN("bitmaps of checkpoint '%s' of domain '%s' could not be removed: %s",
                  def->parent.name, vm->def->name, virGetLastErrorMessage());
     virResetLastError();

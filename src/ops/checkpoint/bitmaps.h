@@ -10,9 +10,14 @@
 #include "engine/op.h"
 #include "checkpoint_conf.h"
 
+int ferryCheckpointCheckImages(virDomainObj *vm,
+                               virDomainCheckpointDef *def,
+                               GHashTable *nodes,
+                               const char *const *whole);
 int ferryCheckpointAddBitmaps(virDomainObj *vm,
                               virDomainCheckpointDef *def,
                               GHashTable *nodes,
+                              const char *const *whole,
                               virJSONValue *actions);
 void ferryCheckpointDropBitmaps(virDomainObj *vm, virDomainCheckpointDef *def);
 int ferryCheckpointDropOffline(ferryOp *op,

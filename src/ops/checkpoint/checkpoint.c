@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -297,6 +298,17 @@ ferryCheckpointRun(virDomainObj *vm,
 }
 
 
+/* Returns 0 if the images of @vm can get the bitmaps of @def, or -1 with an error reported. */
+static int
+ferryCheckpointCheckNew(virDomainObj *vm,
+                        virDomainCheckpointDef *def)
+{
+    g_autoptr(GHashTable) nodes = ferryNodeData(vm);
+
+    return nodes ? ferryCheckpointCheckImages(vm, def, nodes, /* whole= */ NULL) : -1;
+}
+
+
 /* Begins the job in which a checkpoint is created. While the guest may be frozen, the plan
  * gives up the modify job. The asynchronous job then keeps out everything that would move
  * or save a frozen guest; *async says whether there is one. If not, because of a backup
@@ -362,6 +374,7 @@ ferryCheckpointCreate(virDomainObj *vm,
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("checkpoints of domain '%1$s' need QEMU 6.1 or newer"), vm->def->name);
     } else if ((data->def = ferryCheckpointPrepare(vm, xml)) &&
+               ferryCheckpointCheckNew(vm, data->def) == 0 &&
                ferryQuiesceCheck(vm, &data->quiesce) == 0) {
         *name = g_strdup(data->def->parent.name);
         g_ptr_array_add(data->names, g_strdup(*name));

@@ -73,7 +73,7 @@ ferryCheckpointStart(ferryOp *op)
     g_autoptr(virJSONValue) actions = virJSONValueNewArray();
 
     if (!nodes ||
-        ferryCheckpointAddBitmaps(op->vm, data->def, nodes, actions) < 0 ||
+        ferryCheckpointAddBitmaps(op->vm, data->def, nodes, /* whole= */ NULL, actions) < 0 ||
         ferryQMPTransaction(op->vm, &actions) < 0)
         return -1;
 

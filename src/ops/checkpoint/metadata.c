@@ -102,8 +102,11 @@ ferryCheckpointCheckDisk(virDomainObj *vm,
 
     if (disk->src->format != VIR_STORAGE_FILE_QCOW2) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
-                       _("checkpoint for disk %1$s unsupported for storage type %2$s"),
-                       chkdisk->name, virStorageFileFormatTypeToString(disk->src->format));
+                       _("disk '%1$s' of domain '%2$s' cannot have checkpoint '%3$s', since its "
+                         "image is of format %4$s and only qcow2 holds bitmaps: leave the disk out with "
+                         "checkpoint='no', or convert the image to qcow2"),
+                       chkdisk->name, vm->def->name, def->parent.name,
+                       virStorageFileFormatTypeToString(disk->src->format));
         return -1;
     }
 

@@ -154,9 +154,11 @@ ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
 }
 
 
-/* Skips bitmaps that an image cannot hold (only qcow2 v3 can), or whose names it has. */
+/* Skips bitmaps that an image cannot hold (only qcow2 v3 can), or whose names it has. Such a
+ * checkpoint has only the image's own bitmap here, which may be broken: the log says so. */
 static void
-ferryMigrationBitmapsFilter(GSList *disks,
+ferryMigrationBitmapsFilter(virDomainObj *vm,
+                            GSList *disks,
                             GHashTable *nodes)
 {
     GSList *d;
@@ -174,6 +176,12 @@ ferryMigrationBitmapsFilter(GSList *disks,
             bitmap->skip = disk->skip ||
                            qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->disk->src,
                                                                  bitmap->bitmapname);
+
+            if (bitmap->skip)
+                VIR_WARN("bitmap '%s' of disk '%s' of domain '%s' does not come along: '%s' %s",
+                         bitmap->bitmapname, disk->target, vm->def->name,
+                         NULLSTR(disk->disk->src->path),
+                         disk->skip ? "cannot hold bitmaps" : "has one of that name");
         }
     }
 }
@@ -248,7 +256,7 @@ ferryMigrationBitmapsAccept(virDomainObj *vm,
         !(nodes = ferryNodeData(vm)))
         return -1;
 
-    ferryMigrationBitmapsFilter(mig->blockDirtyBitmaps, nodes);
+    ferryMigrationBitmapsFilter(vm, mig->blockDirtyBitmaps, nodes);
 
     if (qemuMigrationCookieBlockDirtyBitmapsToParams(mig->blockDirtyBitmaps, &mapping) < 0)
         return -1;

@@ -14,6 +14,8 @@ typedef struct _ferryMigrationDisk ferryMigrationDisk;
 struct _ferryMigrationDisk {
     char *dst;                /* the disk's target in the guest: vda */
     virStorageSource *target; /* the destination's export, as this QEMU's NBD client */
+    bool mirrored;            /* its mirror runs: clients see a block job */
+    bool ready;               /* clients were told that the mirror is READY */
 };
 
 typedef struct _ferryMigration ferryMigration;

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "block/bounded.h"
+#include "block/overlay.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "engine/engine.h"
@@ -127,6 +128,44 @@ ferryIncomingInspect(virDomainObj *vm,
 }
 
 
+/* With --copy-storage-inc the source sends only what its own overlay has. So the guest would see
+ * whatever else the destination's overlay has. */
+static int
+ferryIncomingCheckOverlays(virDomainObj *vm,
+                           ferryIncoming *incoming)
+{
+    size_t i;
+
+    if (!(incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC))
+        return 0;
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        ferryIncomingDisk *disk = &incoming->disks[i];
+        int rc;
+
+        /* only for qcow2 it is known; a missing image will be created without content */
+        if (disk->file || disk->image->format != VIR_STORAGE_FILE_QCOW2 ||
+            !virStorageSourceIsLocalStorage(disk->image) ||
+            ((rc = ferryOverlayHasContent(vm, disk->image)) == 0 && virDomainObjIsActive(vm)))
+            continue;
+
+        if (rc == 0)
+            virReportError(VIR_ERR_OPERATION_FAILED,
+                           _("domain '%1$s' was destroyed while its images were looked at"),
+                           vm->def->name);
+        else if (rc > 0)
+            virReportError(VIR_ERR_OPERATION_FAILED,
+                           _("image '%1$s' of disk '%2$s' of domain '%3$s' is an overlay that has "
+                             "content of its own, which the guest would see where the source's "
+                             "overlay is empty: remove it, or create it anew with 'qemu-img create'"),
+                           disk->image->path, disk->dst, vm->def->name);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 static ferryIncoming *
 ferryIncomingNew(virDomainObj *vm,
                  const ferryMigrationRequest *req)
@@ -160,6 +199,9 @@ ferryIncomingNew(virDomainObj *vm,
                                  vm->def->disks[i]) < 0)
             goto error;
     }
+
+    if (ferryIncomingCheckOverlays(vm, incoming) < 0)
+        goto error;
 
     return incoming;
 

@@ -13,6 +13,7 @@
 #include "ops/config.h"
 #include "ops/migration/outgoing.h"
 #include "ops/migration/ready.h"
+#include "ops/migration/view.h"
 #include "qemu/qemu_domainjob.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -407,6 +408,9 @@ ferryMigrationAwaitReady(ferryOp *op)
     while (rc == 0 && readiness.known < migration->ndisks) {
         g_autoptr(GPtrArray) jobs = ferryJobWaitUntil(op, "", /* timeout= */ 0,
                                                       ferryMigrationMoved, &readiness);
+
+        if (jobs)
+            ferryMigrationTellReady(op, jobs);
 
         if (!jobs || ferryMigrationCheckJobs(op, jobs) < 0)
             rc = -1;

@@ -32,6 +32,7 @@
 #include "ops/migration/outgoing.h"
 #include "ops/migration/ready.h"
 #include "ops/migration/source.h"
+#include "ops/migration/view.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -164,7 +165,11 @@ ferryMigrationMirrorDisk(ferryOp *op,
         ferryMigrationCheckSize(op, disk) < 0)
         return -1;
 
-    return ferryQMPMirror(op->vm, jobname, &params);
+    if (ferryQMPMirror(op->vm, jobname, &params) < 0)
+        return -1;
+
+    disk->mirrored = true;
+    return 0;
 }
 
 
@@ -187,12 +192,16 @@ ferryMigrationMirror(ferryOp *op)
 static void
 ferryMigrationUnmirror(ferryOp *op)
 {
+    g_autoptr(GPtrArray) jobs = NULL;
+
     ferryMigrationYank(op);
     ferryMigrationHoldSources(op);
 
-    if (ferryJobKillAll(op, "", /* known= */ NULL) < 0)
+    if (!(jobs = ferryJobList(op, "")) || ferryJobKillAll(op, "", jobs) < 0)
         VIR_WARN("the mirrors of the disks of domain '%s' do not end: %s",
                  op->vm->def->name, virGetLastErrorMessage());
+    else if (!ferryOpIsLost(op))
+        ferryMigrationTellEnded(op, jobs, /* failed= */ true);
 
     ferryMigrationRemoveNodes(op);
 }
@@ -271,6 +280,7 @@ ferryMigrationFinish(ferryOp *op)
         return -1;
 
     ferryJobConclude(op, "", ended, &failed, &error);
+    ferryMigrationTellEnded(op, ended, /* failed= */ false);
     if (error) {
         ferryMigrationReportFailure(op, failed, error);
         return -1;
@@ -439,6 +449,7 @@ const ferryOpClass ferryMigrationClass = {
     .dataFree = ferryMigrationFree,
     .jobMatters = ferryMigrationJobMatters,
     .mayWait = ferryMigrationMayWait,
+    .blockJob = &ferryMigrationBlockJob,
     .jobChanged = ferryMigrationJobChanged,
     .recover = ferryMigrationRecover,
     .stopped = ferryOpEnd,

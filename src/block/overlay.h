@@ -1,0 +1,12 @@
+/*
+ * overlay.h: whether an overlay has content of its own
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "qemu/qemu_domain.h"
+
+int ferryOverlayHasContent(virDomainObj *vm, virStorageSource *src);
