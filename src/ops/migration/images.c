@@ -72,10 +72,12 @@ ferryIncomingFormatImage(ferryOp *op,
 
     cmd = virCommandNewArgList(tool, "create", "-q", "-f", format, NULL);
 
-    if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
+    if (offer->props.clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
         virCommandAddArg(cmd, "-o");
-        virCommandAddArgFormat(cmd, "cluster_size=%llu%s", offer->clusterSize,
-                               offer->subclusters ? ",extended_l2=on" : "");
+        virCommandAddArgFormat(cmd, "cluster_size=%llu%s%s%s", offer->props.clusterSize,
+                               offer->props.subclusters ? ",extended_l2=on" : "",
+                               offer->props.old ? ",compat=0.10" : "",
+                               offer->props.lazy ? ",lazy_refcounts=on" : "");
     }
 
     if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
