@@ -29,6 +29,7 @@
 #include "ops/migration/destination.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
+#include "ops/migration/volumes.h"
 #include "ops/opfile.h"
 #include "qemu/qemu_alias.h"
 #include "virerror.h"
@@ -220,6 +221,11 @@ ferryIncomingFormat(ferryOp *op,
         virBufferEscapeString(&attrs, " name='%s'", disk->dst);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
         ferryFileFormat(&attrs, disk->file);
+        if (disk->volume) {
+            virBufferEscapeString(&attrs, " pool='%s'", disk->volume->pool);
+            virBufferEscapeString(&attrs, " volume='%s'", disk->volume->name);
+            virBufferEscapeString(&attrs, " key='%s'", disk->volume->key);
+        }
 
         if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, /* runtime= */ false) < 0)
             return -1;
@@ -246,9 +252,15 @@ ferryIncomingParseDisk(xmlNodePtr node,
                        ferryIncomingDisk *disk)
 {
     VIR_XPATH_NODE_AUTORESTORE(ctxt)
+    g_autofree char *pool = virXMLPropString(node, "pool");
+    g_autofree char *volume = virXMLPropString(node, "volume");
+    g_autofree char *key = virXMLPropString(node, "key");
     xmlNodePtr image;
 
     ctxt->node = node;
+
+    if (pool && volume)
+        disk->volume = ferryVolumeNew(pool, volume, key);
 
     if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
@@ -352,7 +364,7 @@ ferryIncomingStopped(ferryOp *op)
     if (incoming->address.socket)
         g_ptr_array_add(paths, g_strdup(incoming->address.socket));
 
-    if (ferryOpFileAwait(op, paths) == 0)
+    if ((arrived || ferryIncomingDeleteVolumes(op) == 0) && ferryOpFileAwait(op, paths) == 0)
         ferryIncomingSettle(op, arrived);
     else
         VIR_WARN("what a migration has left cannot be removed yet: %s", virGetLastErrorMessage());

@@ -1,0 +1,42 @@
+/*
+ * volume.h: volumes of storage pools
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "block/like.h"
+
+/* A volume that is to be created. */
+typedef struct _ferryVolumeSpec ferryVolumeSpec;
+struct _ferryVolumeSpec {
+    unsigned long long capacity; /* bytes */
+    virStorageFileFormat format;
+    ferryLikeProps props;
+    const char *backing;         /* path of its backing image; NULL: none */
+    virStorageFileFormat backingFormat;
+};
+
+/* A volume that Ferry has created. */
+typedef struct _ferryVolume ferryVolume;
+struct _ferryVolume {
+    char *pool;
+    char *name;
+    char *key; /* NULL: a driver died while it was created */
+};
+
+void ferryVolumeFree(ferryVolume *volume);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryVolume, ferryVolumeFree);
+ferryVolume *ferryVolumeNew(const char *pool, const char *name, const char *key);
+
+int ferryVolumeResolve(virDomainObj *vm, virStorageSource *chain, const char *disk);
+int ferryVolumeExists(virDomainObj *vm, virStorageSource *src);
+int ferryVolumeCreate(virDomainObj *vm,
+                      virStorageSource *src,
+                      const ferryVolumeSpec *spec,
+                      char **key);
+void ferryVolumeDelete(const ferryVolume *volume);
+void ferryVolumeDeleteList(void *volumes);
+void ferryVolumeDeleteAll(virDomainObj *vm, GPtrArray *volumes);
