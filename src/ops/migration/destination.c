@@ -7,14 +7,15 @@
  * Theory of operation
  *
  * The stock driver starts a QEMU that waits for the memory. Before that it calls us to
- * create missing images (plan "images"), after that to export all images (plan "serve").
+ * create missing volumes of storage pools (plan "volumes"), of which it then finds out the
+ * paths, and missing images (plan "images"), after that to export all images (plan "serve").
  * "serve" ends in the finish phase. Most of it runs before, as the guest is paused then.
  *
  * The step "keep" is the point of no return. From then on the images belong to the guest,
  * and are removed only if the guest certainly did not start here. Until then the images
  * that we created are removed when QEMU ends for any reason; existing images never are.
  *
- * This file has the steps of "serve", images.c those of "images". prepare.c has the
+ * This file has the steps of "serve", images.c those of "images", volumes.c that of "volumes". prepare.c has the
  * functions that the prepare phase calls.
  */
 
@@ -374,7 +375,9 @@ ferryIncomingStopped(ferryOp *op)
 const ferryOpClass ferryIncomingClass = {
     .name = "incoming",
     .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
-    .plans = (const ferryPlan *const[]) { &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL },
+    .plans = (const ferryPlan *const[]) {
+        &ferryIncomingVolumesPlan, &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL
+    },
     .format = ferryIncomingFormat,
     .parse = ferryIncomingParse,
     .dataFree = ferryIncomingFree,

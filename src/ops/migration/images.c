@@ -160,10 +160,19 @@ ferryIncomingDiscard(ferryOp *op)
 }
 
 
+const ferryPlan ferryIncomingVolumesPlan = {
+    .name = "volumes",
+    .steps = (const ferryStep[]) {
+        { .name = "volumes", .run = ferryIncomingRunVolumes, .undo = ferryIncomingDiscard, .durable = true },
+        { 0 },
+    },
+};
+
+
+/* Its undo also deletes the volumes: no volume stays without the images. */
 const ferryPlan ferryIncomingImagesPlan = {
     .name = "images",
     .steps = (const ferryStep[]) {
-        { .name = "volumes", .run = ferryIncomingRunVolumes, .undo = ferryIncomingDiscard, .durable = true },
         { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingDiscard, .durable = true },
         { 0 },
     },

@@ -12,7 +12,7 @@
  * the request there and bring the operation, with the port for the answer, back.
  *
  * ferryIncomingPrepareBegin() sets `call` just before our entry calls the stock entry,
- * ferryIncomingCreateImages() adds the operation, and ferryIncomingPrepareEnd() clears
+ * ferryIncomingCreateVolumes() adds the operation, and ferryIncomingPrepareEnd() clears
  * `call` when the stock entry has returned. While it is empty the seams add nothing.
  */
 
@@ -45,7 +45,7 @@
 /* The prepare phase that this thread runs, if any. */
 typedef struct {
     const ferryMigrationRequest *req; /* borrowed; NULL outside the phase */
-    ferryOp *op; /* reference; NULL until the images are created */
+    ferryOp *op; /* reference; NULL until the volumes are created */
 } ferryIncomingCall;
 
 static __thread ferryIncomingCall call;
@@ -230,29 +230,14 @@ ferryIncomingAddOp(virDomainObj *vm)
 }
 
 
-/* Takes back what the operation has created before, and ends it. Keeps the last error. */
-static void
-ferryIncomingGiveUp(ferryOp *op)
-{
-    virErrorPtr err = NULL;
-
-    virErrorPreserveLast(&err);
-    ferryOpDrive(op);
-    if (ferryPlanUndo(op, &ferryIncomingImagesPlan) == 0 && !op->over)
-        ferryOpEnd(op);
-    ferryOpRelease(op);
-    virErrorRestore(&err);
-}
-
-
-/* Runs the plan up to the step @last, and ends the operation if that fails. */
+/* Runs @plan. If that fails, nothing that was created stays, and the operation ends. */
 static int
-ferryIncomingRunTo(const char *last)
+ferryIncomingRunPlan(const ferryPlan *plan)
 {
     int rc;
 
     ferryOpDrive(call.op);
-    if ((rc = ferryPlanRunTo(call.op, &ferryIncomingImagesPlan, last)) < 0 && !call.op->over)
+    if ((rc = ferryPlanRun(call.op, plan)) < 0 && !call.op->over)
         ferryOpEnd(call.op);
     ferryOpRelease(call.op);
 
@@ -260,18 +245,14 @@ ferryIncomingRunTo(const char *last)
 }
 
 
-static bool
-ferryIncomingHasVolumes(virDomainDef *def)
+static void
+ferryIncomingGiveUp(ferryOp *op)
 {
-    size_t i;
-
-    for (i = 0; i < def->ndisks; i++) {
-        if (ferryMigrationWants(call.req, def->disks[i]) &&
-            def->disks[i]->src->type == VIR_STORAGE_TYPE_VOLUME)
-            return true;
-    }
-
-    return false;
+    ferryOpDrive(op);
+    ferryIncomingDiscard(op);
+    if (!op->over)
+        ferryOpEnd(op);
+    ferryOpRelease(op);
 }
 
 
@@ -285,13 +266,13 @@ ferryIncomingHasVolumes(virDomainDef *def)
 int
 ferryIncomingCreateVolumes(virDomainObj *vm)
 {
-    if (!call.req || call.op || !ferryIncomingHasVolumes(vm->def))
+    if (!call.req || call.op)
         return 0;
 
     if (ferryIncomingAddOp(vm) < 0)
         return -1;
 
-    return ferryIncomingRunTo("volumes");
+    return call.op ? ferryIncomingRunPlan(&ferryIncomingVolumesPlan) : 0;
 }
 
 
@@ -325,7 +306,7 @@ ferryIncomingCreateImages(virDomainObj *vm)
         }
     }
 
-    return ferryIncomingRunTo("images");
+    return ferryIncomingRunPlan(&ferryIncomingImagesPlan);
 }
 
 
