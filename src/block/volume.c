@@ -16,12 +16,16 @@
 
 #include <config.h>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include "block/bounded.h"
 #include "block/volume.h"
 #include "conf/storage_conf.h"
 #include "datatypes.h"
 #include "driver.h"
 #include "virerror.h"
+#include "virfile.h"
 #include "viridentity.h"
 #include "virlog.h"
 
@@ -41,21 +45,77 @@ typedef struct {
     char *backing;         /* spec.backing points to it */
     int result;            /* 1: yes; 0: there is no such volume; -1: error */
     virErrorPtr error;
-    char *key;             /* of the volume that was created */
+    ferryVolume *made;     /* what was created; NULL: nothing */
 } ferryVolumeCall;
 
 
 ferryVolume *
 ferryVolumeNew(const char *pool,
-               const char *name,
-               const char *key)
+               const char *name)
 {
     ferryVolume *volume = g_new0(ferryVolume, 1);
 
     volume->pool = g_strdup(pool);
     volume->name = g_strdup(name);
-    volume->key = g_strdup(key);
     return volume;
+}
+
+
+ferryVolume *
+ferryVolumeCopy(const ferryVolume *volume)
+{
+    ferryVolume *copy = ferryVolumeNew(volume->pool, volume->name);
+
+    copy->key = g_strdup(volume->key);
+    if (volume->file) {
+        copy->file = ferryFileNew();
+        copy->file->dev = volume->file->dev;
+        copy->file->ino = volume->file->ino;
+        copy->file->born = volume->file->born;
+    }
+
+    return copy;
+}
+
+
+/**
+ * ferryVolumeFormat:
+ *
+ * Adds to @attrs, for the journal, which volume @volume is; nothing if it is NULL.
+ */
+void
+ferryVolumeFormat(virBuffer *attrs,
+                  const ferryVolume *volume)
+{
+    if (!volume)
+        return;
+
+    virBufferEscapeString(attrs, " pool='%s'", volume->pool);
+    virBufferEscapeString(attrs, " volume='%s'", volume->name);
+    virBufferEscapeString(attrs, " key='%s'", volume->key);
+    ferryFileFormat(attrs, volume->file);
+}
+
+
+/**
+ * ferryVolumeParse:
+ * @volume: set to a new record; stays NULL if @node has none
+ *
+ * Reads what ferryVolumeFormat() wrote. Returns 0, or -1 with an error reported.
+ */
+int
+ferryVolumeParse(xmlNodePtr node,
+                 ferryVolume **volume)
+{
+    g_autofree char *pool = virXMLPropString(node, "pool");
+    g_autofree char *name = virXMLPropString(node, "volume");
+
+    if (!pool || !name)
+        return 0;
+
+    *volume = ferryVolumeNew(pool, name);
+    (*volume)->key = virXMLPropString(node, "key");
+    return ferryFileParse(node, &(*volume)->file);
 }
 
 
@@ -68,6 +128,7 @@ ferryVolumeFree(ferryVolume *volume)
     g_free(volume->pool);
     g_free(volume->name);
     g_free(volume->key);
+    ferryFileFree(volume->file);
     g_free(volume);
 }
 
@@ -79,7 +140,7 @@ ferryVolumeCallFree(ferryVolumeCall *call)
     g_clear_object(&call->identity);
     g_free(call->backing);
     virFreeError(call->error);
-    g_free(call->key);
+    ferryVolumeFree(call->made);
     g_free(call);
 }
 
@@ -90,13 +151,8 @@ ferryVolumeCallDrop(void *opaque)
 {
     ferryVolumeCall *call = opaque;
 
-    if (call->key) {
-        g_autoptr(ferryVolume) late = ferryVolumeNew(call->src->srcpool->pool,
-                                                     call->src->srcpool->volume, call->key);
-
-        ferryVolumeDelete(late);
-    }
-
+    if (call->made)
+        ferryVolumeDelete(call->made);
     ferryVolumeCallFree(call);
 }
 
@@ -199,6 +255,22 @@ ferryVolumeXML(ferryVolumeCall *call,
 }
 
 
+/* Returns a record of the file that @vol is, or NULL. */
+static ferryFile *
+ferryVolumeFile(virStorageVolPtr vol)
+{
+    g_autofree char *path = virStorageVolGetPath(vol);
+    g_autoptr(ferryFile) file = ferryFileNew();
+    VIR_AUTOCLOSE fd = path ? ferryFileOpen(path, O_RDONLY | O_NOFOLLOW) : -1;
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || ferryFileLearn(file, fd) < 0)
+        return NULL;
+
+    return g_steal_pointer(&file);
+}
+
+
 static int
 ferryVolumeMake(ferryVolumeCall *call,
                 virStoragePoolPtr pool)
@@ -229,7 +301,9 @@ ferryVolumeMake(ferryVolumeCall *call,
         return -1;
     }
 
-    call->key = g_strdup(key);
+    call->made = ferryVolumeNew(call->src->srcpool->pool, call->src->srcpool->volume);
+    call->made->key = g_strdup(key);
+    call->made->file = ferryVolumeFile(vol);
     return 1;
 }
 
@@ -412,7 +486,7 @@ ferryVolumeExists(virDomainObj *vm,
  * ferryVolumeCreate:
  * @vm: domain, locked; its lock is released meanwhile
  * @src: a volume, by pool and name
- * @key: set to the key of the new volume, which no other one has
+ * @volume: its key and file are filled in
  *
  * Creates a volume through its pool. Fails if there is one of that name. Returns 0, or -1 with
  * an error reported.
@@ -421,16 +495,29 @@ int
 ferryVolumeCreate(virDomainObj *vm,
                   virStorageSource *src,
                   const ferryVolumeSpec *spec,
-                  char **key)
+                  ferryVolume *volume)
 {
     ferryVolumeCall *call = ferryVolumeAsk(vm, src, spec);
 
     if (!call)
         return -1;
 
-    *key = g_steal_pointer(&call->key);
+    volume->key = g_steal_pointer(&call->made->key);
+    volume->file = g_steal_pointer(&call->made->file);
     ferryVolumeCallFree(call);
     return 0;
+}
+
+
+/* Returns whether @vol still is @volume. */
+static bool
+ferryVolumeIsSame(const ferryVolume *volume,
+                  virStorageVolPtr vol)
+{
+    g_autofree char *path = virStorageVolGetPath(vol);
+
+    return STREQ_NULLABLE(virStorageVolGetKey(vol), volume->key) &&
+           (!volume->file || (path && ferryFileIsAt(volume->file, path)));
 }
 
 
@@ -456,7 +543,7 @@ ferryVolumeDelete(const ferryVolume *volume)
         if (virGetLastErrorCode() != VIR_ERR_NO_STORAGE_VOL)
             VIR_WARN("volume '%s' of pool '%s' stays: %s; delete it if nobody needs it",
                      volume->name, volume->pool, virGetLastErrorMessage());
-    } else if (STRNEQ_NULLABLE(virStorageVolGetKey(vol), volume->key)) {
+    } else if (!ferryVolumeIsSame(volume, vol)) {
         VIR_WARN("volume '%s' of pool '%s' stays: %s", volume->name, volume->pool,
                  volume->key ? "it is another one by now" :
                                "the journal does not say whether Ferry made it; delete it if nobody needs it");

@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include "block/file.h"
 #include "block/like.h"
 
 /* A volume that is to be created. */
@@ -24,19 +25,23 @@ typedef struct _ferryVolume ferryVolume;
 struct _ferryVolume {
     char *pool;
     char *name;
-    char *key; /* NULL: a driver died while it was created */
+    char *key;       /* NULL: a driver died while it was created */
+    ferryFile *file; /* for pools of files the key is only the path; NULL: it is no file */
 };
 
 void ferryVolumeFree(ferryVolume *volume);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryVolume, ferryVolumeFree);
-ferryVolume *ferryVolumeNew(const char *pool, const char *name, const char *key);
+ferryVolume *ferryVolumeNew(const char *pool, const char *name);
+ferryVolume *ferryVolumeCopy(const ferryVolume *volume);
+void ferryVolumeFormat(virBuffer *attrs, const ferryVolume *volume);
+int ferryVolumeParse(xmlNodePtr node, ferryVolume **volume);
 
 int ferryVolumeResolve(virDomainObj *vm, virStorageSource *chain, const char *disk);
 int ferryVolumeExists(virDomainObj *vm, virStorageSource *src);
 int ferryVolumeCreate(virDomainObj *vm,
                       virStorageSource *src,
                       const ferryVolumeSpec *spec,
-                      char **key);
+                      ferryVolume *volume);
 void ferryVolumeDelete(const ferryVolume *volume);
 void ferryVolumeDeleteList(void *volumes);
 void ferryVolumeDeleteAll(virDomainObj *vm, GPtrArray *volumes);

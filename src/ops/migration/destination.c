@@ -221,12 +221,10 @@ ferryIncomingFormat(ferryOp *op,
 
         virBufferEscapeString(&attrs, " name='%s'", disk->dst);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
-        ferryFileFormat(&attrs, disk->file);
-        if (disk->volume) {
-            virBufferEscapeString(&attrs, " pool='%s'", disk->volume->pool);
-            virBufferEscapeString(&attrs, " volume='%s'", disk->volume->name);
-            virBufferEscapeString(&attrs, " key='%s'", disk->volume->key);
-        }
+        if (disk->volume)
+            ferryVolumeFormat(&attrs, disk->volume);
+        else
+            ferryFileFormat(&attrs, disk->file);
 
         if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, /* runtime= */ false) < 0)
             return -1;
@@ -253,20 +251,15 @@ ferryIncomingParseDisk(xmlNodePtr node,
                        ferryIncomingDisk *disk)
 {
     VIR_XPATH_NODE_AUTORESTORE(ctxt)
-    g_autofree char *pool = virXMLPropString(node, "pool");
-    g_autofree char *volume = virXMLPropString(node, "volume");
-    g_autofree char *key = virXMLPropString(node, "key");
     xmlNodePtr image;
 
     ctxt->node = node;
 
-    if (pool && volume)
-        disk->volume = ferryVolumeNew(pool, volume, key);
-
     if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &disk->origin) < 0 ||
-        ferryFileParse(node, &disk->file) < 0)
+        ferryVolumeParse(node, &disk->volume) < 0 ||
+        (!disk->volume && ferryFileParse(node, &disk->file) < 0))
         return -1;
 
     if (!(image = virXPathNode("./disk", ctxt))) {

@@ -99,10 +99,10 @@ ferryIncomingCreateVolume(ferryOp *op,
     spec.backing = overlay ? offer->backing : NULL;
     spec.backingFormat = offer->backingFormat;
 
-    disk->volume = ferryVolumeNew(image->srcpool->pool, image->srcpool->volume, /* key= */ NULL);
+    disk->volume = ferryVolumeNew(image->srcpool->pool, image->srcpool->volume);
 
     if (ferryJournalWrite(op->vm, /* durable= */ true) < 0 ||
-        ferryVolumeCreate(op->vm, image, &spec, &disk->volume->key) < 0) {
+        ferryVolumeCreate(op->vm, image, &spec, disk->volume) < 0) {
         g_clear_pointer(&disk->volume, ferryVolumeFree);
         return -1;
     }
@@ -162,7 +162,7 @@ ferryIncomingListVolumes(ferryOp *op)
             VIR_WARN("volume '%s' of pool '%s' is not deleted: '%s' names it",
                      volume->name, volume->pool, user);
         else
-            g_ptr_array_add(volumes, ferryVolumeNew(volume->pool, volume->name, volume->key));
+            g_ptr_array_add(volumes, ferryVolumeCopy(volume));
     }
 
     return g_steal_pointer(&volumes);
