@@ -7,8 +7,8 @@
 
 #pragma once
 
-#include "block/file.h"
 #include "block/like.h"
+#include "block/volumeid.h"
 
 /* A volume that is to be created. */
 typedef struct _ferryVolumeSpec ferryVolumeSpec;
@@ -19,22 +19,6 @@ struct _ferryVolumeSpec {
     const char *backing;         /* path of its backing image; NULL: none */
     virStorageFileFormat backingFormat;
 };
-
-/* A volume that Ferry has created. */
-typedef struct _ferryVolume ferryVolume;
-struct _ferryVolume {
-    char *pool;
-    char *name;
-    char *key;       /* NULL: a driver died while it was created */
-    ferryFile *file; /* for pools of files the key is only the path; NULL: it is no file */
-};
-
-void ferryVolumeFree(ferryVolume *volume);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryVolume, ferryVolumeFree);
-ferryVolume *ferryVolumeNew(const char *pool, const char *name);
-ferryVolume *ferryVolumeCopy(const ferryVolume *volume);
-void ferryVolumeFormat(virBuffer *attrs, const ferryVolume *volume);
-int ferryVolumeParse(xmlNodePtr node, ferryVolume **volume);
 
 int ferryVolumeResolve(virDomainObj *vm, virStorageSource *chain, const char *disk);
 int ferryVolumeExists(virDomainObj *vm, virStorageSource *src);
