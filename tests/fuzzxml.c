@@ -111,7 +111,7 @@ fuzzCookieCheck(const ferryMigrationRequest *req)
     g_hash_table_iter_init(&iter, req->disks);
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         ferryMigrationOffer *offer = value;
-        unsigned long long size = offer->clusterSize;
+        unsigned long long size = offer->props.clusterSize;
 
         if ((size != 0 && (size < 512 || size > 2 * 1024 * 1024 || (size & (size - 1)) != 0)) ||
             (offer->backing && (*offer->backing != '/' ||

@@ -62,15 +62,16 @@ class Storage:
     @classmethod
     def impossible(cls, plan, fault):
         """The images are created before there is a QEMU that could die."""
-        return plan == 'images' and fault in ('disconnect', 'kill-qemu')
+        return plan in ('volumes', 'images') and fault in ('disconnect', 'kill-qemu')
 
 
 class Switch(Storage):
     """Two scenes, only so that they run at the same time."""
 
     PLANS = {('migration', 'finish'): ('a', None), ('incoming', 'images'): ('b', None),
-             ('incoming', 'serve'): ('b', None)}
-    UNDONE = {('incoming', 'images'): ('b', 'images'), ('incoming', 'serve'): ('b', 'serve')}
+             ('incoming', 'volumes'): ('b', None), ('incoming', 'serve'): ('b', None)}
+    UNDONE = {('incoming', 'images'): ('b', 'images'), ('incoming', 'volumes'): ('b', 'volumes'),
+              ('incoming', 'serve'): ('b', 'serve')}
 
 
 class Bench:

@@ -367,6 +367,12 @@ ferryImageFormatProps(virStorageSource *src,
         return -1;
     }
 
+    /* libvirt sets all other properties */
+    if (src->format == VIR_STORAGE_FILE_QCOW2 && src->features &&
+        virBitmapIsBitSet(src->features, VIR_STORAGE_FILE_FEATURE_LAZY_REFCOUNTS) &&
+        virJSONValueObjectAdd(props, "b:lazy-refcounts", true, NULL) < 0)
+        return -1;
+
     return 0;
 }
 

@@ -66,6 +66,27 @@ ferryNodeData(virDomainObj *vm)
 }
 
 
+/**
+ * ferryNodeList:
+ *
+ * Like ferryNodeData(), but returns QEMU's answer, which says more than libvirt's table.
+ */
+virJSONValue *
+ferryNodeList(virDomainObj *vm)
+{
+    g_autoptr(virJSONValue) args = NULL;
+    virJSONValue *nodes = NULL;
+
+    ferryNodeSettleStreams(vm);
+
+    if (virJSONValueObjectAdd(&args, "b:flat", true, NULL) < 0 ||
+        ferryQMP(vm, "query-named-block-nodes", &args, &nodes) < 0)
+        return NULL;
+
+    return nodes;
+}
+
+
 static int
 ferryNodeApply(virDomainObj *vm,
                qemuBlockStorageSourceAttachData *data)

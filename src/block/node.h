@@ -10,6 +10,7 @@
 #include "qemu/qemu_domain.h"
 
 GHashTable *ferryNodeData(virDomainObj *vm);
+virJSONValue *ferryNodeList(virDomainObj *vm);
 int ferryNodeAddStorage(virDomainObj *vm, virStorageSource *src);
 int ferryNodeAddNBD(virDomainObj *vm, virStorageSource *src);
 void ferryNodeRemoveStorage(virDomainObj *vm, virStorageSource *src);

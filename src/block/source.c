@@ -13,6 +13,27 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 
+/* Writes the options that the image has in <driver>. The others there are the disk's. */
+static void
+ferrySourceFormatDriver(virBuffer *buf,
+                        virStorageSource *src)
+{
+    g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
+    g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
+    g_auto(virBuffer) cache = VIR_BUFFER_INIT_CHILD(&children);
+
+    if (src->format > VIR_STORAGE_FILE_NONE)
+        virBufferAsprintf(&attrs, " type='%s'", virStorageFileFormatTypeToString(src->format));
+
+    if (src->metadataCacheMaxSize > 0)
+        virBufferAsprintf(&cache, "<max_size unit='bytes'>%llu</max_size>\n",
+                          src->metadataCacheMaxSize);
+
+    virXMLFormatElement(&children, "metadata_cache", /* attrBuf= */ NULL, &cache);
+    virXMLFormatElement(buf, "driver", &attrs, &children);
+}
+
+
 /**
  * ferrySourceFormat:
  * @runtime: include node names, secret aliases and other state of a running QEMU
@@ -26,17 +47,13 @@ ferrySourceFormat(virBuffer *buf,
                   bool runtime)
 {
     g_auto(virBuffer) attrs = VIR_BUFFER_INITIALIZER;
-    g_auto(virBuffer) driver = VIR_BUFFER_INITIALIZER;
     g_auto(virBuffer) children = VIR_BUFFER_INIT_CHILD(buf);
     unsigned int flags = VIR_DOMAIN_DEF_FORMAT_SECURE;
 
     flags |= runtime ? VIR_DOMAIN_DEF_FORMAT_STATUS : VIR_DOMAIN_DEF_FORMAT_INACTIVE;
 
     virBufferAsprintf(&attrs, " type='%s'", virStorageTypeToString(src->type));
-    if (src->format > VIR_STORAGE_FILE_NONE)
-        virBufferAsprintf(&driver, " type='%s'", virStorageFileFormatTypeToString(src->format));
-
-    virXMLFormatElement(&children, "driver", &driver, /* childBuf= */ NULL);
+    ferrySourceFormatDriver(&children, src);
 
     if (virDomainDiskSourceFormat(&children, src, "source", /* policy= */ 0, runtime, flags,
                                   /* skipAuth= */ false, /* skipEnc= */ false, xmlopt) < 0 ||

@@ -169,6 +169,58 @@ ferryUseParsed(const char *xml,
 }
 
 
+/* Like ferryUseParsed(), for a volume of a pool. */
+static bool
+ferryUseParsedVolume(const char *xml,
+                     const char *pool,
+                     const char *volume)
+{
+    g_autoptr(xmlXPathContext) ctxt = NULL;
+    g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_definition)"), &ctxt);
+    g_autofree xmlNodePtr *nodes = NULL;
+    int n = doc ? virXPathNodeSet("//source[@pool and @volume]", ctxt, &nodes) : -1;
+    int i;
+
+    for (i = 0; i < n; i++) {
+        g_autofree char *inPool = virXMLPropString(nodes[i], "pool");
+        g_autofree char *name = virXMLPropString(nodes[i], "volume");
+
+        if (STREQ(inPool, pool) && STREQ(name, volume))
+            return true;
+    }
+
+    return n < 0;
+}
+
+
+/**
+ * ferryUseFindVolume:
+ *
+ * Like ferryUseFind(), for what a definition names by pool and volume.
+ */
+char *
+ferryUseFindVolume(ferryUse *use,
+                   const char *pool,
+                   const char *volume)
+{
+    size_t i;
+
+    if (!use->texts)
+        ferryUseRead(use);
+
+    for (i = 0; i < use->texts->len; i++) {
+        ferryUseText *text = g_ptr_array_index(use->texts, i);
+
+        if (!text->text || ferryUseParsedVolume(text->text, pool, volume)) {
+            virResetLastError();
+            return g_strdup(text->path);
+        }
+    }
+
+    return NULL;
+}
+
+
 /**
  * ferryUseFind:
  *

@@ -12,6 +12,7 @@
 #include <config.h>
 
 #include "block/bounded.h"
+#include "block/volume.h"
 #include "datatypes.h"
 #include "engine/report.h"
 #include "engine/wait.h"
@@ -85,8 +86,13 @@ static int
 ferryApiCopy(virDomainObj *vm,
              const ferryCopyRequest *req)
 {
-    const char *paths[] = { req->target->path, NULL };
+    const char *paths[] = { NULL, NULL };
     int ret;
+
+    if (ferryVolumeResolve(vm, req->target, req->path) < 0)
+        return -1;
+
+    paths[0] = req->target->path;
 
     /* the checks look at the target with the job held: not before its storage answers */
     if ((req->target->path && virStorageSourceIsLocalStorage(req->target) &&

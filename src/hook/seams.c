@@ -56,6 +56,8 @@ FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
 FERRY_SEAM(qemuBlockJobData *, qemuBlockJobDiskGetJob, virDomainDiskDef *disk);
 FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
 FERRY_SEAM(int, qemuDomainUpdateMemoryDeviceInfo, virDomainObj *vm, int asyncJob);
+FERRY_SEAM(int, qemuProcessPrepareDomain, virQEMUDriver *driver, virDomainObj *vm,
+           unsigned int flags);
 FERRY_SEAM(int, qemuProcessPrepareHost, virQEMUDriver *driver, virDomainObj *vm,
            unsigned int flags);
 FERRY_SEAM(int, qemuMigrationParamsApply, virDomainObj *vm, int asyncJob,
@@ -338,6 +340,20 @@ __wrap_qemuBackupGetJobInfoStats(virDomainObj *vm,
     ferryOp *op = ferryBackupFind(vm);
 
     return op ? ferryBackupStats(op, data) : __real_qemuBackupGetJobInfoStats(vm, data);
+}
+
+
+/* A QEMU that will wait for a migration is prepared. The stock driver asks next which files or
+ * devices the volumes of its disks are: create those that are missing. */
+int
+__wrap_qemuProcessPrepareDomain(virQEMUDriver *driver,
+                                virDomainObj *vm,
+                                unsigned int flags)
+{
+    if (ferryIncomingCreateVolumes(vm) < 0)
+        return -1;
+
+    return __real_qemuProcessPrepareDomain(driver, vm, flags);
 }
 
 

@@ -9,6 +9,7 @@
 
 #include "block/bounded.h"
 #include "block/resolve.h"
+#include "block/volume.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -145,6 +146,9 @@ ferryBackupAskAhead(virDomainObj *vm,
 
     for (i = 0; i < def->ndisks; i++) {
         virStorageSource *store = def->disks[i].store;
+
+        if (store && ferryVolumeResolve(vm, store, def->disks[i].name) < 0)
+            return -1;
 
         if (store && store->path && virStorageSourceIsLocalStorage(store))
             g_ptr_array_add(paths, store->path);

@@ -12,6 +12,7 @@
 
 #include "block/cache.h"
 #include "block/image.h"
+#include "block/like.h"
 #include "block/node.h"
 #include "engine/wait.h"
 #include "ops/backup/data.h"
@@ -86,14 +87,14 @@ int
 ferryBackupCreate(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
-    g_autoptr(GHashTable) nodes = NULL;
+    g_autoptr(ferryLike) like = NULL;
     int started = 0;
     size_t i;
 
     if (backup->reuse)
         return 0;
 
-    if (ferryBackupRequireDisks(op) < 0 || !(nodes = ferryNodeData(op->vm)))
+    if (ferryBackupRequireDisks(op) < 0 || !(like = ferryLikeAsk(op->vm)))
         return -1;
 
     backup->creating = true;
@@ -103,8 +104,8 @@ ferryBackupCreate(ferryOp *op)
         int rc;
 
         if (ferryImageCheckOurs(op->vm, store, backup->disks[i].file) < 0 ||
-            qemuBlockStorageSourceCreateDetectSize(nodes, store,
-                                                   ferryBackupDomainDisk(op, &backup->disks[i])->src) < 0 ||
+            ferryLikeApply(like, store, ferryBackupDomainDisk(op, &backup->disks[i])->src,
+                           /* lasting= */ !ferryBackupIsPull(backup)) < 0 ||
             (rc = ferryImageFormatStart(op->vm, store, /* backing= */ NULL,
                                         /* storage= */ true, jobname)) < 0)
             return -1;

@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * libvirt's parser and schema know neither the elements of Ferry's namespace nor stores
- * on the network. Both are taken out of the document before libvirt checks the rest, so
+ * on the network or named by pool and volume. Both are taken out of the document before libvirt checks the rest, so
  * errors in the rest are still found. A driver without Ferry refuses such documents.
  */
 
@@ -215,16 +215,17 @@ ferryBackupParseExtras(xmlNodePtr root,
 }
 
 
-/* Returns the store of a <disk type='network'>, and replaces it in the document by a file
- * so that libvirt's schema and parser accept the element; NULL with an error reported. */
+/* Returns the store of a <disk> of a type that libvirt's schema and parser do not accept, and
+ * replaces it in the document by a file, which they do; NULL with an error reported. */
 static virStorageSource *
-ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
+ferryBackupParseOtherStore(xmlXPathContextPtr ctxt,
                              xmlNodePtr disk,
                              virDomainXMLOption *xmlopt)
 {
     VIR_XPATH_NODE_AUTORESTORE(ctxt)
     g_autoptr(virStorageSource) store = NULL;
     g_autofree char *format = NULL;
+    g_autofree char *type = virXMLPropString(disk, "type");
     xmlNodePtr source;
     xmlNodePtr placeholder;
 
@@ -232,17 +233,17 @@ ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
     format = virXPathString("string(./driver/@type)", ctxt);
 
     if (!(source = virXPathNode("./target|./scratch", ctxt))) {
-        virReportError(VIR_ERR_XML_ERROR, "%s",
-                       _("a disk of type 'network' needs a <target> or <scratch>"));
+        virReportError(VIR_ERR_XML_ERROR,
+                       _("a disk of type '%1$s' needs a <target> or <scratch>"), type);
         return NULL;
     }
 
-    if (!(store = virDomainStorageSourceParseBase("network", format, /* index= */ NULL)) ||
+    if (!(store = virDomainStorageSourceParseBase(type, format, /* index= */ NULL)) ||
         virDomainStorageSourceParse(source, ctxt, store, /* flags= */ 0, xmlopt) < 0)
         return NULL;
 
     placeholder = xmlNewNode(/* ns= */ NULL, source->name);
-    xmlNewProp(placeholder, BAD_CAST "file", BAD_CAST "/network");
+    xmlNewProp(placeholder, BAD_CAST "file", BAD_CAST "/other");
     xmlReplaceNode(source, placeholder);
     xmlFreeNode(source);
     xmlSetProp(disk, BAD_CAST "type", BAD_CAST "file");
@@ -251,14 +252,14 @@ ferryBackupParseNetworkStore(xmlXPathContextPtr ctxt,
 }
 
 
-/* Returns the network stores, keyed by disk name, or NULL with an error reported. */
+/* Returns the stores of these types, keyed by disk name, or NULL with an error reported. */
 static GHashTable *
-ferryBackupParseNetworkStores(xmlXPathContextPtr ctxt,
+ferryBackupParseOtherStores(xmlXPathContextPtr ctxt,
                               virDomainXMLOption *xmlopt)
 {
     g_autoptr(GHashTable) stores = virHashNew(virObjectUnref);
     g_autofree xmlNodePtr *nodes = NULL;
-    int n = virXPathNodeSet("./disks/disk[@type='network']", ctxt, &nodes);
+    int n = virXPathNodeSet("./disks/disk[@type='network' or @type='volume']", ctxt, &nodes);
     int i;
 
     if (n < 0)
@@ -268,7 +269,7 @@ ferryBackupParseNetworkStores(xmlXPathContextPtr ctxt,
         g_autofree char *name = virXMLPropStringRequired(nodes[i], "name");
         virStorageSource *store;
 
-        if (!name || !(store = ferryBackupParseNetworkStore(ctxt, nodes[i], xmlopt)))
+        if (!name || !(store = ferryBackupParseOtherStore(ctxt, nodes[i], xmlopt)))
             return NULL;
         g_hash_table_replace(stores, g_steal_pointer(&name), store);
     }
@@ -323,7 +324,7 @@ ferryBackupParseXML(virQEMUDriver *driver,
     if (!(doc = virXMLParse(/* filename= */ NULL, xml, _("(domain_backup)"), "domainbackup", &ctxt,
                             /* schemafile= */ NULL, /* validate= */ false)) ||
         ferryBackupParseExtras(ctxt->node, extras) < 0 ||
-        !(stores = ferryBackupParseNetworkStores(ctxt, driver->xmlopt)) ||
+        !(stores = ferryBackupParseOtherStores(ctxt, driver->xmlopt)) ||
         ferryBackupValidate(doc) < 0 ||
         !(def = virDomainBackupDefParseXML(ctxt, driver->xmlopt, /* flags= */ 0)))
         return NULL;

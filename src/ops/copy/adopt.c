@@ -85,8 +85,10 @@ ferryCopyAdoptConfig(ferryOp *op)
         return 0;
 
     if ((disk = ferryCopyConfigDisk(op, def))) {
+        /* All options of the image are the target's; its labels are the old image's only if the
+         * client wanted that. Read-only and shareable are options of the disk. */
         if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
-            virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ true) < 0)
+            virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0)
             return -1;
 
         virObjectUnref(disk->src);

@@ -20,6 +20,7 @@
 #include "block/cache.h"
 #include "block/durable.h"
 #include "block/identity.h"
+#include "block/like.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
@@ -208,7 +209,7 @@ ferryCopyCreateLayer(ferryOp *op,
 static int
 ferryCopyCreate(ferryOp *op)
 {
-    g_autoptr(GHashTable) nodes = NULL;
+    g_autoptr(ferryLike) like = NULL;
     ferryCopy *copy = ferryCopyOf(op);
 
     if (copy->reuse)
@@ -220,9 +221,8 @@ ferryCopyCreate(ferryOp *op)
         return -1;
     }
 
-    if (!(nodes = ferryNodeData(op->vm)) ||
-        qemuBlockStorageSourceCreateDetectSize(nodes, copy->target,
-                                               ferryCopyDisk(op)->src) < 0)
+    if (!(like = ferryLikeAsk(op->vm)) ||
+        ferryLikeApply(like, copy->target, ferryCopyDisk(op)->src, /* lasting= */ true) < 0)
         return -1;
 
     return ferryCopyCreateLayer(op, /* storage= */ true);
@@ -328,6 +328,9 @@ ferryCopyCheckSize(ferryOp *op)
         ferryBitmapsFit(op->vm, nodes, src, copy->target, copy->shallow) < 0 ||
         ferryNodeCapacities(nodes, src->nodeformat, copy->target->nodeformat, sizes) < 0)
         return -1;
+
+    if (copy->granularity == 0)
+        copy->granularity = ferryLikeGranularity(nodes, copy->target->nodeformat);
 
     if (sizes[0] == sizes[1])
         return 0;

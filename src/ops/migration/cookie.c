@@ -9,7 +9,8 @@
  *
  *   source to destination, made by Begin
  *     <nbd><disk target='vda' capacity='BYTES' clusterSize='BYTES'
- *                subclusters='yes' backing='PATH' backingFormat='qcow2'/></nbd>
+ *                subclusters='yes' old='yes' lazy='yes'
+ *                backing='PATH' backingFormat='qcow2'/></nbd>
  *   destination to source, made by Prepare
  *     <nbd port='49153' nodelay='yes'/>
  *   source to destination, made by Perform, so that the server is stopped
@@ -21,10 +22,8 @@
 
 #include <config.h>
 
-#include "block/node.h"
 #include "ops/migration/bitmaps.h"
 #include "ops/migration/cookie.h"
-#include "qemu/qemu_block.h"
 #include "virerror.h"
 #include "virxml.h"
 
@@ -72,14 +71,26 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
     g_autofree char *backing = virXMLPropString(node, "backing");
     g_autofree char *format = virXMLPropString(node, "backingFormat");
     virTristateBool subclusters;
+    virTristateBool old;
+    virTristateBool lazy;
 
     if (!target ||
         virXMLPropULongLong(node, "capacity", 10, VIR_XML_PROP_REQUIRED, &offer->capacity) < 0 ||
-        virXMLPropULongLong(node, "clusterSize", 10, VIR_XML_PROP_NONE, &offer->clusterSize) < 0 ||
-        virXMLPropTristateBool(node, "subclusters", VIR_XML_PROP_NONE, &subclusters) < 0)
+        virXMLPropULongLong(node, "clusterSize", 10, VIR_XML_PROP_NONE, &offer->props.clusterSize) < 0 ||
+        virXMLPropTristateBool(node, "subclusters", VIR_XML_PROP_NONE, &subclusters) < 0 ||
+        virXMLPropTristateBool(node, "old", VIR_XML_PROP_NONE, &old) < 0 ||
+        virXMLPropTristateBool(node, "lazy", VIR_XML_PROP_NONE, &lazy) < 0)
         return -1;
 
-    offer->subclusters = subclusters == VIR_TRISTATE_BOOL_YES;
+    offer->props.subclusters = subclusters == VIR_TRISTATE_BOOL_YES;
+    offer->props.old = old == VIR_TRISTATE_BOOL_YES;
+    offer->props.lazy = lazy == VIR_TRISTATE_BOOL_YES;
+
+    if (offer->props.old && (offer->props.subclusters || offer->props.lazy)) {
+        virReportError(VIR_ERR_XML_DETAIL, _("disk '%1$s' has properties that exclude each other"),
+                       target);
+        return -1;
+    }
 
     if (backing) {
         int type = format ? virStorageFileFormatTypeFromString(format) : -1;
@@ -96,13 +107,13 @@ ferryMigrationCookieReadDisk(xmlNodePtr node,
         offer->backingFormat = type;
     }
 
-    if (offer->clusterSize != 0 &&
-        (offer->clusterSize < FERRY_CLUSTER_SIZE_MIN ||
-         offer->clusterSize > FERRY_CLUSTER_SIZE_MAX ||
-         (offer->clusterSize & (offer->clusterSize - 1)) != 0 ||
-         (offer->subclusters && offer->clusterSize < FERRY_CLUSTER_SIZE_SPLIT))) {
+    if (offer->props.clusterSize != 0 &&
+        (offer->props.clusterSize < FERRY_CLUSTER_SIZE_MIN ||
+         offer->props.clusterSize > FERRY_CLUSTER_SIZE_MAX ||
+         (offer->props.clusterSize & (offer->props.clusterSize - 1)) != 0 ||
+         (offer->props.subclusters && offer->props.clusterSize < FERRY_CLUSTER_SIZE_SPLIT))) {
         virReportError(VIR_ERR_XML_DETAIL, _("disk '%1$s' cannot have clusters of %2$llu bytes"),
-                       target, offer->clusterSize);
+                       target, offer->props.clusterSize);
         return -1;
     }
 
@@ -185,18 +196,24 @@ ferryMigrationCookieStore(xmlDocPtr doc,
 static void
 ferryMigrationCookieOfferDisk(xmlNodePtr node,
                               virStorageSource *src,
-                              GHashTable *nodes)
+                              ferryLike *like)
 {
-    qemuBlockNamedNodeData *data = virHashLookup(nodes, src->nodeformat);
     virStorageSource *backing = src->backingStore;
+    ferryLikeProps props;
 
-    if (data && data->clusterSize > 0) {
-        g_autofree char *size = g_strdup_printf("%llu", data->clusterSize);
+    ferryLikeGet(like, src, &props);
+
+    if (props.clusterSize > 0) {
+        g_autofree char *size = g_strdup_printf("%llu", props.clusterSize);
 
         xmlNewProp(node, BAD_CAST "clusterSize", BAD_CAST size);
-        if (data->qcow2extendedL2)
-            xmlNewProp(node, BAD_CAST "subclusters", BAD_CAST "yes");
     }
+    if (props.subclusters)
+        xmlNewProp(node, BAD_CAST "subclusters", BAD_CAST "yes");
+    if (props.old)
+        xmlNewProp(node, BAD_CAST "old", BAD_CAST "yes");
+    if (props.lazy)
+        xmlNewProp(node, BAD_CAST "lazy", BAD_CAST "yes");
 
     if (virStorageSourceIsBacking(backing) && virStorageSourceIsLocalStorage(backing) &&
         backing->path) {
@@ -221,7 +238,7 @@ ferryMigrationCookieOffer(virDomainObj *vm,
 {
     g_autoptr(xmlDoc) doc = NULL;
     g_autoptr(xmlXPathContext) ctxt = NULL;
-    g_autoptr(GHashTable) nodes = NULL;
+    g_autoptr(ferryLike) like = NULL;
     g_autofree xmlNodePtr *disks = NULL;
     int n;
     int i;
@@ -233,7 +250,7 @@ ferryMigrationCookieOffer(virDomainObj *vm,
     if (n == 0)
         return 0;
 
-    if (!(nodes = ferryNodeData(vm)))
+    if (!(like = ferryLikeAsk(vm)))
         return -1;
 
     for (i = 0; i < n; i++) {
@@ -241,7 +258,7 @@ ferryMigrationCookieOffer(virDomainObj *vm,
         virDomainDiskDef *disk = target ? virDomainDiskByTarget(vm->def, target) : NULL;
 
         if (disk)
-            ferryMigrationCookieOfferDisk(disks[i], disk->src, nodes);
+            ferryMigrationCookieOfferDisk(disks[i], disk->src, like);
     }
 
     ferryMigrationCheckpointsOffer(vm, xmlDocGetRootElement(doc));

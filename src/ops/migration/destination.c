@@ -7,14 +7,15 @@
  * Theory of operation
  *
  * The stock driver starts a QEMU that waits for the memory. Before that it calls us to
- * create missing images (plan "images"), after that to export all images (plan "serve").
+ * create missing volumes of storage pools (plan "volumes"), of which it then finds out the
+ * paths, and missing images (plan "images"), after that to export all images (plan "serve").
  * "serve" ends in the finish phase. Most of it runs before, as the guest is paused then.
  *
  * The step "keep" is the point of no return. From then on the images belong to the guest,
  * and are removed only if the guest certainly did not start here. Until then the images
  * that we created are removed when QEMU ends for any reason; existing images never are.
  *
- * This file has the steps of "serve", images.c those of "images". prepare.c has the
+ * This file has the steps of "serve", images.c those of "images", volumes.c that of "volumes". prepare.c has the
  * functions that the prepare phase calls.
  */
 
@@ -29,6 +30,7 @@
 #include "ops/migration/destination.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
+#include "ops/migration/volumes.h"
 #include "ops/opfile.h"
 #include "qemu/qemu_alias.h"
 #include "virerror.h"
@@ -219,7 +221,10 @@ ferryIncomingFormat(ferryOp *op,
 
         virBufferEscapeString(&attrs, " name='%s'", disk->dst);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
-        ferryFileFormat(&attrs, disk->file);
+        if (disk->volume)
+            ferryVolumeFormat(&attrs, disk->volume);
+        else
+            ferryFileFormat(&attrs, disk->file);
 
         if (ferrySourceFormat(&children, disk->image, op->driver->xmlopt, /* runtime= */ false) < 0)
             return -1;
@@ -253,7 +258,8 @@ ferryIncomingParseDisk(xmlNodePtr node,
     if (!(disk->dst = virXMLPropStringRequired(node, "name")) ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &disk->origin) < 0 ||
-        ferryFileParse(node, &disk->file) < 0)
+        ferryVolumeParse(node, &disk->volume) < 0 ||
+        (!disk->volume && ferryFileParse(node, &disk->file) < 0))
         return -1;
 
     if (!(image = virXPathNode("./disk", ctxt))) {
@@ -352,7 +358,7 @@ ferryIncomingStopped(ferryOp *op)
     if (incoming->address.socket)
         g_ptr_array_add(paths, g_strdup(incoming->address.socket));
 
-    if (ferryOpFileAwait(op, paths) == 0)
+    if ((arrived || ferryIncomingDeleteVolumes(op) == 0) && ferryOpFileAwait(op, paths) == 0)
         ferryIncomingSettle(op, arrived);
     else
         VIR_WARN("what a migration has left cannot be removed yet: %s", virGetLastErrorMessage());
@@ -370,7 +376,9 @@ ferryIncomingDescribe(ferryOp *op G_GNUC_UNUSED,
 const ferryOpClass ferryIncomingClass = {
     .name = "incoming",
     .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
-    .plans = (const ferryPlan *const[]) { &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL },
+    .plans = (const ferryPlan *const[]) {
+        &ferryIncomingVolumesPlan, &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL
+    },
     .describe = ferryIncomingDescribe,
     .format = ferryIncomingFormat,
     .parse = ferryIncomingParse,

@@ -12,25 +12,12 @@
 #include "engine/wait.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
+#include "ops/migration/volumes.h"
 #include "ops/opfile.h"
 #include "virerror.h"
 #include "virfile.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-
-/* Returns 0 if @op goes on after its domain was unlocked, or -1 with an error reported. */
-static int
-ferryIncomingRequire(ferryOp *op)
-{
-    if (!ferryOpIsLost(op))
-        return 0;
-
-    virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("domain '%1$s' was removed while its images were created"),
-                   op->vm->def->name);
-    return -1;
-}
 
 
 static int
@@ -72,10 +59,12 @@ ferryIncomingFormatImage(ferryOp *op,
 
     cmd = virCommandNewArgList(tool, "create", "-q", "-f", format, NULL);
 
-    if (offer->clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
+    if (offer->props.clusterSize > 0 && disk->image->format == VIR_STORAGE_FILE_QCOW2) {
         virCommandAddArg(cmd, "-o");
-        virCommandAddArgFormat(cmd, "cluster_size=%llu%s", offer->clusterSize,
-                               offer->subclusters ? ",extended_l2=on" : "");
+        virCommandAddArgFormat(cmd, "cluster_size=%llu%s%s%s", offer->props.clusterSize,
+                               offer->props.subclusters ? ",extended_l2=on" : "",
+                               offer->props.old ? ",compat=0.10" : "",
+                               offer->props.lazy ? ",lazy_refcounts=on" : "");
     }
 
     if (incoming->req->flags & VIR_MIGRATE_NON_SHARED_INC) {
@@ -148,7 +137,7 @@ ferryIncomingRunImages(ferryOp *op)
 /**
  * ferryIncomingDiscard:
  *
- * Removes the images that we created for a guest that never ran here and goes on at the
+ * Removes the images and volumes that we created for a guest that never ran here and goes on at the
  * source. No QEMU may be using them; @op may be over. The definitions of the domain
  * itself, which name them, do not count, unless @op was read from a journal: since then
  * the domain may have been defined on the images. Keeps the last error.
@@ -166,9 +155,21 @@ ferryIncomingDiscard(ferryOp *op)
 
         ferryOpFileRemove(op, use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
     }
+
+    ferryIncomingDiscardVolumes(op);
 }
 
 
+const ferryPlan ferryIncomingVolumesPlan = {
+    .name = "volumes",
+    .steps = (const ferryStep[]) {
+        { .name = "volumes", .run = ferryIncomingRunVolumes, .undo = ferryIncomingDiscard, .durable = true },
+        { 0 },
+    },
+};
+
+
+/* Its undo also deletes the volumes: no volume stays without the images. */
 const ferryPlan ferryIncomingImagesPlan = {
     .name = "images",
     .steps = (const ferryStep[]) {

@@ -9,6 +9,7 @@
 
 #include "engine/op.h"
 
+extern const ferryPlan ferryIncomingVolumesPlan;
 extern const ferryPlan ferryIncomingImagesPlan;
 
 void ferryIncomingDiscard(ferryOp *op);

@@ -20,6 +20,7 @@ ferryIncomingFree(void *opaque)
         g_free(incoming->disks[i].dst);
         virObjectUnref(incoming->disks[i].image);
         ferryFileFree(incoming->disks[i].file);
+        ferryVolumeFree(incoming->disks[i].volume);
     }
 
     ferrySyncStop(incoming->sync);

@@ -10,16 +10,18 @@
 #include "block/export.h"
 #include "block/image.h"
 #include "block/sync.h"
+#include "block/volume.h"
 #include "engine/op.h"
 #include "ops/migration/request.h"
 
-/* A disk at the destination. The journal keeps its name, image and origin. */
+/* A disk at the destination. The journal keeps its name, image, origin and volume. */
 typedef struct _ferryIncomingDisk ferryIncomingDisk;
 struct _ferryIncomingDisk {
     char *dst;                /* the disk's target in the guest: vda */
     virStorageSource *image;
     ferryImageOrigin origin;  /* what was at the image's path before */
     ferryFile *file;          /* the image's file, if the undo is to remove it */
+    ferryVolume *volume;      /* what we have created through a pool, in place of a file */
     bool direct;              /* QEMU bypasses the page cache */
 };
 

@@ -12,7 +12,7 @@
  * the request there and bring the operation, with the port for the answer, back.
  *
  * ferryIncomingPrepareBegin() sets `call` just before our entry calls the stock entry,
- * ferryIncomingCreateImages() adds the operation, and ferryIncomingPrepareEnd() clears
+ * ferryIncomingCreateVolumes() adds the operation, and ferryIncomingPrepareEnd() clears
  * `call` when the stock entry has returned. While it is empty the seams add nothing.
  */
 
@@ -34,6 +34,7 @@
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
 #include "ops/migration/prepare.h"
+#include "ops/migration/volumes.h"
 #include "qemu/qemu_alias.h"
 #include "virerror.h"
 #include "virfile.h"
@@ -45,7 +46,7 @@
 /* The prepare phase that this thread runs, if any. */
 typedef struct {
     const ferryMigrationRequest *req; /* borrowed; NULL outside the phase */
-    ferryOp *op; /* reference; NULL until the images are created */
+    ferryOp *op; /* reference; NULL until the volumes are created */
 } ferryIncomingCall;
 
 static __thread ferryIncomingCall call;
@@ -74,14 +75,33 @@ ferryIncomingCutToSize(virStorageSource *src,
 }
 
 
-/* Fills in @disk: the image of @def, and whether there is a file for it now. */
+/* Fills in of @disk whether there is a file for its image now. */
 static int
 ferryIncomingInspect(virDomainObj *vm,
                      const ferryMigrationRequest *req,
-                     ferryIncomingDisk *disk,
-                     virDomainDiskDef *def)
+                     ferryIncomingDisk *disk)
 {
-    ferryMigrationOffer *offer = g_hash_table_lookup(req->disks, def->dst);
+    virStorageSource *src = disk->image;
+
+    ferryIncomingCutToSize(src, g_hash_table_lookup(req->disks, disk->dst));
+
+    if (!ferrySourceIsFile(src) || virFileExists(src->path))
+        return 0;
+
+    if (ferryIncomingCheckMissing(vm, req, disk) < 0)
+        return -1;
+
+    disk->origin = FERRY_IMAGE_ABSENT;
+    return ferryImagePrepare(vm, src, disk->origin, &disk->file);
+}
+
+
+static int
+ferryIncomingAdd(virDomainObj *vm,
+                 ferryIncoming *incoming,
+                 virDomainDiskDef *def)
+{
+    ferryIncomingDisk *disk = &incoming->disks[incoming->ndisks++];
 
     disk->dst = g_strdup(def->dst);
     disk->image = virObjectRef(def->src);
@@ -92,39 +112,7 @@ ferryIncomingInspect(virDomainObj *vm,
         return -1;
     }
 
-    if (ferryExportMayServe(vm, def, FERRY_EXPORT_INCOMING) < 0)
-        return -1;
-
-    ferryIncomingCutToSize(def->src, offer);
-
-    if (!ferrySourceIsFile(def->src) || virFileExists(def->src->path))
-        return 0;
-
-    if (!offer) {
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is missing, and the source does "
-                         "not say how large it is to be: create it"),
-                       def->src->path, def->dst, vm->def->name);
-        return -1;
-    }
-
-    if (def->src->encryption) {
-        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is encrypted: create it"),
-                       def->src->path, def->dst, vm->def->name);
-        return -1;
-    }
-
-    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && !offer->backing) {
-        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is missing, and its backing "
-                         "image is not known: create it"),
-                       def->src->path, def->dst, vm->def->name);
-        return -1;
-    }
-
-    disk->origin = FERRY_IMAGE_ABSENT;
-    return ferryImagePrepare(vm, def->src, disk->origin, &disk->file);
+    return ferryExportMayServe(vm, def, FERRY_EXPORT_INCOMING);
 }
 
 
@@ -194,14 +182,9 @@ ferryIncomingNew(virDomainObj *vm,
         if (!ferryMigrationWants(req, vm->def->disks[i]))
             continue;
 
-        incoming->ndisks++;
-        if (ferryIncomingInspect(vm, req, &incoming->disks[incoming->ndisks - 1],
-                                 vm->def->disks[i]) < 0)
+        if (ferryIncomingAdd(vm, incoming, vm->def->disks[i]) < 0)
             goto error;
     }
-
-    if (ferryIncomingCheckOverlays(vm, incoming) < 0)
-        goto error;
 
     return incoming;
 
@@ -265,6 +248,74 @@ ferryIncomingPrepareBegin(const ferryMigrationRequest *req)
 }
 
 
+/* Adds the operation, unless it is there. Leaves call.op NULL if there is nothing to migrate:
+ * the definition that the destination was given may lack all these disks. */
+static int
+ferryIncomingAddOp(virDomainObj *vm)
+{
+    ferryIncoming *incoming;
+
+    if (call.op)
+        return 0;
+
+    if (!(incoming = ferryIncomingNew(vm, call.req)))
+        return -1;
+
+    if (incoming->ndisks == 0)
+        ferryIncomingFree(incoming);
+    else
+        call.op = ferryOpNew(vm, &ferryIncomingClass, FERRY_INCOMING_NAME, incoming);
+
+    return 0;
+}
+
+
+/* Runs @plan. If that fails, nothing that was created stays, and the operation ends. */
+static int
+ferryIncomingRunPlan(const ferryPlan *plan)
+{
+    int rc;
+
+    ferryOpDrive(call.op);
+    if ((rc = ferryPlanRun(call.op, plan)) < 0 && !call.op->over)
+        ferryOpEnd(call.op);
+    ferryOpRelease(call.op);
+
+    return rc;
+}
+
+
+static void
+ferryIncomingGiveUp(ferryOp *op)
+{
+    ferryOpDrive(op);
+    ferryIncomingDiscard(op);
+    if (!op->over)
+        ferryOpEnd(op);
+    ferryOpRelease(op);
+}
+
+
+/**
+ * ferryIncomingCreateVolumes:
+ * @vm: domain, locked, with an asynchronous job that this thread owns; its volumes are not
+ *      translated yet
+ *
+ * Returns 0, or -1 with an error reported and no volume left behind.
+ */
+int
+ferryIncomingCreateVolumes(virDomainObj *vm)
+{
+    if (!call.req || call.op)
+        return 0;
+
+    if (ferryIncomingAddOp(vm) < 0)
+        return -1;
+
+    return call.op ? ferryIncomingRunPlan(&ferryIncomingVolumesPlan) : 0;
+}
+
+
 /**
  * ferryIncomingCreateImages:
  * @vm: domain, locked, with an asynchronous job that this thread owns; QEMU starts next
@@ -275,28 +326,33 @@ int
 ferryIncomingCreateImages(virDomainObj *vm)
 {
     ferryIncoming *incoming;
-    int rc;
+    size_t i;
 
-    if (!call.req || call.op)
+    if (!call.req)
         return 0;
 
-    if (!(incoming = ferryIncomingNew(vm, call.req)))
+    if (ferryIncomingAddOp(vm) < 0)
         return -1;
 
-    /* the definition that the destination was given may lack all these disks */
-    if (incoming->ndisks == 0) {
-        ferryIncomingFree(incoming);
+    if (!call.op || ferryPlanReached(call.op, &ferryIncomingImagesPlan, "images"))
         return 0;
+
+    incoming = ferryIncomingOf(call.op);
+
+    for (i = 0; i < incoming->ndisks; i++) {
+        if (ferryIncomingInspect(vm, call.req, &incoming->disks[i]) < 0) {
+            ferryIncomingGiveUp(call.op);
+            return -1;
+        }
     }
 
-    call.op = ferryOpNew(vm, &ferryIncomingClass, FERRY_INCOMING_NAME, incoming);
+    if (ferryIncomingCheckOverlays(vm, incoming) < 0) {
+        if (!call.op->over)
+            ferryIncomingGiveUp(call.op);
+        return -1;
+    }
 
-    ferryOpDrive(call.op);
-    if ((rc = ferryPlanRun(call.op, &ferryIncomingImagesPlan)) < 0 && !call.op->over)
-        ferryOpEnd(call.op);
-    ferryOpRelease(call.op);
-
-    return rc;
+    return ferryIncomingRunPlan(&ferryIncomingImagesPlan);
 }
 
 

@@ -12,6 +12,7 @@
 
 int ferryIncomingAskAhead(virTypedParameterPtr params, int nparams);
 void ferryIncomingPrepareBegin(const ferryMigrationRequest *req);
+int ferryIncomingCreateVolumes(virDomainObj *vm);
 int ferryIncomingCreateImages(virDomainObj *vm);
 int ferryIncomingAcceptBitmaps(virDomainObj *vm, qemuMigrationParams *params);
 int ferryIncomingServe(virDomainObj *vm);

@@ -7,7 +7,7 @@
 
 #pragma once
 
-#include "qemu/qemu_domain.h"
+#include "block/like.h"
 
 typedef struct _ferryMigrationRequest ferryMigrationRequest;
 struct _ferryMigrationRequest {
@@ -27,8 +27,7 @@ struct _ferryMigrationRequest {
 typedef struct _ferryMigrationOffer ferryMigrationOffer;
 struct _ferryMigrationOffer {
     unsigned long long capacity;    /* bytes */
-    unsigned long long clusterSize; /* bytes; 0: unknown */
-    bool subclusters;               /* "extended_l2" */
+    ferryLikeProps props;
     char *backing;                  /* path of its backing image; NULL: none, or unknown */
     virStorageFileFormat backingFormat;
 };

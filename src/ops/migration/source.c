@@ -23,6 +23,7 @@
 #include <config.h>
 
 #include "block/cache.h"
+#include "block/like.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
@@ -120,18 +121,22 @@ ferryMigrationRestoreCache(ferryOp *op)
 }
 
 
-/* QEMU would refuse other sizes, too, but its message would say less. */
+/* QEMU would refuse other sizes, too, but its message would say less. Also sets @granularity to
+ * that of the mirror: an image that the destination creates has the properties of this one. */
 static int
 ferryMigrationCheckSize(ferryOp *op,
-                        ferryMigrationDisk *disk)
+                        ferryMigrationDisk *disk,
+                        unsigned long long *granularity)
 {
     g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    virStorageSource *src = ferryMigrationDomainDisk(op, disk)->src;
     unsigned long long sizes[2];
 
     if (!nodes ||
-        ferryNodeCapacities(nodes, ferryMigrationDomainDisk(op, disk)->src->nodeformat,
-                            disk->target->nodestorage, sizes) < 0)
+        ferryNodeCapacities(nodes, src->nodeformat, disk->target->nodestorage, sizes) < 0)
         return -1;
+
+    *granularity = ferryLikeGranularity(nodes, src->nodeformat);
 
     if (sizes[0] == sizes[1])
         return 0;
@@ -151,7 +156,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
     ferryMigration *migration = ferryMigrationOf(op);
     virDomainDiskDef *def = ferryMigrationDomainDisk(op, disk);
     g_autofree char *jobname = ferryJobName(op, disk->dst);
-    const ferryMirrorParams params = {
+    ferryMirrorParams params = {
         .source = qemuDomainDiskGetTopNodename(def),
         .target = disk->target->nodestorage,
         .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
@@ -162,7 +167,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
     };
 
     if (ferryNodeAddNBD(op->vm, disk->target) < 0 ||
-        ferryMigrationCheckSize(op, disk) < 0)
+        ferryMigrationCheckSize(op, disk, &params.granularity) < 0)
         return -1;
 
     if (ferryQMPMirror(op->vm, jobname, &params) < 0)
