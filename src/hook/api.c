@@ -11,7 +11,7 @@
 
 #include <config.h>
 
-#include "block/bounded.h"
+#include "block/alias.h"
 #include "datatypes.h"
 #include "engine/wait.h"
 #include "hook/api.h"
@@ -82,15 +82,20 @@ ferryApiBandwidth(unsigned long bandwidth,
 
 static int
 ferryApiCopy(virDomainObj *vm,
-             const ferryCopyRequest *req)
+             ferryCopyRequest *req)
 {
     const char *paths[] = { req->target->path, NULL };
+    g_autoptr(GPtrArray) aliases = NULL;
     int ret;
 
     /* the checks look at the target with the job held: not before its storage answers */
-    if ((req->target->path && virStorageSourceIsLocalStorage(req->target) &&
-         ferryBoundedAnswers(vm, paths) < 0) ||
-        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+    if (req->target->path && virStorageSourceIsLocalStorage(req->target) &&
+        !(aliases = ferryAliasAsk(vm, paths)))
+        return -1;
+
+    req->aliases = aliases;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 
     ret = ferryCopyStart(vm, req);
