@@ -11,7 +11,6 @@
 
 #include <config.h>
 
-#include "block/alias.h"
 #include "datatypes.h"
 #include "engine/wait.h"
 #include "hook/api.h"
@@ -84,18 +83,11 @@ static int
 ferryApiCopy(virDomainObj *vm,
              ferryCopyRequest *req)
 {
-    const char *paths[] = { req->target->path, NULL };
     g_autoptr(GPtrArray) aliases = NULL;
     int ret;
 
-    /* the checks look at the target with the job held: not before its storage answers */
-    if (req->target->path && virStorageSourceIsLocalStorage(req->target) &&
-        !(aliases = ferryAliasAsk(vm, paths)))
-        return -1;
-
-    req->aliases = aliases;
-
-    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+    if (ferryCopyAskAhead(vm, req, &aliases) < 0 ||
+        virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 
     ret = ferryCopyStart(vm, req);
