@@ -8,7 +8,7 @@
  * may be hours. The stock driver lets a call that this job forbids (save, a snapshot, a
  * migration) wait for half a minute, and then says only that it could not get a lock. Here the
  * call is refused at once, and told what runs and how to end it. It still waits for an
- * operation that is just ending.
+ * operation that is just ending, and for a request that may be refused.
  *
  * Threads of the driver, which handle events of QEMU, wait as before: nobody would tell them to
  * try again.
@@ -41,7 +41,7 @@ ferryBesideIsClient(void)
 
 
 /* What an operation of ours that has the asynchronous job does: 1: it keeps the job for long, 0: it
- * is just ending, -1: there is none. Locks as for ferryBesideMayBegin(). */
+ * is just ending or beginning, -1: there is none. Locks as for ferryBesideMayBegin(). */
 static int
 ferryBesideLasts(virDomainObj *vm)
 {
@@ -125,8 +125,8 @@ ferryBesideMayBegin(virDomainObj *vm,
 
         if (virCondWaitUntil(&vm->job->asyncCond, &vm->parent.lock, deadline) < 0) {
             virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                           _("what domain '%1$s' is doing is about to end and has not ended within "
-                             "%2$d s; try again"), vm->def->name, FERRY_BESIDE_WAIT_MS / 1000);
+                           _("the backup or migration of domain '%1$s' is just beginning or ending, which "
+                             "takes more than %2$d s; try again"), vm->def->name, FERRY_BESIDE_WAIT_MS / 1000);
             return -1;
         }
     } while (ferryBesideHasToWait(vm, job));

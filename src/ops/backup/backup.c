@@ -140,10 +140,13 @@ ferryBackupRun(virDomainObj *vm,
     g_autoptr(ferryOp) op = ferryOpNew(vm, &ferryBackupClass, FERRY_BACKUP_NAME, backup);
     int rc;
 
-    vm->job->phase = 0;
     backup->begun = vm->job->asyncStarted;
-
     ferryOpDrive(op);
+
+    /* threads that wait to see whether the request is refused (ferryBackupLasts) */
+    vm->job->phase = 0;
+    virCondBroadcast(&vm->job->asyncCond);
+
     rc = ferryPlanRun(op, &ferryBackupBeginPlan);
 
     if (rc == 0 && backup->extras.idleTimeout > 0)

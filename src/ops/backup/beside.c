@@ -53,7 +53,8 @@ ferryBackupLookAt(virDomainObj *vm,
  *
  * Finds out whether the backup keeps the asynchronous job for long. Releases the lock meanwhile.
  *
- * Returns 1 if it is being begun, or runs; 0 if it is just ending; -1 if there is none.
+ * Returns 1 if it is being begun, or runs; 0 if that is not certain yet, or if it is just ending;
+ * -1 if there is none.
  */
 int
 ferryBackupLasts(virDomainObj *vm)
@@ -61,11 +62,12 @@ ferryBackupLasts(virDomainObj *vm)
     ferryOp *found = ferryBackupFind(vm);
     g_autoptr(ferryOp) op = NULL;
 
-    /* a thread that checks what its client asks for has no operation yet; a backup that the
-     * stock driver has begun never has one */
+    /* A thread that checks what its client asks for has no operation yet, and says when it has, or
+     * ends the job. A backup that the stock driver has begun never has an operation. */
+    if (!found && vm->job->phase == FERRY_BACKUP_PHASE_ASKED)
+        return 0;
     if (!found)
-        return virDomainObjIsActive(vm) &&
-               (vm->job->phase == FERRY_BACKUP_PHASE_ASKED || QEMU_DOMAIN_PRIVATE(vm)->backup) ? 1 : -1;
+        return virDomainObjIsActive(vm) && QEMU_DOMAIN_PRIVATE(vm)->backup ? 1 : -1;
 
     op = ferryOpRef(found);
 
