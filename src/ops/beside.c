@@ -65,16 +65,19 @@ ferryBesideRefuse(virDomainObj *vm,
         virReportError(VIR_ERR_OPERATION_INVALID, _("domain '%1$s' is already running"), name);
     else if (wanted == VIR_ASYNC_JOB_BACKUP && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("another backup job is already running: domain '%1$s' has one since %2$s; wait "
-                         "until it ends, or end it with 'virsh domjobabort %1$s'"), name, NULLSTR(since));
+                       _("another backup job is already running: domain '%1$s' has one since "
+                         "%2$s; wait until it ends, or end it with 'virsh domjobabort %1$s'"),
+                       name, NULLSTR(since));
     else if (vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("%1$s is not possible now: domain '%2$s' has a backup job since %3$s; wait until it "
-                         "ends, or end it with 'virsh domjobabort %2$s'"), what, name, NULLSTR(since));
+                       _("%1$s is not possible now: domain '%2$s' has a backup job since %3$s; "
+                         "wait until it ends, or end it with 'virsh domjobabort %2$s'"),
+                       what, name, NULLSTR(since));
     else
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("%1$s is not possible now: domain '%2$s' is being migrated since %3$s; wait until "
-                         "that ends, or end it with 'virsh domjobabort %2$s'"), what, name, NULLSTR(since));
+                       _("%1$s is not possible now: domain '%2$s' is being migrated since %3$s; "
+                         "wait until that ends, or end it with 'virsh domjobabort %2$s'"),
+                       what, name, NULLSTR(since));
 }
 
 
@@ -125,8 +128,9 @@ ferryBesideMayBegin(virDomainObj *vm,
 
         if (virCondWaitUntil(&vm->job->asyncCond, &vm->parent.lock, deadline) < 0) {
             virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                           _("the backup or migration of domain '%1$s' is just beginning or ending, which "
-                             "takes more than %2$d s; try again"), vm->def->name, FERRY_BESIDE_WAIT_MS / 1000);
+                           _("the backup or migration of domain '%1$s' is just beginning or "
+                             "ending, which takes more than %2$d s; try again"),
+                           vm->def->name, FERRY_BESIDE_WAIT_MS / 1000);
             return -1;
         }
     } while (ferryBesideHasToWait(vm, job));

@@ -233,16 +233,16 @@ ferryBlockJobMayResize(virDomainObj *vm,
     for (i = 0; i < vm->def->ndisks; i++) {
         virDomainDiskDef *disk = vm->def->disks[i];
         g_autofree char *drive = device ? qemuAliasDiskDriveFromDisk(disk) : NULL;
+        const char *name = device ? drive : disk->src->nodeformat;
         g_autofree char *end = NULL;
 
-        if (!ferryBlockJobType(disk) ||
-            (device ? STRNEQ_NULLABLE(drive, device) : STRNEQ_NULLABLE(disk->src->nodeformat, node)))
+        if (!ferryBlockJobType(disk) || STRNEQ_NULLABLE(name, device ? device : node))
             continue;
 
         end = ferryBlockJobEndCommand(vm, disk);
         virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("disk '%1$s' of domain '%2$s' cannot be resized while its %3$s job runs; wait "
-                         "until that ends, or end it with 'virsh %4$s'"),
+                       _("disk '%1$s' of domain '%2$s' cannot be resized while its %3$s job runs; "
+                         "wait until that ends, or end it with 'virsh %4$s'"),
                        disk->dst, vm->def->name, ferryBlockJobType(disk), end);
         return -1;
     }
@@ -270,15 +270,16 @@ ferryBlockJobMayEject(virDomainObj *vm,
 
     for (i = 0; i < vm->def->ndisks; i++) {
         virDomainDiskDef *disk = vm->def->disks[i];
+        const char *name = QEMU_DOMAIN_DISK_PRIVATE(disk)->qomName;
         g_autofree char *end = NULL;
 
-        if (!ferryBlockJobType(disk) || STRNEQ_NULLABLE(QEMU_DOMAIN_DISK_PRIVATE(disk)->qomName, qom))
+        if (!ferryBlockJobType(disk) || STRNEQ_NULLABLE(name, qom))
             continue;
 
         end = ferryBlockJobEndCommand(vm, disk);
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("the medium of disk '%1$s' of domain '%2$s' cannot be ejected while its %3$s job "
-                         "runs; wait until that ends, or end it with 'virsh %4$s'"),
+                       _("the medium of disk '%1$s' of domain '%2$s' cannot be ejected while its "
+                         "%3$s job runs; wait until that ends, or end it with 'virsh %4$s'"),
                        disk->dst, vm->def->name, ferryBlockJobType(disk), end);
         return -1;
     }
