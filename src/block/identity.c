@@ -426,8 +426,9 @@ ferryIdentityRequire(virDomainObj *vm,
     switch (ferryIdentityCheck(vm, src)) {
     case FERRY_IDENTITY_OTHER:
         virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("image '%1$s' of domain '%2$s' was replaced: its name does not lead to the "
-                         "file that QEMU has open any more; put that file back under its name"),
+                       _("image '%1$s' of domain '%2$s' was replaced or deleted: its name does not "
+                         "lead to the file that QEMU has open any more; put that file back under "
+                         "its name"),
                        path, vm->def->name);
         return -1;
     case FERRY_IDENTITY_SILENT:

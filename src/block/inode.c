@@ -69,6 +69,20 @@ ferryInodeIdentify(int dir,
 
 
 /**
+ * ferryInodeAt:
+ *
+ * Finds out which file @path leads to, as the driver sees it. Returns 0, or the error number.
+ * May wait for storage.
+ */
+int
+ferryInodeAt(const char *path,
+             ferryInode *file)
+{
+    return ferryInodeIdentify(AT_FDCWD, path, /* flags= */ 0, file);
+}
+
+
+/**
  * ferryInodeListHeld:
  *
  * Returns what process @pid has open (array of ferryInode), or NULL if that cannot be found

@@ -19,4 +19,5 @@ struct _ferryInode {
 bool ferryInodeIsSame(const ferryInode *a, const ferryInode *b);
 bool ferryInodeIsHeld(GArray *held, const ferryInode *file);
 GArray *ferryInodeListHeld(pid_t pid);
+int ferryInodeAt(const char *path, ferryInode *file);
 int ferryInodeLookUp(int root, const char *path, ferryInode *file);

@@ -11,7 +11,6 @@
 
 #include <config.h>
 
-#include "block/bounded.h"
 #include "block/volume.h"
 #include "datatypes.h"
 #include "engine/report.h"
@@ -84,19 +83,13 @@ ferryApiBandwidth(unsigned long bandwidth,
 
 static int
 ferryApiCopy(virDomainObj *vm,
-             const ferryCopyRequest *req)
+             ferryCopyRequest *req)
 {
-    const char *paths[] = { NULL, NULL };
+    g_autoptr(GPtrArray) aliases = NULL;
     int ret;
 
-    if (ferryVolumeResolve(vm, req->target, req->path) < 0)
-        return -1;
-
-    paths[0] = req->target->path;
-
-    /* the checks look at the target with the job held: not before its storage answers */
-    if ((req->target->path && virStorageSourceIsLocalStorage(req->target) &&
-         ferryBoundedAnswers(vm, paths) < 0) ||
+    if (ferryVolumeResolve(vm, req->target, req->path) < 0 ||
+        ferryCopyAskAhead(vm, req, &aliases) < 0 ||
         virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 

@@ -21,6 +21,8 @@
 #include "ops/backup/progress.h"
 #include "ops/backup/recover.h"
 #include "ops/backup/watch.h"
+#include "ops/beside.h"
+#include "ops/blockjob.h"
 #include "ops/classes.h"
 #include "ops/config.h"
 #include "ops/migration/destination.h"
@@ -66,10 +68,17 @@ FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
            qemuMigrationParams *origParams, unsigned int apiFlags);
 FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
 FERRY_SEAM(int, qemuMonitorMigrateContinue, qemuMonitor *mon, qemuMonitorMigrationStatus status);
+FERRY_SEAM(int, qemuMonitorBlockResize, qemuMonitor *mon, const char *device, const char *nodename,
+           unsigned long long size);
+FERRY_SEAM(int, qemuMonitorBlockdevTrayOpen, qemuMonitor *mon, const char *id, bool force);
+FERRY_SEAM(int, qemuMonitorBlockdevMediumRemove, qemuMonitor *mon, const char *id);
 FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
 FERRY_SEAM(void, qemuProcessCleanupMigrationJob, virQEMUDriver *driver, virDomainObj *vm);
 FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
            virDomainJobData *data);
+FERRY_SEAM(int, virDomainObjBeginJob, virDomainObj *vm, virDomainJob job);
+FERRY_SEAM(int, virDomainObjBeginAsyncJob, virDomainObj *vm, virDomainAsyncJob asyncJob,
+           virDomainJobOperation operation, unsigned int apiFlags);
 FERRY_SEAM(int, virDomainObjSetDefTransient, virDomainXMLOption *xmlopt, virDomainObj *vm,
            void *parseOpaque);
 FERRY_SEAM(void, virDomainObjListRemove, virDomainObjList *doms, virDomainObj *vm);
@@ -430,6 +439,45 @@ __wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
 }
 
 
+/* QEMU refuses to resize a disk that has a block job, in words that name neither. */
+int
+__wrap_qemuMonitorBlockResize(qemuMonitor *mon,
+                              const char *device,
+                              const char *nodename,
+                              unsigned long long size)
+{
+    if (ferryBlockJobMayResize(mon->vm, device, nodename) < 0)
+        return -1;
+
+    return __real_qemuMonitorBlockResize(mon, device, nodename, size);
+}
+
+
+/* A medium is to be ejected or changed: the first of these for a drive with a tray, the second
+ * for one without. */
+int
+__wrap_qemuMonitorBlockdevTrayOpen(qemuMonitor *mon,
+                                   const char *id,
+                                   bool force)
+{
+    if (ferryBlockJobMayEject(mon->vm, id) < 0)
+        return -1;
+
+    return __real_qemuMonitorBlockdevTrayOpen(mon, id, force);
+}
+
+
+int
+__wrap_qemuMonitorBlockdevMediumRemove(qemuMonitor *mon,
+                                       const char *id)
+{
+    if (ferryBlockJobMayEject(mon->vm, id) < 0)
+        return -1;
+
+    return __real_qemuMonitorBlockdevMediumRemove(mon, id);
+}
+
+
 /* With signalStop set the perform phase waits for the guest to stop. That would never end
  * if the guest stopped and was resumed already, because the migration was cancelled. */
 int
@@ -462,6 +510,31 @@ __wrap_qemuMigrationSrcFetchMirrorStats(virDomainObj *vm,
     int rc = ferryMigrationStats(vm, data);
 
     return rc == 0 ? __real_qemuMigrationSrcFetchMirrorStats(vm, asyncJob, data) : MIN(rc, 0);
+}
+
+
+/* A job that has to wait for the end of a backup or of a migration is refused. */
+int
+__wrap_virDomainObjBeginJob(virDomainObj *vm,
+                            virDomainJob job)
+{
+    if (ferryBesideMayBegin(vm, job, VIR_ASYNC_JOB_NONE) < 0)
+        return -1;
+
+    return __real_virDomainObjBeginJob(vm, job);
+}
+
+
+int
+__wrap_virDomainObjBeginAsyncJob(virDomainObj *vm,
+                                 virDomainAsyncJob asyncJob,
+                                 virDomainJobOperation operation,
+                                 unsigned int apiFlags)
+{
+    if (ferryBesideMayBegin(vm, VIR_JOB_ASYNC, asyncJob) < 0)
+        return -1;
+
+    return __real_virDomainObjBeginAsyncJob(vm, asyncJob, operation, apiFlags);
 }
 
 

@@ -12,6 +12,7 @@
 
 #include "engine/job.h"
 #include "ops/blockjob.h"
+#include "qemu/qemu_alias.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -218,4 +219,105 @@ ferryBlockJobAbort(ferryBlockJob *job,
     }
 
     return job->handler->pivot(job->op, async);
+}
+
+
+/* Returns what kind of block job @disk has; NULL: it has none. */
+static const char *
+ferryBlockJobType(virDomainDiskDef *disk)
+{
+    qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob;
+
+    if (job)
+        return qemuBlockjobTypeToString(job->type);
+
+    return disk->mirror ? qemuBlockjobTypeToString(QEMU_BLOCKJOB_TYPE_COPY) : NULL;
+}
+
+
+/* Returns the virsh command that ends the block job of @disk. */
+static char *
+ferryBlockJobEndCommand(virDomainObj *vm,
+                        virDomainDiskDef *disk)
+{
+    qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob;
+
+    if (job && job->type == QEMU_BLOCKJOB_TYPE_BACKUP)
+        return g_strdup_printf("domjobabort %s", vm->def->name);
+
+    return g_strdup_printf("blockjob %s %s --abort", vm->def->name, disk->dst);
+}
+
+
+/**
+ * ferryBlockJobMayResize:
+ * @vm: domain with a job of this thread, which may be inside the monitor
+ * @device, @node: what QEMU is about to resize, a drive or a format node; the other is NULL
+ *
+ * QEMU does not resize a disk that has a block job, and says "Device '(null)' is in use".
+ *
+ * Returns 0, or -1 with an error reported that names the job.
+ */
+int
+ferryBlockJobMayResize(virDomainObj *vm,
+                       const char *device,
+                       const char *node)
+{
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = vm->def->disks[i];
+        g_autofree char *drive = device ? qemuAliasDiskDriveFromDisk(disk) : NULL;
+        const char *name = device ? drive : disk->src->nodeformat;
+        g_autofree char *end = NULL;
+
+        if (!ferryBlockJobType(disk) || STRNEQ_NULLABLE(name, device ? device : node))
+            continue;
+
+        end = ferryBlockJobEndCommand(vm, disk);
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("disk '%1$s' of domain '%2$s' cannot be resized while its %3$s job runs; "
+                         "wait until that ends, or end it with 'virsh %4$s'"),
+                       disk->dst, vm->def->name, ferryBlockJobType(disk), end);
+        return -1;
+    }
+
+    return 0;
+}
+
+
+/**
+ * ferryBlockJobMayEject:
+ * @vm: domain with a job of this thread, which may be inside the monitor
+ * @qom: name that QEMU has for the drive that is about to lose its medium
+ *
+ * QEMU would open the tray, and then say of a medium that has a block job only that some node is
+ * busy.
+ *
+ * Returns 0, or -1 with an error reported that names the job; the code is that of the stock
+ * driver for its own jobs.
+ */
+int
+ferryBlockJobMayEject(virDomainObj *vm,
+                      const char *qom)
+{
+    size_t i;
+
+    for (i = 0; i < vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = vm->def->disks[i];
+        const char *name = QEMU_DOMAIN_DISK_PRIVATE(disk)->qomName;
+        g_autofree char *end = NULL;
+
+        if (!ferryBlockJobType(disk) || STRNEQ_NULLABLE(name, qom))
+            continue;
+
+        end = ferryBlockJobEndCommand(vm, disk);
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("the medium of disk '%1$s' of domain '%2$s' cannot be ejected while its "
+                         "%3$s job runs; wait until that ends, or end it with 'virsh %4$s'"),
+                       disk->dst, vm->def->name, ferryBlockJobType(disk), end);
+        return -1;
+    }
+
+    return 0;
 }

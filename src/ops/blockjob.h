@@ -49,3 +49,5 @@ int ferryBlockJobMayChange(virDomainObj *vm, const char *path);
 int ferryBlockJobInfo(ferryBlockJob *job, virDomainBlockJobInfoPtr info, bool bytes);
 int ferryBlockJobSetSpeed(ferryBlockJob *job, unsigned long long speed);
 int ferryBlockJobAbort(ferryBlockJob *job, bool pivot, bool async);
+int ferryBlockJobMayResize(virDomainObj *vm, const char *device, const char *node);
+int ferryBlockJobMayEject(virDomainObj *vm, const char *qom);

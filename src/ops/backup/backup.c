@@ -7,7 +7,7 @@
 
 #include <config.h>
 
-#include "block/bounded.h"
+#include "block/alias.h"
 #include "block/resolve.h"
 #include "block/volume.h"
 #include "engine/engine.h"
@@ -48,7 +48,8 @@ const ferryOpClass ferryBackupClass = {
 
 
 /* Begins the domain's asynchronous job of a backup, which lets in only the jobs of
- * FERRY_BACKUP_JOB_MASK, and a modify job inside it. No thread owns the asynchronous job:
+ * FERRY_BACKUP_JOB_MASK, and a modify job inside it. If there is another backup, the first is
+ * refused (ferryBesideMayBegin() in a seam). No thread owns the asynchronous job:
  * threads that carry the backup on or end it hold a modify job. */
 static int
 ferryBackupBeginJob(virDomainObj *vm,
@@ -59,6 +60,7 @@ ferryBackupBeginJob(virDomainObj *vm,
                                   flags | VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL) < 0)
         return -1;
 
+    vm->job->phase = FERRY_BACKUP_PHASE_ASKED;
     qemuDomainObjSetAsyncJobMask(vm, FERRY_BACKUP_JOB_MASK);
     qemuDomainJobSetStatsType(vm->job->current, QEMU_DOMAIN_JOB_STATS_TYPE_BACKUP);
     qemuDomainObjReleaseAsyncJob(vm);
@@ -69,40 +71,6 @@ ferryBackupBeginJob(virDomainObj *vm,
     }
 
     return 0;
-}
-
-
-/* Checks that no backup is running. A backup whose jobs have ended is ended here, unless
- * another thread is ending it: the asynchronous job is then free, or soon will be. */
-static int
-ferryBackupCheckNone(virDomainObj *vm)
-{
-    g_autoptr(ferryOp) op = NULL;
-    int rc = 0;
-
-    if (!ferryBackupFind(vm))
-        return 0;
-
-    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
-        return -1;
-
-    if (ferryBackupFind(vm))
-        op = ferryOpRef(ferryBackupFind(vm));
-
-    if (op && !op->driven && virDomainObjIsActive(vm)) {
-        ferryOpDrive(op);
-        ferryBackupJobChanged(op);
-        ferryOpRelease(op);
-    }
-
-    if (op && !op->over && ferryBackupOf(op)->result == FERRY_BACKUP_RESULT_NONE) {
-        virReportError(VIR_ERR_OPERATION_INVALID, "%s",
-                       _("another backup job is already running"));
-        rc = -1;
-    }
-
-    ferryDomainEndJob(vm);
-    return rc;
 }
 
 
@@ -132,12 +100,13 @@ ferryBackupAskDefaults(virDomainObj *vm,
 }
 
 
-/* Finds out whether the storage of the images to write answers, and whether
- * the server's address can be resolved. Nobody may have to wait for that: no job is held,
+/* Finds out whether the storage of the images to write answers and what their names lead to, and
+ * whether the server's address can be resolved. Nobody may have to wait for that: no job is held,
  * and the domain's lock is released meanwhile. */
 static int
 ferryBackupAskAhead(virDomainObj *vm,
                     virDomainBackupDef *def,
+                    GPtrArray **aliases,
                     char ***hosts)
 {
     g_autoptr(GPtrArray) paths = g_ptr_array_new();
@@ -159,7 +128,7 @@ ferryBackupAskAhead(virDomainObj *vm,
         g_ptr_array_add(paths, def->server->socket);
     g_ptr_array_add(paths, NULL);
 
-    if (ferryBoundedAnswers(vm, (const char *const *) paths->pdata) < 0)
+    if (!(*aliases = ferryAliasAsk(vm, (const char *const *) paths->pdata)))
         return -1;
 
     if (!pull || def->server->transport != VIR_STORAGE_NET_HOST_TRANS_TCP || !def->server->name)
@@ -176,7 +145,13 @@ ferryBackupRun(virDomainObj *vm,
     g_autoptr(ferryOp) op = ferryOpNew(vm, &ferryBackupClass, FERRY_BACKUP_NAME, backup);
     int rc;
 
+    backup->begun = vm->job->asyncStarted;
     ferryOpDrive(op);
+
+    /* threads that wait to see whether the request is refused (ferryBackupLasts) */
+    vm->job->phase = 0;
+    virCondBroadcast(&vm->job->asyncCond);
+
     rc = ferryPlanRun(op, &ferryBackupBeginPlan);
 
     if (rc == 0 && backup->extras.idleTimeout > 0)
@@ -210,6 +185,7 @@ ferryBackupBegin(virDomainObj *vm,
 {
     virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
     ferryBackupExtras extras = { 0 };
+    g_autoptr(GPtrArray) aliases = NULL;
     g_auto(GStrv) hosts = NULL;
     virDomainBackupDef *def;
     ferryBackup *backup;
@@ -218,14 +194,13 @@ ferryBackupBegin(virDomainObj *vm,
     if (!(def = ferryBackupParseXML(driver, backupXML, &extras)))
         return -1;
 
-    if (ferryBackupAskAhead(vm, def, &hosts) < 0 ||
-        ferryBackupCheckNone(vm) < 0 ||
+    if (ferryBackupAskAhead(vm, def, &aliases, &hosts) < 0 ||
         ferryBackupBeginJob(vm, flags) < 0) {
         virDomainBackupDefFree(def);
         return -1;
     }
 
-    if ((backup = ferryBackupPrepare(vm, def, &extras, checkpointXML, flags))) {
+    if ((backup = ferryBackupPrepare(vm, def, &extras, aliases, checkpointXML, flags))) {
         backup->server.hosts = g_steal_pointer(&hosts);
         rc = ferryBackupRun(vm, backup);
     } else {

@@ -55,6 +55,7 @@ struct _ferryBackup {
     ferryBackupExtras extras;
     bool reuse;             /* the client prepared the images: do not create or remove them */
     ferryBackupResult result;
+    unsigned long long begun; /* ms since the epoch; 0: in the journal of an older Ferry */
 
     virDomainCheckpointDef *chkdef; /* of @checkpoint; NULL after a restart of the driver */
     GPtrArray *jobs;        /* the jobs as just queried, for ferryBackupEnd(); else NULL */
@@ -79,6 +80,10 @@ struct _ferryBackup {
 /* The domain jobs that may run inside the asynchronous job of a backup. */
 #define FERRY_BACKUP_JOB_MASK \
     (VIR_JOB_DEFAULT_MASK | JOB_MASK(VIR_JOB_SUSPEND) | JOB_MASK(VIR_JOB_MODIFY))
+
+/* The phase (virDomainJobObj) of the asynchronous job until the operation exists: the request
+ * is being checked. A driver that finds such a job when it starts reads phase 0. */
+#define FERRY_BACKUP_PHASE_ASKED 1
 
 ferryBackup *ferryBackupNew(void);
 void ferryBackupFree(void *data);

@@ -62,6 +62,10 @@ ferryBackupRecover(ferryOp *op)
                                      VIR_DOMAIN_JOB_STATUS_ACTIVE,
                                      FERRY_BACKUP_JOB_MASK);
 
+    /* the stock driver keeps the time in its status file, and loses it when it reconnects */
+    if (backup->begun > 0 && vm->job->current)
+        vm->job->asyncStarted = vm->job->current->started = backup->begun;
+
     if (done && backup->extras.idleTimeout > 0)
         ferryBackupWatch(op);
 

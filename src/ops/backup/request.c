@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/alias.h"
 #include "block/node.h"
 #include "block/socket.h"
 #include "block/source.h"
@@ -70,17 +71,24 @@ ferryBackupCheckExtras(virDomainObj *vm,
 static int
 ferryBackupCheckStore(virDomainObj *vm,
                       ferryBackup *backup,
-                      ferryBackupDisk *disk)
+                      ferryBackupDisk *disk,
+                      GPtrArray *aliases)
 {
     virStorageSource *store = disk->def->store;
+    bool local = virStorageSourceIsLocalStorage(store);
     size_t i;
 
     for (i = 0; backup->disks + i < disk; i++) {
-        if (virStorageSourceIsSameLocation(backup->disks[i].def->store, store))
+        virStorageSource *other = backup->disks[i].def->store;
+
+        if (virStorageSourceIsSameLocation(other, store) ||
+            (local && virStorageSourceIsLocalStorage(other) &&
+             ferryAliasIsSame(aliases, other->path, store->path)))
             break;
     }
 
-    if (backup->disks + i < disk || ferrySourceInUse(vm->def, store, /* except= */ NULL)) {
+    if (backup->disks + i < disk || ferrySourceInUse(vm->def, store, /* except= */ NULL) ||
+        (local && ferryAliasIsOpen(aliases, store->path, vm))) {
         virReportError(VIR_ERR_INVALID_ARG,
                        _("store '%1$s' for backup of '%2$s' is already used by domain '%3$s'; "
                          "name another one"),
@@ -211,6 +219,7 @@ static int
 ferryBackupCheckDisk(virDomainObj *vm,
                      ferryBackup *backup,
                      ferryBackupDisk *disk,
+                     GPtrArray *aliases,
                      GHashTable **nodes)
 {
     qemuDomainObjPrivate *priv = vm->privateData;
@@ -222,7 +231,7 @@ ferryBackupCheckDisk(virDomainObj *vm,
         (ferryBackupIsPull(backup) &&
          ferryExportMayServe(vm, domdisk, FERRY_EXPORT_ANYTIME) < 0) ||
         ferryBackupCheckFormat(backup, disk) < 0 ||
-        ferryBackupCheckStore(vm, backup, disk) < 0 ||
+        ferryBackupCheckStore(vm, backup, disk, aliases) < 0 ||
         qemuDomainPrepareStorageSourceBlockdev(/* disk= */ NULL, disk->def->store, priv, cfg) < 0 ||
         ferryBackupCheckIncremental(vm, backup, disk, nodes) < 0)
         return -1;
@@ -255,7 +264,8 @@ ferryBackupCheckCheckpoint(virDomainObj *vm,
 
 static int
 ferryBackupCheckDisks(virDomainObj *vm,
-                      ferryBackup *backup)
+                      ferryBackup *backup,
+                      GPtrArray *aliases)
 {
     g_autoptr(GHashTable) nodes = NULL; /* queried when the first disk needs it */
     size_t i;
@@ -268,7 +278,7 @@ ferryBackupCheckDisks(virDomainObj *vm,
     }
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryBackupCheckDisk(vm, backup, &backup->disks[i], &nodes) < 0)
+        if (ferryBackupCheckDisk(vm, backup, &backup->disks[i], aliases, &nodes) < 0)
             return -1;
     }
 
@@ -312,6 +322,7 @@ ferryBackupNameStores(virDomainObj *vm,
 /**
  * ferryBackupPrepare:
  * @def: the client's request; taken over, also on failure
+ * @aliases: of the paths that @def names (block/alias.c)
  * @checkpointXML: checkpoint to create with the backup, or NULL
  * @flags: virDomainBackupBeginFlags
  *
@@ -322,6 +333,7 @@ ferryBackup *
 ferryBackupPrepare(virDomainObj *vm,
                    virDomainBackupDef *def,
                    const ferryBackupExtras *extras,
+                   GPtrArray *aliases,
                    const char *checkpointXML,
                    unsigned int flags)
 {
@@ -358,7 +370,7 @@ ferryBackupPrepare(virDomainObj *vm,
         virDomainBackupAlignDisks(def, vm->def, suffix) < 0 ||
         ferryBackupCheckServer(vm, def) < 0 ||
         ferryBackupCheckExtras(vm, def, &backup->extras) < 0 ||
-        ferryBackupCheckDisks(vm, backup) < 0 ||
+        ferryBackupCheckDisks(vm, backup, aliases) < 0 ||
         (ferryBackupRefersToCheckpoint(backup) && ferryCheckpointCheckFree(vm) < 0))
         goto error;
 

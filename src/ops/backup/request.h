@@ -12,5 +12,6 @@
 ferryBackup *ferryBackupPrepare(virDomainObj *vm,
                                 virDomainBackupDef *def,
                                 const ferryBackupExtras *extras,
+                                GPtrArray *aliases,
                                 const char *checkpointXML,
                                 unsigned int flags);

@@ -418,6 +418,8 @@ ferryBackupFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " reuse='%s'", backup->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " result='%s'", ferryBackupResultTypeToString(backup->result));
     virBufferAsprintf(&attrs, " idle='%u'", backup->extras.idleTimeout);
+    if (backup->begun > 0)
+        virBufferAsprintf(&attrs, " begun='%llu'", backup->begun);
     virXMLFormatElement(buf, "backup", &attrs, /* childBuf= */ NULL);
 
     ferryBackupFormatServer(buf, backup);
@@ -569,6 +571,7 @@ ferryBackupParse(virQEMUDriver *driver,
         virXMLPropEnum(node, "result", ferryBackupResultTypeFromString,
                        VIR_XML_PROP_REQUIRED, &backup->result) < 0 ||
         virXMLPropUInt(node, "idle", 10, VIR_XML_PROP_REQUIRED, &backup->extras.idleTimeout) < 0 ||
+        virXMLPropULongLong(node, "begun", 10, VIR_XML_PROP_NONE, &backup->begun) < 0 ||
         ferryQuiesceParse(ctxt, &backup->extras.quiesce) < 0 ||
         ferryBackupParseServer(ctxt, backup) < 0 ||
         ferryBackupParseDisks(backup, driver->xmlopt, ctxt) < 0)

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/alias.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "ops/copy/control.h"
@@ -33,6 +34,29 @@ const ferryOpClass ferryCopyClass = {
     .stopped = ferryCopyStopped,
     .blockJob = &ferryCopyBlockJob,
 };
+
+
+/**
+ * ferryCopyAskAhead:
+ * @vm: domain, locked, without a job; the lock is released meanwhile
+ * @aliases: *aliases must be NULL; filled in for @req, which borrows it
+ *
+ * The checks look at the target with the job held: asks its storage before, and what its name
+ * leads to. Returns 0, or -1 with an error reported.
+ */
+int
+ferryCopyAskAhead(virDomainObj *vm,
+                  ferryCopyRequest *req,
+                  GPtrArray **aliases)
+{
+    const char *paths[] = { req->target->path, NULL };
+
+    if (!req->target->path || !virStorageSourceIsLocalStorage(req->target))
+        return 0;
+
+    req->aliases = *aliases = ferryAliasAsk(vm, paths);
+    return req->aliases ? 0 : -1;
+}
 
 
 /**

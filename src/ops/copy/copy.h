@@ -12,4 +12,5 @@
 
 extern const ferryOpClass ferryCopyClass;
 
+int ferryCopyAskAhead(virDomainObj *vm, ferryCopyRequest *req, GPtrArray **aliases);
 int ferryCopyStart(virDomainObj *vm, const ferryCopyRequest *req);

@@ -110,9 +110,9 @@ ferryPivotCheckTarget(ferryOp *op)
     }
 
     virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("the target '%1$s' of disk '%2$s' of domain '%3$s' was replaced: its name does not "
-                     "lead to the file that was copied to any more; the disk stays on the source; put "
-                     "the file back under its name, or abort the copy"),
+                   _("the target '%1$s' of disk '%2$s' of domain '%3$s' was replaced or deleted: "
+                     "its name does not lead to the file that was copied to any more; the disk "
+                     "stays on the source; put the file back under its name, or abort the copy"),
                    copy->target->path, copy->dst, op->vm->def->name);
     return -1;
 }
@@ -236,7 +236,9 @@ ferryPivotFlush(ferryOp *op)
     if (!copy->old)
         copy->old = virObjectRef(ferryCopyDisk(op)->src);
 
+    /* "level" may have waited for long since "chain" has looked at the target */
     if (ferryPivotSync(op) < 0 ||
+        ferryPivotCheckTarget(op) < 0 ||
         ferryCopyRequireDisk(op) < 0 ||
         ferryPivotReopenTarget(op, backing, /* copying= */ false) < 0)
         return -1;

@@ -12,6 +12,7 @@
 
 #include <sys/stat.h>
 
+#include "block/alias.h"
 #include "block/source.h"
 #include "domain_validate.h"
 #include "ops/copy/request.h"
@@ -124,7 +125,8 @@ ferryCopyCheckTarget(ferryCopyCheck *c)
 
     /* QEMU's image locks would refuse most of these, but only after the target was
      * formatted */
-    if (ferrySourceInUse(c->vm->def, c->target, /* except= */ NULL)) {
+    if (ferrySourceInUse(c->vm->def, c->target, /* except= */ NULL) ||
+        (c->req->aliases && ferryAliasIsOpen(c->req->aliases, c->target->path, c->vm))) {
         virReportError(VIR_ERR_INVALID_ARG,
                        _("block copy target '%1$s' is already used by domain '%2$s'; name another one"),
                        NULLSTR(c->target->path), c->vm->def->name);

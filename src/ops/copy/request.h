@@ -19,6 +19,7 @@ struct _ferryCopyRequest {
     unsigned int granularity;     /* bytes */
     unsigned long long bufSize;   /* bytes */
     unsigned int flags;           /* virDomainBlockCopyFlags */
+    GPtrArray *aliases;           /* of the target (block/alias.c), borrowed; NULL: not known */
 };
 
 ferryCopy *ferryCopyPrepare(virDomainObj *vm, const ferryCopyRequest *req);

@@ -455,3 +455,24 @@ ferryMigrationAbort(virDomainObj *vm)
     virResetLastError();
     return aborted;
 }
+
+
+/**
+ * ferryMigrationLasts:
+ * @vm: domain, locked; its asynchronous job is that of a migration from here
+ *
+ * Returns 1 if a storage migration keeps that job for long, 0 if it is switching over or ending,
+ * -1 if there is none.
+ */
+int
+ferryMigrationLasts(virDomainObj *vm)
+{
+    ferryOp *op = ferryMigrationFind(vm);
+
+    if (!op)
+        return -1;
+
+    return !ferryOpIsLost(op) && !op->undoing && !vm->job->abortJob &&
+           !ferryMigrationOf(op)->aborted && !ferryMigrationOf(op)->error &&
+           *ferryPlanProgress(op, &ferryMigrationFinishPlan) == 0;
+}

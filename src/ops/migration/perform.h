@@ -15,6 +15,7 @@ int ferryMigrationCopyStorage(virDomainObj *vm, qemuMigrationParams *params);
 int ferryMigrationSwitchOver(virDomainObj *vm);
 int ferryMigrationMayStop(virDomainObj *vm);
 bool ferryMigrationAbort(virDomainObj *vm);
+int ferryMigrationLasts(virDomainObj *vm);
 int ferryMigrationMaySwitchOver(void);
 void ferryMigrationGiveUp(virDomainObj *vm);
 int ferryMigrationPerformEnd(int rc);

@@ -1,0 +1,81 @@
+/*
+ * beside.c: backup: whether it will be in the way of other calls for long
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/wait.h"
+#include "ops/backup/begin.h"
+#include "ops/backup/beside.h"
+#include "ops/backup/data.h"
+#include "ops/backup/watch.h"
+#include "virerror.h"
+
+
+/* Returns whether nothing says yet that @op ends. */
+static bool
+ferryBackupGoesOn(ferryOp *op)
+{
+    return !ferryOpIsLost(op) && !op->undoing && !op->stuck &&
+           ferryBackupOf(op)->result == FERRY_BACKUP_RESULT_NONE && virDomainObjIsActive(op->vm);
+}
+
+
+/* Ends @op if its jobs have ended and nobody has noticed yet. Returns whether it goes on. */
+static bool
+ferryBackupLookAt(virDomainObj *vm,
+                  ferryOp *op)
+{
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+        virResetLastError();
+        return ferryBackupGoesOn(op);
+    }
+
+    if (!ferryOpIsLost(op) && !op->driven && virDomainObjIsActive(vm)) {
+        ferryOpDrive(op);
+        ferryBackupJobChanged(op);
+        ferryOpRelease(op);
+        virResetLastError();
+    }
+
+    ferryDomainEndJob(vm);
+    return ferryBackupGoesOn(op);
+}
+
+
+/**
+ * ferryBackupLasts:
+ * @vm: domain, locked, without a job of this thread; its asynchronous job is a backup's
+ *
+ * Finds out whether the backup keeps the asynchronous job for long. Releases the lock meanwhile.
+ *
+ * Returns 1 if it is being begun, or runs; 0 if that is not certain yet, or if it is just ending;
+ * -1 if there is none.
+ */
+int
+ferryBackupLasts(virDomainObj *vm)
+{
+    ferryOp *found = ferryBackupFind(vm);
+    g_autoptr(ferryOp) op = NULL;
+
+    /* A thread that checks what its client asks for has no operation yet, and says when it has, or
+     * ends the job. A backup that the stock driver has begun never has an operation. */
+    if (!found && vm->job->phase == FERRY_BACKUP_PHASE_ASKED)
+        return 0;
+    if (!found)
+        return virDomainObjIsActive(vm) && QEMU_DOMAIN_PRIVATE(vm)->backup ? 1 : -1;
+
+    op = ferryOpRef(found);
+
+    if (!ferryBackupGoesOn(op))
+        return 0;
+
+    if (!ferryPlanDone(op, &ferryBackupBeginPlan) && op->driven)
+        return 1;
+
+    return ferryBackupLookAt(vm, op);
+}
