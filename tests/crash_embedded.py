@@ -278,6 +278,8 @@ class Walk:
                 case.fault == 'twice-kill-qemu' and self.twice())
         if case.fault == 'error' and not case.undone and case.when in ('before', 'after'):
             check('injected failure' in said, f'the error was not reported: {said or "nothing"}')
+        if case.fault == 'error':
+            check('internal error' not in said, f'the error does not say what failed: {said}')
         if case.fault in crash.JOURNAL and said:
             check('journal' in said, f'the error does not name the journal: {said}')
         scene.settle('kill-qemu' if dies else case.fault)
