@@ -184,7 +184,8 @@ def line(case, commands, traits):
 
 def asks(case):
     """Does line() have to know what the steps do when nothing goes wrong?"""
-    return any(what in case.when for what in ('during', 'save', 'image', 'yield', 'removal')) or case.fault == 'eio-folder'
+    return (any(what in case.when for what in ('during', 'save', 'image', 'yield', 'removal')) or
+            case.fault == 'eio-folder')
 
 
 def attempt(case, commands, traits, once):

@@ -292,5 +292,5 @@ class TransientPush(Push):
         super().check_stopped()
 
 
-EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort, Transient,
-            TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]
+EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort,
+            Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]

@@ -310,6 +310,33 @@ ferryImageRestore(ferryUse *use,
 
 
 /**
+ * ferryImageCutToSize:
+ * @capacity: of the disk, in bytes
+ *
+ * Limits a raw @src that is larger than @capacity to a slice of that size: a volume manager
+ * rounds its volumes up. Storage must answer. Reports no error: if @src cannot be used, QEMU
+ * will say so.
+ */
+void
+ferryImageCutToSize(virStorageSource *src,
+                    unsigned long long capacity)
+{
+    VIR_AUTOCLOSE fd = -1;
+    off_t size;
+
+    if (src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage ||
+        !virStorageSourceIsLocalStorage(src) ||
+        (fd = ferryFileOpen(src->path, O_RDONLY)) < 0 ||
+        (size = lseek(fd, 0, SEEK_END)) < 0 ||
+        (unsigned long long) size <= capacity)
+        return;
+
+    src->sliceStorage = g_new0(virStorageSourceSlice, 1);
+    src->sliceStorage->size = capacity;
+}
+
+
+/**
  * ferryImageIsOpenable:
  *
  * Returns false if a local @src is something that a process must not just open, such as a

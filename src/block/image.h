@@ -40,6 +40,7 @@ bool ferryImageRestore(ferryUse *use,
                        ferryImageOrigin origin,
                        ferryFile *file);
 int ferryImageCheckOurs(virDomainObj *vm, virStorageSource *src, const ferryFile *file);
+void ferryImageCutToSize(virStorageSource *src, unsigned long long capacity);
 bool ferryImageIsOpenable(virStorageSource *src);
 int ferryImageFormatStart(virDomainObj *vm,
                           virStorageSource *src,

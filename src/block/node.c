@@ -567,31 +567,24 @@ ferryNodeReopenWritable(virDomainObj *vm,
 
 
 /**
- * ferryNodeCapacities:
+ * ferryNodeCapacity:
  * @nodes: of ferryNodeData()
  *
- * Sets @sizes to the capacities in bytes of the nodes named @source and @target.
+ * Sets @capacity to that of the node named @name, in bytes.
  * Returns 0, or -1 with an error reported.
  */
 int
-ferryNodeCapacities(GHashTable *nodes,
-                    const char *source,
-                    const char *target,
-                    unsigned long long sizes[2])
+ferryNodeCapacity(GHashTable *nodes,
+                  const char *name,
+                  unsigned long long *capacity)
 {
-    const char *names[] = { source, target };
-    size_t i;
+    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, name);
 
-    for (i = 0; i < G_N_ELEMENTS(names); i++) {
-        qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, names[i]);
-
-        if (!data) {
-            virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%1$s'"), names[i]);
-            return -1;
-        }
-
-        sizes[i] = data->capacity;
+    if (!data) {
+        virReportError(VIR_ERR_INTERNAL_ERROR, _("QEMU knows no block node '%1$s'"), name);
+        return -1;
     }
 
+    *capacity = data->capacity;
     return 0;
 }

@@ -28,7 +28,4 @@ int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
 bool ferryNodeIsHeld(virDomainObj *vm, virStorageSource *src);
 void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
-int ferryNodeCapacities(GHashTable *nodes,
-                        const char *source,
-                        const char *target,
-                        unsigned long long sizes[2]);
+int ferryNodeCapacity(GHashTable *nodes, const char *name, unsigned long long *capacity);

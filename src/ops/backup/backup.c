@@ -154,7 +154,7 @@ ferryBackupRun(virDomainObj *vm,
 
     rc = ferryPlanRun(op, &ferryBackupBeginPlan);
 
-    if (rc == 0 && backup->extras.idleTimeout > 0)
+    if (rc == 0)
         ferryBackupWatch(op);
     else if (rc < 0 && (op->over || *ferryPlanProgress(op, &ferryBackupBeginPlan) == 0))
         ferryBackupEnd(op, FERRY_BACKUP_RESULT_NONE);

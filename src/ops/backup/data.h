@@ -68,7 +68,10 @@ struct _ferryBackup {
     char *error;            /* why the backup failed */
     bool silent;            /* the storage of an image did not answer when the undo asked it */
     bool retried;           /* a worker was told to try the undo again */
-    unsigned long long idleSince; /* ms: no client since this time; 0: one is connected */
+    unsigned long long idleSince; /* ms: no client, or no progress of a push, since this time;
+                                   * 0: a client is connected */
+    unsigned long long seen; /* progress of a push at that time, in bytes */
+    bool still;             /* the log says that the push stands still */
 };
 
 /* Reported when there is something at a store's path, also if it has just come there. */

@@ -66,7 +66,7 @@ ferryBackupRecover(ferryOp *op)
     if (backup->begun > 0 && vm->job->current)
         vm->job->asyncStarted = vm->job->current->started = backup->begun;
 
-    if (done && backup->extras.idleTimeout > 0)
+    if (done)
         ferryBackupWatch(op);
 
     ignore_value(ferryEngineSubmit(op));

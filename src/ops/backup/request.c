@@ -11,6 +11,7 @@
 #include <config.h>
 
 #include "block/alias.h"
+#include "block/image.h"
 #include "block/node.h"
 #include "block/socket.h"
 #include "block/source.h"
@@ -215,6 +216,31 @@ ferryBackupCheckIncremental(virDomainObj *vm,
 }
 
 
+/* QEMU refuses to back up a disk to an image of another size. */
+static int
+ferryBackupCheckLarger(virDomainObj *vm,
+                       ferryBackup *backup,
+                       ferryBackupDisk *disk,
+                       GHashTable **nodes)
+{
+    virStorageSource *store = disk->def->store;
+    virDomainDiskDef *domdisk = virDomainDiskByTarget(vm->def, disk->def->name);
+    unsigned long long capacity;
+
+    if (store->format != VIR_STORAGE_FILE_RAW || store->sliceStorage ||
+        !virStorageSourceIsLocalStorage(store) ||
+        (!virStorageSourceIsBlockLocal(store) && !backup->reuse))
+        return 0;
+
+    if ((!*nodes && !(*nodes = ferryNodeData(vm))) ||
+        ferryNodeCapacity(*nodes, domdisk->src->nodeformat, &capacity) < 0)
+        return -1;
+
+    ferryImageCutToSize(store, capacity);
+    return 0;
+}
+
+
 static int
 ferryBackupCheckDisk(virDomainObj *vm,
                      ferryBackup *backup,
@@ -232,6 +258,7 @@ ferryBackupCheckDisk(virDomainObj *vm,
          ferryExportMayServe(vm, domdisk, FERRY_EXPORT_ANYTIME) < 0) ||
         ferryBackupCheckFormat(backup, disk) < 0 ||
         ferryBackupCheckStore(vm, backup, disk, aliases) < 0 ||
+        ferryBackupCheckLarger(vm, backup, disk, nodes) < 0 ||
         qemuDomainPrepareStorageSourceBlockdev(/* disk= */ NULL, disk->def->store, priv, cfg) < 0 ||
         ferryBackupCheckIncremental(vm, backup, disk, nodes) < 0)
         return -1;

@@ -5,7 +5,8 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * A backup ends when its jobs end; a pull backup also when no client is connected for too
- * long, or when its scratch image is full.
+ * long, or when its scratch image is full. A push backup whose target stands still goes on, but
+ * the log says so: the guest's writes wait for it.
  */
 
 #include <config.h>
@@ -32,6 +33,11 @@ VIR_LOG_INIT("ferry.backup");
 
 #define FERRY_BACKUP_WATCH_MS 1000
 
+/* How often the progress of a push is looked at, and after how long without any it counts as
+ * standing still. */
+#define FERRY_BACKUP_PROGRESS_MS (10 * 1000)
+#define FERRY_BACKUP_STILL_MS (30 * 1000)
+
 /* The guest stands still until its scratch image's storage says whether it is full, so the
  * worker asks for as long as that takes, a minute at a time. */
 #define FERRY_BACKUP_SPACE_MS (60 * 1000)
@@ -40,7 +46,14 @@ VIR_LOG_INIT("ferry.backup");
 #define FERRY_BACKUP_SPACE_MIN (1024 * 1024)
 
 
-/* Runs in the event loop, so it only looks for clients: a worker ends the backup. */
+static bool
+ferryBackupIsWatched(ferryBackup *backup)
+{
+    return !ferryBackupIsPull(backup) || backup->extras.idleTimeout > 0;
+}
+
+
+/* Runs in the event loop, so it only looks for clients: a worker does the rest. */
 static void
 ferryBackupWatchTick(int timer,
                      void *opaque)
@@ -53,9 +66,12 @@ ferryBackupWatchTick(int timer,
     virObjectLock(vm);
 
     if (!(op = ferryBackupFind(vm)) ||
-        !(backup = ferryBackupOf(op))->extras.idleTimeout ||
+        !ferryBackupIsWatched(backup = ferryBackupOf(op)) ||
         backup->result != FERRY_BACKUP_RESULT_NONE) {
         ignore_value(virEventRemoveTimeout(timer));
+    } else if (!ferryBackupIsPull(backup)) {
+        if (!op->driven)
+            ignore_value(ferryEngineSubmit(op));
     } else if (virTimeMillisNow(&now) == 0) {
         if (ferryExportServerHasClients(backup->def->server))
             backup->idleSince = 0;
@@ -72,21 +88,25 @@ ferryBackupWatchTick(int timer,
 /**
  * ferryBackupWatch:
  *
- * Starts a timer that has the pull backup @op ended after its idle timeout without a
- * client. Domain locked.
+ * Starts a timer that has the pull backup @op ended after its idle timeout, if it has one,
+ * without a client; or has the progress of a push looked at. Domain locked.
  */
 void
 ferryBackupWatch(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
+    bool pull = ferryBackupIsPull(backup);
+
+    if (!ferryBackupIsWatched(backup))
+        return;
 
     ignore_value(virTimeMillisNow(&backup->idleSince));
 
-    if (virEventAddTimeout(FERRY_BACKUP_WATCH_MS, ferryBackupWatchTick,
-                           virObjectRef(op->vm), virObjectUnref) < 0) {
+    if (virEventAddTimeout(pull ? FERRY_BACKUP_WATCH_MS : FERRY_BACKUP_PROGRESS_MS,
+                           ferryBackupWatchTick, virObjectRef(op->vm), virObjectUnref) < 0) {
         virObjectUnref(op->vm);
-        VIR_WARN("backup of domain '%s' will not be ended when nobody reads it",
-                 op->vm->def->name);
+        VIR_WARN("backup of domain '%s' will not be %s", op->vm->def->name,
+                 pull ? "ended when nobody reads it" : "reported when its target stands still");
     }
 }
 
@@ -110,6 +130,29 @@ ferryBackupIsForsaken(ferryOp *op)
     backup->error = g_strdup_printf(_("nobody was connected to the backup for %1$u seconds"),
                                     backup->extras.idleTimeout);
     return true;
+}
+
+
+/* Logs, once, that the push @op, whose progress was just queried, has stood still for long. */
+static void
+ferryBackupNoteProgress(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    unsigned long long now;
+
+    if (ferryBackupIsPull(backup) || virTimeMillisNow(&now) < 0)
+        return;
+
+    if (backup->cur != backup->seen || backup->idleSince == 0) {
+        backup->seen = backup->cur;
+        backup->idleSince = now;
+        backup->still = false;
+    } else if (!backup->still && now - backup->idleSince >= FERRY_BACKUP_STILL_MS) {
+        backup->still = true;
+        VIR_WARN("the push backup of domain '%s' has not come further for %d seconds: the guest's writes "
+                 "wait for its target; check that, or run 'virsh domjobabort %s'",
+                 op->vm->def->name, FERRY_BACKUP_STILL_MS / 1000, op->vm->def->name);
+    }
 }
 
 
@@ -303,6 +346,8 @@ ferryBackupJobChanged(ferryOp *op)
         ferryBackupEnd(op, FERRY_BACKUP_RESULT_FAILED);
     else if (state.ended == backup->ndisks)
         ferryBackupEnd(op, FERRY_BACKUP_RESULT_COMPLETED);
+    else
+        ferryBackupNoteProgress(op);
 
     g_clear_pointer(&backup->jobs, g_ptr_array_unref);
 }

@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 
 #include "block/alias.h"
+#include "block/image.h"
+#include "block/node.h"
 #include "block/source.h"
 #include "domain_validate.h"
 #include "ops/copy/request.h"
@@ -342,6 +344,28 @@ ferryCopyCheckFormat(ferryCopyCheck *c)
 }
 
 
+/* QEMU would copy all of the disk to a larger raw target, and then refuse to move the guest to a
+ * disk of another size. */
+static int
+ferryCopyCheckLarger(ferryCopyCheck *c)
+{
+    g_autoptr(GHashTable) nodes = NULL;
+    unsigned long long capacity;
+
+    if (c->target->format != VIR_STORAGE_FILE_RAW || c->target->sliceStorage ||
+        !virStorageSourceIsLocalStorage(c->target) ||
+        (!virStorageSourceIsBlockLocal(c->target) && !c->copy->reuse))
+        return 0;
+
+    if (!(nodes = ferryNodeData(c->vm)) ||
+        ferryNodeCapacity(nodes, c->disk->src->nodeformat, &capacity) < 0)
+        return -1;
+
+    ferryImageCutToSize(c->target, capacity);
+    return 0;
+}
+
+
 /* Fills in what QEMU needs to open the target: node names, secrets, and the chain below
  * an existing image. */
 static int
@@ -380,6 +404,7 @@ static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
     ferryCopyCheckExisting,
     ferryCopyCheckFormat,
     ferryCopyCheckSharing,
+    ferryCopyCheckLarger,
     ferryCopyCheckNodes,
 };
 

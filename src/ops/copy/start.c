@@ -215,7 +215,8 @@ ferryCopyCreate(ferryOp *op)
     if (copy->reuse)
         return 0;
 
-    if (copy->target->sliceStorage) {
+    /* on a device there is nothing to create */
+    if (copy->target->sliceStorage && !virStorageSourceIsBlockLocal(copy->target)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
                        _("creation of images with slice type='storage' is not supported"));
         return -1;
@@ -326,7 +327,8 @@ ferryCopyCheckSize(ferryOp *op)
 
     if (!nodes ||
         ferryBitmapsFit(op->vm, nodes, src, copy->target, copy->shallow) < 0 ||
-        ferryNodeCapacities(nodes, src->nodeformat, copy->target->nodeformat, sizes) < 0)
+        ferryNodeCapacity(nodes, src->nodeformat, &sizes[0]) < 0 ||
+        ferryNodeCapacity(nodes, copy->target->nodeformat, &sizes[1]) < 0)
         return -1;
 
     if (copy->granularity == 0)
@@ -339,7 +341,7 @@ ferryCopyCheckSize(ferryOp *op)
                    _("target '%1$s' has %2$llu bytes but disk '%3$s' of domain '%4$s' has %5$llu: %6$s"),
                    NULLSTR(copy->target->path), sizes[1], copy->dst, op->vm->def->name, sizes[0],
                    sizes[1] < sizes[0] ? _("use a larger target") :
-                                     _("give it a <slice> of the disk's size"));
+                                     _("use one of the disk's size"));
     return -1;
 }
 

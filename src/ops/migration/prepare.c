@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "block/bounded.h"
+#include "block/image.h"
 #include "block/overlay.h"
 #include "block/socket.h"
 #include "block/source.h"
@@ -52,29 +53,6 @@ typedef struct {
 static __thread ferryIncomingCall call;
 
 
-/* Limits a block device that is larger than the disk to a slice of the disk's size. */
-static void
-ferryIncomingCutToSize(virStorageSource *src,
-                       const ferryMigrationOffer *offer)
-{
-    VIR_AUTOCLOSE fd = -1;
-    off_t size;
-
-    if (virStorageSourceGetActualType(src) != VIR_STORAGE_TYPE_BLOCK ||
-        src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage || !offer)
-        return;
-
-    /* if the device cannot be used, QEMU will report that */
-    if ((fd = ferryFileOpen(src->path, O_RDONLY)) < 0 ||
-        (size = lseek(fd, 0, SEEK_END)) < 0 ||
-        (unsigned long long) size <= offer->capacity)
-        return;
-
-    src->sliceStorage = g_new0(virStorageSourceSlice, 1);
-    src->sliceStorage->size = offer->capacity;
-}
-
-
 /* Fills in of @disk whether there is a file for its image now. */
 static int
 ferryIncomingInspect(virDomainObj *vm,
@@ -82,8 +60,10 @@ ferryIncomingInspect(virDomainObj *vm,
                      ferryIncomingDisk *disk)
 {
     virStorageSource *src = disk->image;
+    ferryMigrationOffer *offer = g_hash_table_lookup(req->disks, disk->dst);
 
-    ferryIncomingCutToSize(src, g_hash_table_lookup(req->disks, disk->dst));
+    if (offer && virStorageSourceIsBlockLocal(src))
+        ferryImageCutToSize(src, offer->capacity);
 
     if (!ferrySourceIsFile(src) || virFileExists(src->path))
         return 0;

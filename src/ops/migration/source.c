@@ -133,7 +133,8 @@ ferryMigrationCheckSize(ferryOp *op,
     unsigned long long sizes[2];
 
     if (!nodes ||
-        ferryNodeCapacities(nodes, src->nodeformat, disk->target->nodestorage, sizes) < 0)
+        ferryNodeCapacity(nodes, src->nodeformat, &sizes[0]) < 0 ||
+        ferryNodeCapacity(nodes, disk->target->nodestorage, &sizes[1]) < 0)
         return -1;
 
     *granularity = ferryLikeGranularity(nodes, src->nodeformat);
