@@ -170,10 +170,9 @@ ferryNodeIsKnownHeld(virDomainObj *vm,
 {
     virTristateBool held = ferryIdentityIsHeld(vm, src);
 
-    if (held == VIR_TRISTATE_BOOL_ABSENT) {
-        held = virTristateBoolFromBool(ferryNodeIsHeld(vm, src));
+    if (held == VIR_TRISTATE_BOOL_ABSENT &&
+        (held = ferryNodeIsHeld(vm, src)) != VIR_TRISTATE_BOOL_ABSENT)
         ferryIdentitySetHeld(vm, src, held == VIR_TRISTATE_BOOL_YES);
-    }
 
     return held == VIR_TRISTATE_BOOL_YES;
 }

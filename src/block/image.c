@@ -324,7 +324,8 @@ ferryImageCutToSize(virStorageSource *src,
     VIR_AUTOCLOSE fd = -1;
     off_t size;
 
-    if (src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage ||
+    /* an encrypted one is larger by its header */
+    if (src->format != VIR_STORAGE_FILE_RAW || src->sliceStorage || src->encryption ||
         !virStorageSourceIsLocalStorage(src) ||
         (fd = ferryFileOpen(src->path, O_RDONLY)) < 0 ||
         (size = lseek(fd, 0, SEEK_END)) < 0 ||

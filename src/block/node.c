@@ -509,9 +509,10 @@ ferryNodeHold(virDomainObj *vm,
 /**
  * ferryNodeIsHeld:
  *
- * Asks QEMU whether ferryNodeHold() holds @src. Keeps the last error.
+ * Asks QEMU whether ferryNodeHold() holds @src; VIR_TRISTATE_BOOL_ABSENT: QEMU does not answer.
+ * Keeps the last error.
  */
-bool
+virTristateBool
 ferryNodeIsHeld(virDomainObj *vm,
                 virStorageSource *src)
 {
@@ -523,7 +524,10 @@ ferryNodeIsHeld(virDomainObj *vm,
     nodes = ferryNodeData(vm);
     virErrorRestore(&err);
 
-    return nodes && g_hash_table_contains(nodes, name);
+    if (!nodes)
+        return VIR_TRISTATE_BOOL_ABSENT;
+
+    return virTristateBoolFromBool(g_hash_table_contains(nodes, name));
 }
 
 

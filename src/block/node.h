@@ -25,7 +25,7 @@ int ferryNodeReopenStorage(virDomainObj *vm,
                            virStorageSource *src,
                            bool autoreadonly);
 int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
-bool ferryNodeIsHeld(virDomainObj *vm, virStorageSource *src);
+virTristateBool ferryNodeIsHeld(virDomainObj *vm, virStorageSource *src);
 void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
 int ferryNodeCapacity(GHashTable *nodes, const char *name, unsigned long long *capacity);

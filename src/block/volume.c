@@ -355,6 +355,14 @@ ferryVolumeResolve(virDomainObj *vm,
     for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
         ferryVolumeCall *call;
 
+        /* libvirt's parser lets a volume without pool and name pass */
+        if (n->type == VIR_STORAGE_TYPE_VOLUME && !n->srcpool) {
+            virReportError(VIR_ERR_XML_ERROR,
+                           _("the volume for disk '%1$s' of domain '%2$s' has no 'pool' and 'volume'"),
+                           disk, vm->def->name);
+            return -1;
+        }
+
         if (!ferryVolumeIs(n))
             continue;
 

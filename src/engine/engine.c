@@ -163,6 +163,8 @@ ferryWorkRun(void *jobdata,
         /* an event that comes from now on needs another worker */
         g_atomic_int_set(&op->queued, 0);
 
+        op->events += op->driven; /* whoever drives it has it looked at once more */
+
         if (!ferryOpIsLost(op) && !op->driven && virDomainObjIsActive(vm)) {
             ferryOpDrive(op);
             op->klass->jobChanged(op);
@@ -279,8 +281,6 @@ ferryEngineJobEvent(virDomainObj *vm,
 
         if (!ferryEngineOwns(op, jobname))
             continue;
-
-        VIR_DEBUG("job=%s status=%d driven=%d", jobname, status, op->driven);
 
         if (!op->klass->jobMatters || !op->klass->jobMatters(op, status))
             continue;
@@ -411,7 +411,9 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
         else
             op->klass->stopped(op);
 
-        if (!op->over) {
+        if (op->over) {
+            ferryReportStopped(op);
+        } else {
             op->stopped = true;
             i++;
         }

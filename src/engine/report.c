@@ -95,6 +95,20 @@ ferryReportEnded(ferryOp *op,
 
 
 /**
+ * ferryReportStopped:
+ *
+ * Logs that @op has ended with its QEMU. Domain locked.
+ */
+void
+ferryReportStopped(ferryOp *op)
+{
+    g_autofree char *what = op->klass->describe(op, op->vm->def->name);
+
+    VIR_WARN("QEMU has ended, and with it %s", what);
+}
+
+
+/**
  * ferryReportRecovered:
  * @name: the operation's domain
  *

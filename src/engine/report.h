@@ -12,4 +12,5 @@
 void ferryReportFailure(ferryOp *op);
 int ferryReportResult(const char *name, int ret);
 void ferryReportEnded(ferryOp *op, const char *why, const char *stays);
+void ferryReportStopped(ferryOp *op);
 void ferryReportRecovered(ferryOp *op, const char *name);

@@ -155,9 +155,18 @@ ferryOpResume(ferryOp *op)
     if (!op->holdJob)
         ignore_value(ferryOpTakeJob(op));
 
-    if (!ferryOpIsLost(op))
-        return 0;
+    return ferryOpIsLost(op) ? ferryOpReportLost(op) : 0;
+}
 
+
+/**
+ * ferryOpReportLost:
+ *
+ * Reports why @op is lost (ferryOpIsLost()). Domain locked. Returns -1.
+ */
+int
+ferryOpReportLost(ferryOp *op)
+{
     if (g_atomic_int_get(&stopping))
         virReportError(VIR_ERR_OPERATION_ABORTED,
                        _("the driver is about to end; what was begun on domain '%1$s' is "

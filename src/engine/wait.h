@@ -21,6 +21,7 @@ bool ferryDomainHasJob(virDomainObj *vm);
 void ferryDomainEndJob(virDomainObj *vm);
 void ferryOpYield(ferryOp *op);
 int ferryOpResume(ferryOp *op);
+int ferryOpReportLost(ferryOp *op);
 int ferryOpAwaitEnd(ferryOp *op);
 int ferryOpSleep(ferryOp *op, unsigned int timeout);
 int ferryJobWait(ferryOp *op,

@@ -177,36 +177,49 @@ ferryOpFileAwait(ferryOp *op,
 }
 
 
-/* Question to the storage of @paths, for an operation whose QEMU runs. */
+/* Question to the storage of a file, for an operation whose QEMU runs. */
 typedef struct {
-    ferryOp *op; /* of which the thread that asks uses nothing: its domain is not locked */
+    ferryOp *op; /* of which the thread that asks uses only the driver: its domain is not locked */
     unsigned char uuid[VIR_UUID_BUFLEN];
-    GPtrArray *paths;
+    char *path;
     bool begun;
 } ferryOpFileQuestion;
 
 
+/* Before a file is removed, images of the same base name are looked at, too: block/use.c. */
 static void
 ferryOpFileQuestionRun(void *opaque)
 {
     ferryOpFileQuestion *question = opaque;
+    g_autoptr(GPtrArray) named = NULL;
+    g_autofree char *base = g_path_get_basename(question->path);
+    struct stat st;
+    size_t i;
 
     question->begun = true;
-    ferryOpFileAsk(question->paths);
+    ignore_value(stat(question->path, &st));
+
+    named = ferryDefinitionsPaths(question->op->driver, /* locked= */ NULL);
+    for (i = 0; i < named->len; i++) {
+        g_autofree char *other = g_path_get_basename(g_ptr_array_index(named, i));
+
+        if (STREQ(other, base))
+            ignore_value(stat(g_ptr_array_index(named, i), &st));
+    }
 }
 
 
 static void
 ferryOpFileQuestionFree(ferryOpFileQuestion *question)
 {
-    g_ptr_array_unref(question->paths);
     ferryOpUnref(question->op);
+    g_free(question->path);
     g_free(question);
 }
 
 
 /* Nobody waited for the answer any more. If the question was not asked, since there are too
- * many threads, the next call or driver does. */
+ * many threads, the next call or driver asks. */
 static void
 ferryOpFileQuestionLate(void *opaque)
 {
@@ -215,6 +228,38 @@ ferryOpFileQuestionLate(void *opaque)
     if (question->begun)
         ferryEngineSubmitStopped(question->op, question->uuid);
     ferryOpFileQuestionFree(question);
+}
+
+
+/* Returns 0 if the storage of @path answers and @op is not lost; -1 with an error reported. */
+static int
+ferryOpFileAskOne(ferryOp *op,
+                  const char *path)
+{
+    ferryOpFileQuestion *question = g_new0(ferryOpFileQuestion, 1);
+    g_autofree char *what = NULL;
+    bool answered;
+
+    question->op = ferryOpRef(op);
+    question->path = g_strdup(path);
+    memcpy(question->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
+
+    answered = ferryOpRunUnlocked(op, path, ferryOpFileQuestionRun, question,
+                                  ferryOpFileQuestionLate, FERRY_BOUNDED_STORAGE_MS);
+    if (answered)
+        ferryOpFileQuestionFree(question);
+
+    if (ferryOpIsLost(op))
+        return -1;
+
+    if (answered)
+        return 0;
+
+    what = op->klass->describe(op, op->vm->def->name);
+    virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   _("the storage of '%1$s' does not answer: %2$s ends when it does; check the mount "
+                     "or device"), path, what);
+    return -1;
 }
 
 
@@ -234,38 +279,24 @@ int
 ferryOpFileAnswers(ferryOp *op,
                    virStorageSource *image)
 {
-    ferryOpFileQuestion *question;
-    g_autofree char *first = NULL;
-    g_autofree char *what = NULL;
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
     virStorageSource *n;
+    size_t i;
 
     if (op->stopped || !op->vm || op->vm->pid == 0)
         return 0;
 
-    question = g_new0(ferryOpFileQuestion, 1);
-    question->op = ferryOpRef(op);
-    question->paths = g_ptr_array_new_with_free_func(g_free);
-    memcpy(question->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
-
     for (n = image; virStorageSourceIsBacking(n); n = n->backingStore) {
         if (n->path && virStorageSourceIsLocalStorage(n))
-            g_ptr_array_add(question->paths, g_strdup(n->path));
+            g_ptr_array_add(paths, g_strdup(n->path));
     }
 
-    if (question->paths->len > 0)
-        first = g_strdup(g_ptr_array_index(question->paths, 0));
-
-    if (!first || ferryOpRunUnlocked(op, first, ferryOpFileQuestionRun, question,
-                                     ferryOpFileQuestionLate, FERRY_BOUNDED_STORAGE_MS)) {
-        ferryOpFileQuestionFree(question);
-        return first && ferryOpIsLost(op) ? -1 : 0;
+    for (i = 0; i < paths->len; i++) {
+        if (ferryOpFileAskOne(op, g_ptr_array_index(paths, i)) < 0)
+            return -1;
     }
 
-    what = op->klass->describe(op, op->vm->def->name);
-    virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                   _("the storage of '%1$s' does not answer: %2$s ends when it does; check the mount "
-                     "or device"), first, what);
-    return -1;
+    return 0;
 }
 
 

@@ -132,7 +132,8 @@ ferryCopySettle(ferryOp *op)
     if (ferryPlanUndo(op, &ferryCopyPivotPlan) == 0 &&
         ferryPlanUndo(op, &ferryCopyStartPlan) == 0 && !op->over) {
         ferryOpEnd(op);
-        ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
+        if (!copy->refused)
+            ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
     }
 
     virErrorRestore(&err);
@@ -187,6 +188,9 @@ ferryCopyAwaitEnd(ferryOp *op)
 
     if (op->over || !op->stuck)
         return 0;
+
+    if (ferryOpIsLost(op))
+        return ferryOpReportLost(op);
 
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
                    _("the copy of disk '%1$s' of domain '%2$s' has ended, but the storage of its target "
@@ -255,6 +259,14 @@ ferryCopyAbort(ferryOp *op,
     ferryCopyGoal goal = copy->goal;
     virErrorPtr err = NULL;
     int rc = 0;
+
+    /* the storage of its target was not there when it was to end */
+    if (copy->goal == FERRY_COPY_GOAL_ABORT && op->stuck && !op->driven) {
+        ferryOpDrive(op);
+        rc = ferryCopyAwaitEnd(op);
+        ferryOpRelease(op);
+        return rc;
+    }
 
     if (copy->goal == FERRY_COPY_GOAL_ABORT ||
         ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {

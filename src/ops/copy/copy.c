@@ -17,6 +17,27 @@
 #include "ops/copy/recover.h"
 #include "ops/copy/request.h"
 #include "ops/copy/start.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+
+static char *
+ferryCopyDescribe(ferryOp *op,
+                  const char *name)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (*ferryPlanProgress(op, &ferryCopyPivotPlan) > 0)
+        return g_strdup_printf(_("pivot of disk '%1$s' of domain '%2$s' to '%3$s'"), copy->dst, name,
+                               NULLSTR(copy->target->path));
+
+    if (!copy->target->path)
+        return g_strdup_printf(_("copy of disk '%1$s' of domain '%2$s'"), copy->dst, name);
+
+    return g_strdup_printf(_("copy of disk '%1$s' of domain '%2$s' to '%3$s'"), copy->dst, name,
+                           copy->target->path);
+}
 
 
 const ferryOpClass ferryCopyClass = {
@@ -79,12 +100,24 @@ ferryCopyStart(virDomainObj *vm,
         return -1;
 
     name = g_strdup_printf("copy-%s", copy->dst);
+
+    /* the guest has moved, but the storage of its old image does not answer yet */
+    if (ferryOpFind(vm, name)) {
+        virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
+                       _("the last copy of disk '%1$s' of domain '%2$s' is not over: it waits for the "
+                         "storage of an image, see the daemon's log"), copy->dst, vm->def->name);
+        ferryCopyFree(copy);
+        return -1;
+    }
+
     op = ferryOpNew(vm, &ferryCopyClass, name, copy);
 
     ferryOpDrive(op);
     rc = ferryPlanRun(op, &ferryCopyStartPlan);
     if (rc < 0 && !op->over && *ferryPlanProgress(op, &ferryCopyStartPlan) == 0)
         ferryOpEnd(op);
+    else if (rc < 0)
+        copy->refused = true;
     ferryOpRelease(op);
 
     return rc;

@@ -166,18 +166,3 @@ ferryCopyRestoreTarget(ferryOp *op)
 
     ferryOpFileRemove(op, use, op->vm, copy->target, copy->origin, copy->file);
 }
-
-
-/* See ferryOpClass. */
-char *
-ferryCopyDescribe(ferryOp *op,
-                  const char *name)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-
-    if (!copy->target->path)
-        return g_strdup_printf(_("copy of disk '%1$s' of domain '%2$s'"), copy->dst, name);
-
-    return g_strdup_printf(_("copy of disk '%1$s' of domain '%2$s' to '%3$s'"), copy->dst, name,
-                           copy->target->path);
-}

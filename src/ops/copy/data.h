@@ -38,6 +38,7 @@ struct _ferryCopy {
     bool granted;             /* the "access" step let QEMU open the target */
     bool ready;               /* clients got the READY event */
     bool reported;            /* the log says that the definition cannot be saved */
+    bool refused;             /* the call that began it has failed: clients know of no copy */
     bool unsaved;             /* the persistent definition in memory is newer than its file */
     bool synchronous;         /* a guest write ends when both images have it */
     unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
@@ -60,4 +61,3 @@ virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);
 void ferryCopyRestoreTarget(ferryOp *op);
-char *ferryCopyDescribe(ferryOp *op, const char *name);

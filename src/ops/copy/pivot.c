@@ -560,7 +560,8 @@ const ferryPlan ferryCopyPivotPlan = {
         { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
         { .name = "unpause", .run = ferryPivotRunUnpause },
         { .name = "adopt", .run = ferryPivotAdopt },
-        { .name = "release", .run = ferryPivotRelease },
+        /* alone: the disk shows no copy any more that would keep others off it */
+        { .name = "release", .run = ferryPivotRelease, .alone = true },
         { 0 },
     },
 };
