@@ -16,6 +16,7 @@
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
 #include "ops/backup/progress.h"
+#include "ops/backup/watch.h"
 #include "virerror.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -108,7 +109,7 @@ ferryBackupAbort(ferryOp *op,
 
     if (!backup->silent) {
         /* it ends when its jobs do */
-        if (!op->stuck || backup->started)
+        if (!op->stuck || ferryBackupMayHang(op))
             return 0;
 
         virReportError(VIR_ERR_OPERATION_FAILED,

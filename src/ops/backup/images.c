@@ -225,8 +225,8 @@ ferryBackupUncreate(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
 
-    if (backup->creating && ferryJobKillAll(op, "create-", /* known= */ NULL) == 0)
-        backup->creating = false;
+    if (backup->creating)
+        ignore_value(ferryJobKillAll(op, "create-", /* known= */ NULL));
 }
 
 

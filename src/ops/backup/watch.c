@@ -371,8 +371,9 @@ ferryBackupMayHang(ferryOp *op)
     if (backup->silent)
         return true;
 
+    /* the undo of "create", and of later steps, waits for jobs: before, there are only files */
     if (op->stuck)
-        return backup->started || backup->creating;
+        return ferryPlanReached(op, &ferryBackupBeginPlan, "create");
 
     return ferryBackupIsPull(backup) && ferryBackupGuestStopped(op->vm);
 }
