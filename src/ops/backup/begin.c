@@ -27,6 +27,7 @@
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
 #include "ops/backup/files.h"
+#include "ops/backup/guest.h"
 #include "ops/backup/images.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
@@ -475,6 +476,7 @@ ferryBackupUnstart(ferryOp *op)
         ferryCheckpointDropBitmaps(vm, chkdef);
 
     backup->started = false;
+    ferryBackupResumeGuest(op);
 }
 
 

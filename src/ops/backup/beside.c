@@ -47,35 +47,85 @@ ferryBackupLookAt(virDomainObj *vm,
 }
 
 
+/* Returns whether @op could not be undone: nobody is trying to, or its storage is asked again. */
+static bool
+ferryBackupIsLeft(ferryOp *op)
+{
+    return !ferryOpIsLost(op) && (op->driven ? ferryBackupOf(op)->silent : op->stuck);
+}
+
+
+/**
+ * ferryBackupIsStuck:
+ *
+ * Returns whether the domain, which is locked, has a backup that has ended, but whose undo
+ * could not remove everything yet.
+ */
+bool
+ferryBackupIsStuck(virDomainObj *vm)
+{
+    ferryOp *op = ferryBackupFind(vm);
+
+    return op && ferryBackupIsLeft(op);
+}
+
+
+/* As ferryBackupLasts(), of @op. */
+static int
+ferryBackupOpLasts(virDomainObj *vm,
+                   ferryOp *op)
+{
+    bool goesOn = ferryBackupGoesOn(op);
+
+    if (!goesOn && !ferryBackupIsLeft(op))
+        return 0;
+
+    if (goesOn && op->driven && !ferryPlanDone(op, &ferryBackupBeginPlan))
+        return 1;
+
+    if (ferryBackupMayHang(op)) {
+        if (!op->driven)
+            ignore_value(ferryEngineSubmit(op));
+        return 1;
+    }
+
+    return ferryBackupLookAt(vm, op) || ferryBackupIsLeft(op);
+}
+
+
 /**
  * ferryBackupLasts:
  * @vm: domain, locked, without a job of this thread; its asynchronous job is a backup's
  *
- * Finds out whether the backup keeps the asynchronous job for long. Releases the lock meanwhile.
+ * Finds out whether the backup keeps the asynchronous job for long. Tries again to undo one that
+ * could not be undone. Releases the lock meanwhile.
  *
- * Returns 1 if it is being begun, or runs; 0 if that is not certain yet, or if it is just ending;
- * -1 if there is none.
+ * Returns 1 if it is being begun, or runs, or still cannot be undone; 0 if that is not certain
+ * yet, or if it is just ending; -1 if there is none.
  */
 int
 ferryBackupLasts(virDomainObj *vm)
 {
-    ferryOp *found = ferryBackupFind(vm);
-    g_autoptr(ferryOp) op = NULL;
+    bool another;
+    int lasts;
 
-    /* A thread that checks what its client asks for has no operation yet, and says when it has, or
-     * ends the job. A backup that the stock driver has begun never has an operation. */
-    if (!found && vm->job->phase == FERRY_BACKUP_PHASE_ASKED)
-        return 0;
-    if (!found)
-        return virDomainObjIsActive(vm) && QEMU_DOMAIN_PRIVATE(vm)->backup ? 1 : -1;
+    do {
+        ferryOp *found = ferryBackupFind(vm);
+        g_autoptr(ferryOp) op = NULL;
 
-    op = ferryOpRef(found);
+        /* A thread that checks what its client asks for has no operation yet, and says when it
+         * has, or ends the job. A backup that the stock driver has begun never has one. */
+        if (!found && vm->job->phase == FERRY_BACKUP_PHASE_ASKED)
+            return 0;
+        if (!found)
+            return virDomainObjIsActive(vm) && QEMU_DOMAIN_PRIVATE(vm)->backup ? 1 : -1;
 
-    if (!ferryBackupGoesOn(op))
-        return 0;
+        op = ferryOpRef(found);
+        lasts = ferryBackupOpLasts(vm, op);
 
-    if (!ferryPlanDone(op, &ferryBackupBeginPlan) && op->driven)
-        return 1;
+        /* if it ended meanwhile, nobody says so again: do not wait for that */
+        another = op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP;
+    } while (another);
 
-    return ferryBackupLookAt(vm, op);
+    return lasts;
 }

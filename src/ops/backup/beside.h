@@ -10,3 +10,4 @@
 #include "qemu/qemu_domain.h"
 
 int ferryBackupLasts(virDomainObj *vm);
+bool ferryBackupIsStuck(virDomainObj *vm);

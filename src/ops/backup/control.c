@@ -10,11 +10,13 @@
 #include "engine/engine.h"
 #include "engine/job.h"
 #include "engine/journal.h"
+#include "engine/wait.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/control.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
 #include "ops/backup/progress.h"
+#include "ops/backup/watch.h"
 #include "virerror.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -69,17 +71,24 @@ ferryBackupAbort(ferryOp *op,
     ferryBackupResult result = ferryBackupIsPull(backup) ? FERRY_BACKUP_RESULT_COMPLETED :
                                                            FERRY_BACKUP_RESULT_CANCELED;
 
-    if (op->driven || backup->result != FERRY_BACKUP_RESULT_NONE) {
+    if (op->driven || (backup->result != FERRY_BACKUP_RESULT_NONE && !op->stuck)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("backup of domain '%1$s' is still being started or ended; try again"),
                        op->vm->def->name);
         return -1;
     }
 
+    /* it had no result if it could not even begin; an undo that could not remove everything is
+     * tried again */
+    if (!ferryPlanDone(op, &ferryBackupBeginPlan))
+        result = backup->result;
+
     if (async) {
+        ferryBackupResult before = backup->result;
+
         backup->result = result;
         if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
-            backup->result = FERRY_BACKUP_RESULT_NONE;
+            backup->result = before;
             return -1;
         }
         /* when there are no workers any more the next driver ends the backup */
@@ -91,8 +100,23 @@ ferryBackupAbort(ferryOp *op,
     ferryBackupEnd(op, result);
     ferryOpRelease(op);
 
-    if (op->over || !backup->silent)
+    if (op->over)
         return 0;
+
+    /* the next driver ends it: says so, or that QEMU has ended */
+    if (ferryOpIsLost(op))
+        return ferryOpResume(op);
+
+    if (!backup->silent) {
+        /* it ends when its jobs do */
+        if (!op->stuck || ferryBackupMayHang(op))
+            return 0;
+
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("the backup of domain '%1$s' has ended, but its images or checkpoint cannot be "
+                         "removed yet; the log says why: mend that, and try again"), op->vm->def->name);
+        return -1;
+    }
 
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
                    _("the backup of domain '%1$s' has ended, but the storage of its images does not answer: "

@@ -66,7 +66,9 @@ struct _ferryBackup {
     unsigned long long cur; /* progress of all jobs, in bytes */
     unsigned long long end;
     char *error;            /* why the backup failed */
-    bool silent;            /* the storage of an image did not answer when the undo asked it */
+    bool full;              /* a full scratch image may have stopped the guest, who goes on when
+                             * the jobs are gone */
+    bool silent;            /* the storage of an image has not answered since the undo asked it */
     bool retried;           /* a worker was told to try the undo again */
     unsigned long long idleSince; /* ms: no client, or no progress of a push, since this time;
                                    * 0: a client is connected */

@@ -116,9 +116,13 @@ ferryBackupEnd(ferryOp *op,
         }
     }
 
-    /* if a worker cannot remove the checkpoint either, the next begin tries again */
-    if (!op->over && op->stuck && !backup->retried)
-        backup->retried = ferryEngineSubmit(op) == 0;
+    /* if a worker cannot remove the checkpoint either, the next call that the backup forbids
+     * tries again, and those that wait for the end learn of it (ferryBackupLasts()) */
+    if (!op->over && op->stuck) {
+        if (!backup->retried)
+            backup->retried = ferryEngineSubmit(op) == 0;
+        virCondBroadcast(&vm->job->asyncCond);
+    }
 
     if (op->over && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virDomainObjEndAsyncJob(vm);

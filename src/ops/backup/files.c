@@ -55,7 +55,7 @@ ferryBackupFiles(ferryOp *op)
  * ferryBackupStoresAnswer:
  *
  * Returns true if the storage of all images answers, see ferryOpFileAnswers(); otherwise sets
- * op->stuck. To be asked before an undo works on them.
+ * op->stuck, unless the operation is lost. To be asked before an undo works on them.
  */
 bool
 ferryBackupStoresAnswer(ferryOp *op)
@@ -63,14 +63,18 @@ ferryBackupStoresAnswer(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
 
+    for (i = 0; i < backup->ndisks; i++) {
+        if (ferryOpFileAnswers(op, backup->disks[i].def->store) == 0)
+            continue;
+
+        /* if the driver is about to end, say, that has nothing to do with the storage */
+        if (!ferryOpIsLost(op))
+            backup->silent = op->stuck = true;
+        return false;
+    }
+
     backup->silent = false;
-
-    for (i = 0; i < backup->ndisks && !backup->silent; i++)
-        backup->silent = ferryOpFileAnswers(op, backup->disks[i].def->store) < 0;
-
-    if (backup->silent)
-        op->stuck = true;
-    return !backup->silent;
+    return true;
 }
 
 

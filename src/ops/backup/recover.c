@@ -43,6 +43,8 @@ ferryBackupRecover(ferryOp *op)
 
     backup->creating = true;
     backup->started = ferryPlanReached(op, &ferryBackupBeginPlan, "start");
+    /* if that was the reason, the driver may have died before it resumed the guest */
+    backup->full = ferryBackupIsPull(backup) && backup->result == FERRY_BACKUP_RESULT_FAILED;
     backup->serving = ferryBackupIsPull(backup) &&
                       ferryPlanReached(op, &ferryBackupBeginPlan, "server");
     ferryQuiesceRecover(&backup->extras.quiesce,

@@ -21,9 +21,9 @@
 #include "ops/backup/begin.h"
 #include "ops/backup/data.h"
 #include "ops/backup/end.h"
+#include "ops/backup/guest.h"
 #include "ops/backup/progress.h"
 #include "ops/backup/watch.h"
-#include "qemu/qemu_process.h"
 #include "virerror.h"
 #include "virevent.h"
 #include "virlog.h"
@@ -53,21 +53,39 @@ ferryBackupIsWatched(ferryBackup *backup)
 }
 
 
+/* What a timer looks at. */
+typedef struct {
+    virDomainObj *vm;
+    ferryOp *op;
+} ferryBackupTimer;
+
+
+static void
+ferryBackupTimerFree(void *opaque)
+{
+    ferryBackupTimer *watched = opaque;
+
+    ferryOpUnref(watched->op);
+    virObjectUnref(watched->vm);
+    g_free(watched);
+}
+
+
 /* Runs in the event loop, so it only looks for clients: a worker does the rest. */
 static void
 ferryBackupWatchTick(int timer,
                      void *opaque)
 {
-    virDomainObj *vm = opaque;
-    ferryOp *op;
-    ferryBackup *backup;
+    ferryBackupTimer *watched = opaque;
+    virDomainObj *vm = watched->vm;
+    ferryOp *op = watched->op;
+    ferryBackup *backup = ferryBackupOf(op);
     unsigned long long now;
 
     virObjectLock(vm);
 
-    if (!(op = ferryBackupFind(vm)) ||
-        !ferryBackupIsWatched(backup = ferryBackupOf(op)) ||
-        backup->result != FERRY_BACKUP_RESULT_NONE) {
+    /* the next backup of the domain has a timer of its own */
+    if (ferryBackupFind(vm) != op || backup->result != FERRY_BACKUP_RESULT_NONE) {
         ignore_value(virEventRemoveTimeout(timer));
     } else if (!ferryBackupIsPull(backup)) {
         if (!op->driven)
@@ -96,15 +114,20 @@ ferryBackupWatch(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     bool pull = ferryBackupIsPull(backup);
+    ferryBackupTimer *watched;
 
     if (!ferryBackupIsWatched(backup))
         return;
 
     ignore_value(virTimeMillisNow(&backup->idleSince));
 
+    watched = g_new0(ferryBackupTimer, 1);
+    watched->vm = virObjectRef(op->vm);
+    watched->op = ferryOpRef(op);
+
     if (virEventAddTimeout(pull ? FERRY_BACKUP_WATCH_MS : FERRY_BACKUP_PROGRESS_MS,
-                           ferryBackupWatchTick, virObjectRef(op->vm), virObjectUnref) < 0) {
-        virObjectUnref(op->vm);
+                           ferryBackupWatchTick, watched, ferryBackupTimerFree) < 0) {
+        ferryBackupTimerFree(watched);
         VIR_WARN("backup of domain '%s' will not be %s", op->vm->def->name,
                  pull ? "ended when nobody reads it" : "reported when its target stands still");
     }
@@ -228,17 +251,6 @@ ferryBackupFindFull(ferryOp *op)
 }
 
 
-/* Returns whether QEMU has stopped the guest for an error of its storage. */
-static bool
-ferryBackupGuestStopped(virDomainObj *vm)
-{
-    int reason;
-
-    return virDomainObjGetState(vm, &reason) == VIR_DOMAIN_PAUSED &&
-           reason == VIR_DOMAIN_PAUSED_IOERROR;
-}
-
-
 /**
  * ferryBackupIOError:
  *
@@ -262,9 +274,9 @@ ferryBackupIOError(virDomainObj *vm)
  *
  * During a pull backup a write of the guest waits until the old data are in the scratch
  * image. When that is full, QEMU stops the guest as if the guest's own disk were full. In
- * this case the function ends the backup, resumes the guest and returns true. QEMU
- * repeats the write, so the guest sees no error. Also returns true if the backup has ended
- * meanwhile. Domain locked, modify job held; the caller drives @op.
+ * this case the function ends the backup, which resumes the guest (ferryBackupResumeGuest()),
+ * and returns true. QEMU repeats the write, so the guest sees no error. Also returns true if the
+ * backup has ended meanwhile. Domain locked, modify job held; the caller drives @op.
  */
 static bool
 ferryBackupFreeGuest(ferryOp *op)
@@ -285,16 +297,8 @@ ferryBackupFreeGuest(ferryOp *op)
 
     backup->error = g_strdup_printf(_("no space left for scratch image '%1$s' of disk '%2$s'"),
                                     full->def->store->path, full->def->name);
+    backup->full = true;
     ferryBackupEnd(op, FERRY_BACKUP_RESULT_FAILED);
-
-    if (op->over && virDomainObjIsActive(vm) &&
-        qemuProcessStartCPUs(op->driver, vm, VIR_DOMAIN_RUNNING_UNPAUSED,
-                             VIR_ASYNC_JOB_NONE) < 0) {
-        VIR_ERROR(_("domain '%1$s' was stopped by a full scratch image and cannot be resumed: %2$s; "
-                    "run 'virsh resume %3$s'"),
-                  vm->def->name, virGetLastErrorMessage(), vm->def->name);
-        virResetLastError();
-    }
 
     return true;
 }
@@ -350,4 +354,26 @@ ferryBackupJobChanged(ferryOp *op)
         ferryBackupNoteProgress(op);
 
     g_clear_pointer(&backup->jobs, g_ptr_array_unref);
+}
+
+
+/**
+ * ferryBackupMayHang:
+ *
+ * Returns whether ferryBackupJobChanged() may have to wait for long: for storage, or for jobs
+ * that do not end. Domain locked.
+ */
+bool
+ferryBackupMayHang(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    if (backup->silent)
+        return true;
+
+    /* the undo of "create", and of later steps, waits for jobs: before, there are only files */
+    if (op->stuck)
+        return ferryPlanReached(op, &ferryBackupBeginPlan, "create");
+
+    return ferryBackupIsPull(backup) && ferryBackupGuestStopped(op->vm);
 }

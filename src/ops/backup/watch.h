@@ -13,3 +13,4 @@ void ferryBackupWatch(ferryOp *op);
 void ferryBackupIOError(virDomainObj *vm);
 bool ferryBackupJobMatters(ferryOp *op, int status);
 void ferryBackupJobChanged(ferryOp *op);
+bool ferryBackupMayHang(ferryOp *op);
