@@ -16,6 +16,7 @@ int ferryAsyncEnter(virDomainObj *vm, virDomainJob job);
 void ferryAsyncLeave(virDomainObj *vm);
 void ferryWaitStopAll(bool stop);
 bool ferryOpIsLost(ferryOp *op);
+void ferryOpReportLost(ferryOp *op);
 bool ferryOpTakeJob(ferryOp *op);
 bool ferryDomainHasJob(virDomainObj *vm);
 void ferryDomainEndJob(virDomainObj *vm);
