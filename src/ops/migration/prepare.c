@@ -114,7 +114,7 @@ ferryIncomingCheckOverlays(virDomainObj *vm,
         /* only for qcow2 it is known; a missing image will be created without content */
         if (disk->file || disk->image->format != VIR_STORAGE_FILE_QCOW2 ||
             !virStorageSourceIsLocalStorage(disk->image) ||
-            ((rc = ferryOverlayHasContent(vm, disk->image)) == 0 && virDomainObjIsActive(vm)))
+            ((rc = ferryOverlayHasContent(vm, disk->image, disk->dst)) == 0 && virDomainObjIsActive(vm)))
             continue;
 
         if (rc == 0)
