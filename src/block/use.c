@@ -202,9 +202,11 @@ ferryUseParsedVolume(const char *xml,
 
     for (i = 0; i < n; i++) {
         g_autofree char *inPool = virXMLPropString(nodes[i], "pool");
-        g_autofree char *name = virXMLPropString(nodes[i], "volume");
+        g_autofree char *inVolume = virXMLPropString(nodes[i], "volume");
+        g_autofree char *name = virXMLPropString(nodes[i], "name"); /* on the network */
 
-        if ((STREQ_NULLABLE(inPool, pool) && STREQ_NULLABLE(name, volume)) ||
+        if ((STREQ_NULLABLE(inPool, pool) && STREQ_NULLABLE(inVolume, volume)) ||
+            STREQ_NULLABLE(name, path) ||
             ferryUseIsSource(nodes[i], path, file))
             return true;
     }

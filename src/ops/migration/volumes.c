@@ -65,20 +65,20 @@ ferryIncomingCheckMissing(virDomainObj *vm,
         return -1;
     }
 
-    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && !offer->backing) {
-        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("%1$s of disk '%2$s' of domain '%3$s' is missing, and its backing "
-                         "image is not known: create it"),
-                       name, disk->dst, vm->def->name);
-        return -1;
-    }
-
     /* the storage driver would open the backing image as root, by a name that the source gave */
     if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && src->srcpool) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("%1$s of disk '%2$s' of domain '%3$s' is missing, and with "
                          "--copy-storage-inc only missing files are created: create it with "
                          "'virsh vol-create-as' and --backing-vol"),
+                       name, disk->dst, vm->def->name);
+        return -1;
+    }
+
+    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && !offer->backing) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("%1$s of disk '%2$s' of domain '%3$s' is missing, and its backing "
+                         "image is not known: create it"),
                        name, disk->dst, vm->def->name);
         return -1;
     }
