@@ -6,7 +6,7 @@
  *
  * Preloaded into a process that runs the driver. A call that looks at a file, or resolves a
  * name, waits as long as the file that FERRY_HANG_FILE names exists and its content is a
- * part of the path or the name. QEMU is not affected.
+ * part of the function's name, a space, and the path or the name. QEMU is not affected.
  */
 
 /* The functions have the same names and layouts then, and the declarations below fit. */
@@ -15,8 +15,10 @@
 
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -25,13 +27,15 @@
 #define HANG_POLL_US 20000
 
 
-/* Returns whether calls about @what have to wait. By system calls: our own functions would
- * ask again. */
+/* Returns whether calls of @func about @what have to wait. By system calls: our own functions
+ * would ask again. */
 static int
-hangs(const char *what)
+hangs(const char *func,
+      const char *what)
 {
     const char *control = getenv("FERRY_HANG_FILE");
-    char part[256];
+    char call[PATH_MAX + 32];
+    char part[PATH_MAX];
     long n;
     int fd;
 
@@ -45,14 +49,16 @@ hangs(const char *what)
         return 0;
     part[n] = 0;
 
-    return strstr(what, part) != NULL;
+    snprintf(call, sizeof(call), "%s %s", func, what);
+    return strstr(call, part) != NULL;
 }
 
 
 static void
-hang(const char *what)
+hang(const char *func,
+     const char *what)
 {
-    while (hangs(what))
+    while (hangs(func, what))
         usleep(HANG_POLL_US);
 }
 
@@ -67,7 +73,7 @@ hang(const char *what)
         static int (*real)(const char *path, void *found); \
         if (!real) \
             real = (int (*)(const char *, void *)) dlsym(RTLD_NEXT, #name); \
-        hang(path); \
+        hang(#name, path); \
         return real(path, found); \
     }
 
@@ -91,7 +97,7 @@ HANG_ON_PATH(statvfs64)
         if (flags & (O_CREAT | O_TMPFILE)) \
             mode = va_arg(ap, mode_t); \
         va_end(ap); \
-        hang(path); \
+        hang(#name, path); \
         return syscall(SYS_openat, AT_FDCWD, path, flags, mode); \
     }
 
@@ -106,7 +112,7 @@ HANG_ON_OPEN(open64)
     name(const char *path, \
          int flags) \
     { \
-        hang(path); \
+        hang(#name, path); \
         return syscall(SYS_openat, AT_FDCWD, path, flags); \
     }
 
@@ -122,7 +128,7 @@ statx(int dir,
       unsigned int mask,
       void *found)
 {
-    hang(path);
+    hang("statx", path);
     return syscall(SYS_statx, dir, path, flags, mask, found);
 }
 
@@ -131,7 +137,7 @@ int
 access(const char *path,
        int mode)
 {
-    hang(path);
+    hang("access", path);
     return syscall(SYS_access, path, mode);
 }
 
@@ -146,6 +152,6 @@ getaddrinfo(const char *name,
 
     if (!real)
         real = (__typeof__(getaddrinfo) *) dlsym(RTLD_NEXT, "getaddrinfo");
-    hang(name);
+    hang("getaddrinfo", name);
     return real(name, service, hints, found);
 }

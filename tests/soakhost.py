@@ -64,7 +64,7 @@ class TroubledHost(Host):
     @contextlib.contextmanager
     def trouble(self, kind, what):
         """kind and what: journal and a fault of tests/faults.c, folder and full or immutable, hang
-        and a part of paths"""
+        and a part of the calls that tests/hangs.c describes"""
         path = {'journal': self.faults, 'hang': self.hangs, 'folder': self.image('full')}[kind]
         try:
             if what == 'immutable':

@@ -12,6 +12,7 @@
 #include <config.h>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "block/bounded.h"
@@ -20,11 +21,8 @@
 #include "virendian.h"
 #include "virerror.h"
 #include "virfile.h"
-#include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-VIR_LOG_INIT("ferry.overlay");
 
 /* Where in the header is what. Numbers are big endian. */
 #define FERRY_OVERLAY_MAGIC 0x514649fbU /* "QFI" */
@@ -53,6 +51,8 @@ VIR_LOG_INIT("ferry.overlay");
 
 typedef struct {
     char *path;
+    uid_t uid;             /* QEMU's, for storage that root may not read */
+    gid_t gid;
     int fd;
     bool subclusters;      /* an entry of level 2 is followed by a bitmap of its subclusters */
     size_t clusterSize;
@@ -163,6 +163,36 @@ ferryOverlayLookAtAll(ferryOverlay *overlay,
 }
 
 
+/* Opens the image, as QEMU's user if root may not (NFS). Returns 0, or -1 with errno. */
+static int
+ferryOverlayOpen(ferryOverlay *overlay)
+{
+    struct stat st;
+
+    if ((overlay->fd = ferryFileOpen(overlay->path, O_RDONLY)) >= 0)
+        return 0;
+
+    if (geteuid() != 0 || (errno != EACCES && errno != EPERM))
+        return -1;
+
+    if ((overlay->fd = virFileOpenAs(overlay->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, /* mode= */ 0,
+                                     overlay->uid, overlay->gid, VIR_FILE_OPEN_FORK)) < 0) {
+        errno = -overlay->fd;
+        return -1;
+    }
+
+    if (fstat(overlay->fd, &st) < 0)
+        return -1;
+
+    if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)) {
+        errno = EINVAL;
+        return -1;
+    }
+
+    return 0;
+}
+
+
 static int
 ferryOverlayLook(ferryOverlay *overlay)
 {
@@ -171,8 +201,10 @@ ferryOverlayLook(ferryOverlay *overlay)
     unsigned int bits;
     unsigned int entries;
 
-    if ((overlay->fd = ferryFileOpen(overlay->path, O_RDONLY)) < 0 ||
-        ferryOverlayRead(overlay, header, sizeof(header), /* offset= */ 0) < 0)
+    if (ferryOverlayOpen(overlay) < 0)
+        return errno == ENOENT ? 0 : -1;
+
+    if (ferryOverlayRead(overlay, header, sizeof(header), /* offset= */ 0) < 0)
         return -1;
 
     version = virReadBufInt32BE(header + FERRY_OVERLAY_VERSION);
@@ -210,20 +242,24 @@ ferryOverlayRun(void *opaque)
  * ferryOverlayHasContent:
  * @vm: domain, locked; its lock is released meanwhile
  * @src: local image; the caller has a reference
+ * @disk: its disk, for messages
  *
  * Returns 1 if @src is a qcow2 image with a backing image and has clusters of its own; 0 if it
- * has none, is no such image, or cannot be read, which is a line in the log; -1 with an error
- * reported if its storage does not answer.
+ * has none, or is no such image; -1 with an error reported if it cannot be read, or its storage
+ * does not answer.
  */
 int
 ferryOverlayHasContent(virDomainObj *vm,
-                       virStorageSource *src)
+                       virStorageSource *src,
+                       const char *disk)
 {
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
     ferryOverlay *overlay = g_new0(ferryOverlay, 1);
     int rc;
 
     overlay->path = g_strdup(src->path);
     overlay->fd = -1;
+    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, &overlay->uid, &overlay->gid);
 
     if (!ferryBoundedRunUnlocked(vm, src->path, ferryOverlayRun, overlay, ferryOverlayFree,
                                  FERRY_BOUNDED_STORAGE_MS)) {
@@ -234,12 +270,11 @@ ferryOverlayHasContent(virDomainObj *vm,
         return -1;
     }
 
-    rc = overlay->rc;
-    if (rc < 0) {
-        VIR_WARN("domain '%s': it is not known whether '%s' has content of its own: %s",
-                 vm->def->name, src->path, g_strerror(overlay->err));
-        rc = 0;
-    }
+    if ((rc = overlay->rc) < 0)
+        virReportSystemError(overlay->err,
+                             _("image '%1$s' of disk '%2$s' of domain '%3$s' may be an overlay with "
+                               "content of its own: create it anew with 'qemu-img create'"),
+                             src->path, disk, vm->def->name);
 
     ferryOverlayFree(overlay);
     return rc;

@@ -9,4 +9,4 @@
 
 #include "qemu/qemu_domain.h"
 
-int ferryOverlayHasContent(virDomainObj *vm, virStorageSource *src);
+int ferryOverlayHasContent(virDomainObj *vm, virStorageSource *src, const char *disk);

@@ -37,6 +37,7 @@ typedef struct {
 
 struct _ferryUse {
     virQEMUDriver *driver;
+    virQEMUDriverConfig *cfg; /* for threads that may outlive the driver */
     char *except;
     GPtrArray *texts; /* of ferryUseText; NULL until the first question */
 };
@@ -64,6 +65,7 @@ ferryUseNew(virQEMUDriver *driver,
     ferryUse *use = g_new0(ferryUse, 1);
 
     use->driver = driver;
+    use->cfg = virQEMUDriverGetConfig(driver);
     use->except = g_strdup(except);
     return use;
 }
@@ -76,8 +78,21 @@ ferryUseFree(ferryUse *use)
         return;
 
     g_clear_pointer(&use->texts, g_ptr_array_unref);
+    virObjectUnref(use->cfg);
     g_free(use->except);
     g_free(use);
+}
+
+
+/**
+ * ferryUseRenew:
+ *
+ * The next question reads the definitions again.
+ */
+void
+ferryUseRenew(ferryUse *use)
+{
+    g_clear_pointer(&use->texts, g_ptr_array_unref);
 }
 
 
@@ -118,15 +133,14 @@ ferryUseReadFolder(ferryUse *use,
 static void
 ferryUseRead(ferryUse *use)
 {
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(use->driver);
-
     use->texts = g_ptr_array_new_with_free_func((GDestroyNotify) ferryUseTextFree);
-    ferryUseReadFolder(use, cfg->configDir);
-    ferryUseReadFolder(use, cfg->stateDir);
+    ferryUseReadFolder(use, use->cfg->configDir);
+    ferryUseReadFolder(use, use->cfg->stateDir);
 }
 
 
-/* A source of another base name is not looked at: that could hang on its storage. */
+/* A file of another base name is not looked at: that could hang on its storage. A device has
+ * several names (/dev/vg/lv, /dev/mapper/vg-lv). */
 static bool
 ferryUseIsSource(xmlNodePtr node,
                  const char *path,
@@ -140,7 +154,10 @@ ferryUseIsSource(xmlNodePtr node,
         g_autofree char *source = virXMLPropString(node, attributes[i]);
         g_autofree char *other = source ? g_path_get_basename(source) : NULL;
 
-        if (source && (STREQ(source, path) || (STREQ(other, name) && ferryFileIsAt(file, source))))
+        if (source &&
+            (STREQ(source, path) ||
+             (file && (STREQ(other, name) || g_str_has_prefix(source, "/dev/")) &&
+              ferryFileIsAt(file, source))))
             return true;
     }
 
@@ -169,23 +186,28 @@ ferryUseParsed(const char *xml,
 }
 
 
-/* Like ferryUseParsed(), for a volume of a pool. */
+/* Like ferryUseParsed(), for a volume of a pool, which is at @path. */
 static bool
 ferryUseParsedVolume(const char *xml,
                      const char *pool,
-                     const char *volume)
+                     const char *volume,
+                     const char *path,
+                     const ferryFile *file)
 {
     g_autoptr(xmlXPathContext) ctxt = NULL;
     g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_definition)"), &ctxt);
     g_autofree xmlNodePtr *nodes = NULL;
-    int n = doc ? virXPathNodeSet("//source[@pool and @volume]", ctxt, &nodes) : -1;
+    int n = doc ? virXPathNodeSet("//source", ctxt, &nodes) : -1;
     int i;
 
     for (i = 0; i < n; i++) {
         g_autofree char *inPool = virXMLPropString(nodes[i], "pool");
-        g_autofree char *name = virXMLPropString(nodes[i], "volume");
+        g_autofree char *inVolume = virXMLPropString(nodes[i], "volume");
+        g_autofree char *name = virXMLPropString(nodes[i], "name"); /* on the network */
 
-        if (STREQ(inPool, pool) && STREQ(name, volume))
+        if ((STREQ_NULLABLE(inPool, pool) && STREQ_NULLABLE(inVolume, volume)) ||
+            STREQ_NULLABLE(name, path) ||
+            ferryUseIsSource(nodes[i], path, file))
             return true;
     }
 
@@ -196,12 +218,15 @@ ferryUseParsedVolume(const char *xml,
 /**
  * ferryUseFindVolume:
  *
- * Like ferryUseFind(), for what a definition names by pool and volume.
+ * Like ferryUseFind(), for what a definition names by pool and volume, or by its path. @file
+ * may be NULL, and may be a device.
  */
 char *
 ferryUseFindVolume(ferryUse *use,
                    const char *pool,
-                   const char *volume)
+                   const char *volume,
+                   const char *path,
+                   const ferryFile *file)
 {
     size_t i;
 
@@ -211,7 +236,7 @@ ferryUseFindVolume(ferryUse *use,
     for (i = 0; i < use->texts->len; i++) {
         ferryUseText *text = g_ptr_array_index(use->texts, i);
 
-        if (!text->text || ferryUseParsedVolume(text->text, pool, volume)) {
+        if (!text->text || ferryUseParsedVolume(text->text, pool, volume, path, file)) {
             virResetLastError();
             return g_strdup(text->path);
         }

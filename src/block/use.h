@@ -16,5 +16,10 @@ ferryUse *ferryUseNew(virQEMUDriver *driver, const char *except);
 void ferryUseFree(ferryUse *use);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryUse, ferryUseFree);
 virQEMUDriver *ferryUseDriver(ferryUse *use);
-char *ferryUseFindVolume(ferryUse *use, const char *pool, const char *volume);
+void ferryUseRenew(ferryUse *use);
+char *ferryUseFindVolume(ferryUse *use,
+                         const char *pool,
+                         const char *volume,
+                         const char *path,
+                         const ferryFile *file);
 char *ferryUseFind(ferryUse *use, const char *path, const ferryFile *file);

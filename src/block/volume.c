@@ -11,7 +11,8 @@
  * asked by a thread of its own (bounded.c), while no domain is locked. Errors and the identity
  * of the client belong to a thread: both are passed on.
  *
- * A volume that is created too late, when nobody waits for it any more, is deleted at once.
+ * A volume that is created too late, when nobody waits for it any more, is deleted at once,
+ * unless a definition names it by then.
  */
 
 #include <config.h>
@@ -20,18 +21,16 @@
 #include <sys/stat.h>
 
 #include "block/bounded.h"
+#include "block/pool.h"
 #include "block/volume.h"
-#include "conf/storage_conf.h"
+#include "block/volume_delete.h"
 #include "datatypes.h"
 #include "driver.h"
 #include "virerror.h"
 #include "virfile.h"
 #include "viridentity.h"
-#include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
-
-VIR_LOG_INIT("ferry.volume");
 
 /* Milliseconds. Creating a volume may take the tool of a volume manager some seconds. */
 #define FERRY_VOLUME_ASK_MS (10 * 1000)
@@ -42,10 +41,10 @@ typedef struct {
     virStorageSource *src; /* a copy */
     virIdentity *identity; /* of the client; NULL: there is none */
     ferryVolumeSpec spec;
-    char *backing;         /* spec.backing points to it */
     int result;            /* 1: yes; 0: there is no such volume; -1: error */
     virErrorPtr error;
     ferryVolume *made;     /* what was created; NULL: nothing */
+    ferryVolumeRemoval *removal; /* of what is created too late; NULL: nothing is created */
 } ferryVolumeCall;
 
 
@@ -54,9 +53,9 @@ ferryVolumeCallFree(ferryVolumeCall *call)
 {
     virObjectUnref(call->src);
     g_clear_object(&call->identity);
-    g_free(call->backing);
     virFreeError(call->error);
     ferryVolumeFree(call->made);
+    ferryVolumeRemovalUnref(call->removal);
     g_free(call);
 }
 
@@ -67,28 +66,11 @@ ferryVolumeCallDrop(void *opaque)
 {
     ferryVolumeCall *call = opaque;
 
-    if (call->made)
-        ferryVolumeDelete(call->made);
-    ferryVolumeCallFree(call);
-}
-
-
-static virStoragePoolPtr
-ferryVolumePool(virConnectPtr conn,
-                const char *name)
-{
-    g_autoptr(virStoragePool) pool = virStoragePoolLookupByName(conn, name);
-
-    if (!pool)
-        return NULL;
-
-    if (virStoragePoolIsActive(pool) != 1) {
-        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
-                       _("storage pool '%1$s' is not active: start it with 'virsh pool-start'"), name);
-        return NULL;
+    if (call->made) {
+        ferryVolumeRemovalAdd(call->removal, call->made);
+        ferryVolumeRemovalRun(call->removal);
     }
-
-    return g_steal_pointer(&pool);
+    ferryVolumeCallFree(call);
 }
 
 
@@ -117,24 +99,6 @@ ferryVolumeTranslate(ferryVolumeCall *call,
 }
 
 
-/* Returns whether the volumes of the pool are files, which may have holes. For volume managers
- * a volume that is not fully allocated is a snapshot. */
-static int
-ferryVolumeAreFiles(virStoragePoolPtr pool,
-                    bool *files)
-{
-    g_autofree char *xml = virStoragePoolGetXMLDesc(pool, /* flags= */ 0);
-    g_autoptr(virStoragePoolDef) def = NULL;
-
-    if (!xml || !(def = virStoragePoolDefParse(xml, /* filename= */ NULL, /* flags= */ 0)))
-        return -1;
-
-    *files = def->type == VIR_STORAGE_POOL_DIR || def->type == VIR_STORAGE_POOL_FS ||
-             def->type == VIR_STORAGE_POOL_NETFS || def->type == VIR_STORAGE_POOL_VSTORAGE;
-    return 0;
-}
-
-
 static char *
 ferryVolumeXML(ferryVolumeCall *call,
                bool files)
@@ -160,11 +124,6 @@ ferryVolumeXML(ferryVolumeCall *call,
                               spec->props.subclusters ? "<extended_l2/>" : "");
     }
     virBufferAddLit(&buf, "</target>");
-    if (files && spec->backing) {
-        virBufferEscapeString(&buf, "<backingStore><path>%s</path>", spec->backing);
-        virBufferAsprintf(&buf, "<format type='%s'/></backingStore>",
-                          virStorageFileFormatTypeToString(spec->backingFormat));
-    }
     virBufferAddLit(&buf, "</volume>");
 
     return virBufferContentAndReset(&buf);
@@ -177,7 +136,8 @@ ferryVolumeFile(virStorageVolPtr vol)
 {
     g_autofree char *path = virStorageVolGetPath(vol);
     g_autoptr(ferryFile) file = ferryFileNew();
-    VIR_AUTOCLOSE fd = path ? ferryFileOpen(path, O_RDONLY | O_NOFOLLOW) : -1;
+    /* root may not be allowed to read it */
+    VIR_AUTOCLOSE fd = path ? open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1;
     struct stat st;
 
     if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || ferryFileLearn(file, fd) < 0)
@@ -196,7 +156,7 @@ ferryVolumeMake(ferryVolumeCall *call,
     const char *key;
     bool files;
 
-    if (ferryVolumeAreFiles(pool, &files) < 0)
+    if (ferryPoolHasFiles(pool, &files) < 0)
         return -1;
 
     if (!files && call->spec.format != VIR_STORAGE_FILE_RAW) {
@@ -235,7 +195,7 @@ ferryVolumeCallRun(ferryVolumeCall *call,
 
     if (virIdentitySetCurrent(call->identity) == 0 &&
         (conn = virGetConnectStorage()) &&
-        (pool = ferryVolumePool(conn, call->src->srcpool->pool)))
+        (pool = ferryPoolFind(conn, call->src->srcpool->pool)))
         call->result = ask(call, pool);
 
     if (call->result < 0)
@@ -259,7 +219,7 @@ ferryVolumeRunMake(void *opaque)
 
 
 /* Asks the storage driver. Returns the finished call, or NULL with an error reported. The lock
- * of @vm, which may be NULL, is released meanwhile. */
+ * of @vm is released meanwhile. */
 static ferryVolumeCall *
 ferryVolumeAsk(virDomainObj *vm,
                virStorageSource *src,
@@ -274,8 +234,8 @@ ferryVolumeAsk(virDomainObj *vm,
     call->identity = virIdentityGetCurrent();
     if (spec) {
         call->spec = *spec;
-        call->backing = g_strdup(spec->backing);
-        call->spec.backing = call->backing;
+        call->removal = ferryVolumeRemovalNew(QEMU_DOMAIN_PRIVATE(vm)->driver, /* own= */ NULL,
+                                              /* wait= */ 0);
     }
 
     if (!call->src) {
@@ -410,119 +370,23 @@ ferryVolumeExists(virDomainObj *vm,
  * ferryVolumeCreate:
  * @vm: domain, locked; its lock is released meanwhile
  * @src: a volume, by pool and name
- * @volume: its key and file are filled in
  *
- * Creates a volume through its pool. Fails if there is one of that name. Returns 0, or -1 with
- * an error reported.
+ * Creates a volume through its pool. Fails if there is one of that name. Returns a record of it,
+ * which the caller frees, or NULL with an error reported. After VIR_ERR_OPERATION_TIMEOUT it may
+ * still be created; then it is deleted at once.
  */
-int
+ferryVolume *
 ferryVolumeCreate(virDomainObj *vm,
                   virStorageSource *src,
-                  const ferryVolumeSpec *spec,
-                  ferryVolume *volume)
+                  const ferryVolumeSpec *spec)
 {
     ferryVolumeCall *call = ferryVolumeAsk(vm, src, spec);
+    ferryVolume *made = NULL;
 
-    if (!call)
-        return -1;
-
-    volume->key = g_steal_pointer(&call->made->key);
-    volume->file = g_steal_pointer(&call->made->file);
-    ferryVolumeCallFree(call);
-    return 0;
-}
-
-
-/* Returns whether @vol still is @volume. */
-static bool
-ferryVolumeIsSame(const ferryVolume *volume,
-                  virStorageVolPtr vol)
-{
-    g_autofree char *path = virStorageVolGetPath(vol);
-
-    return STREQ_NULLABLE(virStorageVolGetKey(vol), volume->key) &&
-           (!volume->file || (path && ferryFileIsAt(volume->file, path)));
-}
-
-
-/**
- * ferryVolumeDelete:
- *
- * Deletes @volume through its pool, if it still is the one that was created. May wait for
- * storage. Reports no error; the log says what was done.
- */
-void
-ferryVolumeDelete(const ferryVolume *volume)
-{
-    g_autoptr(virIdentity) identity = virIdentityGetSystem();
-    g_autoptr(virConnect) conn = NULL;
-    g_autoptr(virStoragePool) pool = NULL;
-    g_autoptr(virStorageVol) vol = NULL;
-
-    ignore_value(virIdentitySetCurrent(identity));
-
-    if (!(conn = virGetConnectStorage()) ||
-        !(pool = ferryVolumePool(conn, volume->pool)) ||
-        !(vol = virStorageVolLookupByName(pool, volume->name))) {
-        if (virGetLastErrorCode() != VIR_ERR_NO_STORAGE_VOL)
-            VIR_WARN("volume '%s' of pool '%s' stays: %s; delete it if nobody needs it",
-                     volume->name, volume->pool, virGetLastErrorMessage());
-    } else if (!ferryVolumeIsSame(volume, vol)) {
-        VIR_WARN("volume '%s' of pool '%s' stays: %s", volume->name, volume->pool,
-                 volume->key ? "it is another one by now" :
-                               "the journal does not say whether Ferry made it; delete it if nobody needs it");
-    } else if (virStorageVolDelete(vol, /* flags= */ 0) < 0) {
-        VIR_WARN("volume '%s' of pool '%s' cannot be deleted: %s", volume->name, volume->pool,
-                 virGetLastErrorMessage());
-    } else {
-        VIR_WARN("deleted volume '%s' of pool '%s'", volume->name, volume->pool);
+    if (call) {
+        made = g_steal_pointer(&call->made);
+        ferryVolumeCallFree(call);
     }
 
-    virResetLastError();
-    ignore_value(virIdentitySetCurrent(NULL));
-}
-
-
-/**
- * ferryVolumeDeleteList:
- * @opaque: a GPtrArray of ferryVolume
- *
- * Like ferryVolumeDelete(), for ferryLeftoverRun() and others that call it in a thread of its
- * own.
- */
-void
-ferryVolumeDeleteList(void *opaque)
-{
-    GPtrArray *volumes = opaque;
-    size_t i;
-
-    for (i = 0; i < volumes->len; i++)
-        ferryVolumeDelete(g_ptr_array_index(volumes, i));
-}
-
-
-/**
- * ferryVolumeDeleteAll:
- * @vm: domain, locked, whose lock is released meanwhile; or NULL
- * @volumes: of ferryVolume; taken over
- *
- * Deletes volumes. If the storage driver does not answer in time, that is done later. Keeps the
- * last error.
- */
-void
-ferryVolumeDeleteAll(virDomainObj *vm,
-                     GPtrArray *volumes)
-{
-    virErrorPtr err = NULL;
-
-    if (volumes->len == 0) {
-        g_ptr_array_unref(volumes);
-        return;
-    }
-
-    virErrorPreserveLast(&err);
-    if (ferryBoundedRunUnlocked(vm, /* place= */ NULL, ferryVolumeDeleteList, volumes,
-                                (GDestroyNotify) g_ptr_array_unref, FERRY_VOLUME_CREATE_MS))
-        g_ptr_array_unref(volumes);
-    virErrorRestore(&err);
+    return made;
 }

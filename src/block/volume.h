@@ -16,16 +16,10 @@ struct _ferryVolumeSpec {
     unsigned long long capacity; /* bytes */
     virStorageFileFormat format;
     ferryLikeProps props;
-    const char *backing;         /* path of its backing image; NULL: none */
-    virStorageFileFormat backingFormat;
 };
 
 int ferryVolumeResolve(virDomainObj *vm, virStorageSource *chain, const char *disk);
 int ferryVolumeExists(virDomainObj *vm, virStorageSource *src);
-int ferryVolumeCreate(virDomainObj *vm,
-                      virStorageSource *src,
-                      const ferryVolumeSpec *spec,
-                      ferryVolume *volume);
-void ferryVolumeDelete(const ferryVolume *volume);
-void ferryVolumeDeleteList(void *volumes);
-void ferryVolumeDeleteAll(virDomainObj *vm, GPtrArray *volumes);
+ferryVolume *ferryVolumeCreate(virDomainObj *vm,
+                               virStorageSource *src,
+                               const ferryVolumeSpec *spec);

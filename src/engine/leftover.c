@@ -26,9 +26,6 @@
 #include "engine/engine.h"
 #include "engine/leftover.h"
 
-/* How long the callers may keep a domain locked. */
-#define FERRY_LEFTOVER_MS 1000
-
 /* The states of ferryOp.leftover. */
 enum {
     FERRY_LEFTOVER_NONE,

@@ -10,4 +10,7 @@
 #include "block/bounded.h"
 #include "engine/op.h"
 
+/* How long ferryLeftoverRun() may keep a domain locked, in milliseconds. */
+#define FERRY_LEFTOVER_MS 1000
+
 bool ferryLeftoverRun(ferryOp *op, ferryBoundedFunc func, void *data, GDestroyNotify clear);

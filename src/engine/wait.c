@@ -62,6 +62,24 @@ ferryOpIsLost(ferryOp *op)
 
 
 /**
+ * ferryOpReportLost:
+ *
+ * Reports why @op, which ferryOpIsLost(), does not go on.
+ */
+void
+ferryOpReportLost(ferryOp *op)
+{
+    if (g_atomic_int_get(&stopping))
+        virReportError(VIR_ERR_OPERATION_ABORTED,
+                       _("the driver is about to end; what was begun on domain '%1$s' is "
+                         "settled when it starts again"), op->vm->def->name);
+    else
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("domain '%1$s' ended meanwhile"), op->vm->def->name);
+}
+
+
+/**
  * ferryOpTakeJob:
  *
  * Takes the domain's job for @op, however long other threads hold it. Domain locked; the
@@ -155,25 +173,10 @@ ferryOpResume(ferryOp *op)
     if (!op->holdJob)
         ignore_value(ferryOpTakeJob(op));
 
-    return ferryOpIsLost(op) ? ferryOpReportLost(op) : 0;
-}
+    if (!ferryOpIsLost(op))
+        return 0;
 
-
-/**
- * ferryOpReportLost:
- *
- * Reports why @op is lost (ferryOpIsLost()). Domain locked. Returns -1.
- */
-int
-ferryOpReportLost(ferryOp *op)
-{
-    if (g_atomic_int_get(&stopping))
-        virReportError(VIR_ERR_OPERATION_ABORTED,
-                       _("the driver is about to end; what was begun on domain '%1$s' is "
-                         "settled when it starts again"), op->vm->def->name);
-    else
-        virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("domain '%1$s' ended meanwhile"), op->vm->def->name);
+    ferryOpReportLost(op);
     return -1;
 }
 

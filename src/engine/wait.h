@@ -16,12 +16,12 @@ int ferryAsyncEnter(virDomainObj *vm, virDomainJob job);
 void ferryAsyncLeave(virDomainObj *vm);
 void ferryWaitStopAll(bool stop);
 bool ferryOpIsLost(ferryOp *op);
+void ferryOpReportLost(ferryOp *op);
 bool ferryOpTakeJob(ferryOp *op);
 bool ferryDomainHasJob(virDomainObj *vm);
 void ferryDomainEndJob(virDomainObj *vm);
 void ferryOpYield(ferryOp *op);
 int ferryOpResume(ferryOp *op);
-int ferryOpReportLost(ferryOp *op);
 int ferryOpAwaitEnd(ferryOp *op);
 int ferryOpSleep(ferryOp *op, unsigned int timeout);
 int ferryJobWait(ferryOp *op,

@@ -345,7 +345,7 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
         ferryApiArrived(dom, op);
     } else if (op->over && (failed || !(flags & VIR_MIGRATE_POSTCOPY))) {
         /* not after a switch to post-copy: only these images have the latest writes */
-        ferryIncomingDiscard(op);
+        ferryIncomingDiscard(op, /* vm= */ NULL);
     }
 
     return dom;

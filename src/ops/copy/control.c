@@ -189,8 +189,10 @@ ferryCopyAwaitEnd(ferryOp *op)
     if (op->over || !op->stuck)
         return 0;
 
-    if (ferryOpIsLost(op))
-        return ferryOpReportLost(op);
+    if (ferryOpIsLost(op)) {
+        ferryOpReportLost(op);
+        return -1;
+    }
 
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
                    _("the copy of disk '%1$s' of domain '%2$s' has ended, but the storage of its target "

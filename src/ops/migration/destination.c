@@ -328,7 +328,7 @@ ferryIncomingSettle(ferryOp *op,
                     bool arrived)
 {
     if (!arrived)
-        ferryIncomingDiscard(op);
+        ferryIncomingDiscard(op, op->vm);
 
     ferryIncomingRelease(ferryIncomingOf(op));
     ferryOpEnd(op);
@@ -350,18 +350,26 @@ ferryIncomingStopped(ferryOp *op)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
     bool arrived = ferryPlanPastReturn(op, &ferryIncomingServePlan);
-    GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+    GPtrArray *paths;
     size_t i;
 
+    if (!arrived && ferryIncomingDeleteVolumes(op) < 0)
+        goto later;
+
+    paths = g_ptr_array_new_with_free_func(g_free);
     for (i = 0; !arrived && i < incoming->ndisks; i++)
         ferryOpFileList(paths, incoming->disks[i].image, incoming->disks[i].origin);
     if (incoming->address.socket)
         g_ptr_array_add(paths, g_strdup(incoming->address.socket));
 
-    if ((arrived || ferryIncomingDeleteVolumes(op) == 0) && ferryOpFileAwait(op, paths) == 0)
+    if (ferryOpFileAwait(op, paths) == 0) {
         ferryIncomingSettle(op, arrived);
-    else
-        VIR_WARN("what a migration has left cannot be removed yet: %s", virGetLastErrorMessage());
+        return;
+    }
+
+ later:
+    VIR_WARN("domain '%s': what a migration has left cannot be removed yet: %s",
+             op->vm ? op->vm->def->name : "", virGetLastErrorMessage());
 }
 
 

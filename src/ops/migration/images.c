@@ -123,10 +123,13 @@ ferryIncomingRunImages(ferryOp *op)
     size_t i;
 
     for (i = 0; i < incoming->ndisks; i++) {
+        ferryIncomingDisk *disk = &incoming->disks[i];
+
+        if (disk->file && ferryIncomingCreateImage(op, disk) < 0)
+            return -1;
+
         /* the source's images are given up for these, so their names must be on the disk */
-        if (incoming->disks[i].file &&
-            (ferryIncomingCreateImage(op, &incoming->disks[i]) < 0 ||
-             ferryIncomingSyncName(op, incoming->disks[i].image) < 0))
+        if ((disk->file || disk->volume) && ferryIncomingSyncName(op, disk->image) < 0)
             return -1;
     }
 
@@ -136,14 +139,18 @@ ferryIncomingRunImages(ferryOp *op)
 
 /**
  * ferryIncomingDiscard:
+ * @vm: the domain, locked, whose lock is released meanwhile; NULL: the caller holds no lock
  *
  * Removes the images and volumes that we created for a guest that never ran here and goes on at the
  * source. No QEMU may be using them; @op may be over. The definitions of the domain
  * itself, which name them, do not count, unless @op was read from a journal: since then
  * the domain may have been defined on the images. Keeps the last error.
+ *
+ * If a volume could not be deleted, @op is stuck (op->stuck).
  */
 void
-ferryIncomingDiscard(ferryOp *op)
+ferryIncomingDiscard(ferryOp *op,
+                     virDomainObj *vm)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
     g_autoptr(ferryUse) use = incoming->domain ? ferryUseNew(op->driver, incoming->domain) :
@@ -156,14 +163,21 @@ ferryIncomingDiscard(ferryOp *op)
         ferryOpFileRemove(op, use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
     }
 
-    ferryIncomingDiscardVolumes(op);
+    ferryIncomingDiscardVolumes(op, vm);
+}
+
+
+static void
+ferryIncomingUndo(ferryOp *op)
+{
+    ferryIncomingDiscard(op, op->vm);
 }
 
 
 const ferryPlan ferryIncomingVolumesPlan = {
     .name = "volumes",
     .steps = (const ferryStep[]) {
-        { .name = "volumes", .run = ferryIncomingRunVolumes, .undo = ferryIncomingDiscard, .durable = true },
+        { .name = "volumes", .run = ferryIncomingRunVolumes, .undo = ferryIncomingUndo, .durable = true },
         { 0 },
     },
 };
@@ -173,7 +187,7 @@ const ferryPlan ferryIncomingVolumesPlan = {
 const ferryPlan ferryIncomingImagesPlan = {
     .name = "images",
     .steps = (const ferryStep[]) {
-        { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingDiscard, .durable = true },
+        { .name = "images", .run = ferryIncomingRunImages, .undo = ferryIncomingUndo, .durable = true },
         { 0 },
     },
 };

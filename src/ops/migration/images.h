@@ -12,4 +12,4 @@
 extern const ferryPlan ferryIncomingVolumesPlan;
 extern const ferryPlan ferryIncomingImagesPlan;
 
-void ferryIncomingDiscard(ferryOp *op);
+void ferryIncomingDiscard(ferryOp *op, virDomainObj *vm);

@@ -23,6 +23,7 @@ ferryIncomingFree(void *opaque)
         ferryVolumeFree(incoming->disks[i].volume);
     }
 
+    ferryVolumeRemovalUnref(incoming->removal);
     ferrySyncStop(incoming->sync);
     virFreeError(incoming->error);
     g_free(incoming->disks);

@@ -11,6 +11,7 @@
 #include "block/image.h"
 #include "block/sync.h"
 #include "block/volume.h"
+#include "block/volume_delete.h"
 #include "engine/op.h"
 #include "ops/migration/request.h"
 
@@ -38,6 +39,7 @@ struct _ferryIncoming {
     char *tlsAlias;           /* the NBD server's TLS credentials; NULL: no TLS */
     char *bitmaps;            /* element for the source: the accepted bitmaps; or NULL */
     char **checkpoints;       /* definitions, to be redefined when the guest has arrived */
+    ferryVolumeRemoval *removal; /* begun by stopped(), and not done yet; or NULL */
     ferryExportServer server;
     ferrySync *sync;          /* writes images out of the page cache; may be NULL */
     virErrorPtr error;        /* why the guest cannot start here */

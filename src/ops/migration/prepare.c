@@ -114,7 +114,7 @@ ferryIncomingCheckOverlays(virDomainObj *vm,
         /* only for qcow2 it is known; a missing image will be created without content */
         if (disk->file || disk->image->format != VIR_STORAGE_FILE_QCOW2 ||
             !virStorageSourceIsLocalStorage(disk->image) ||
-            ((rc = ferryOverlayHasContent(vm, disk->image)) == 0 && virDomainObjIsActive(vm)))
+            ((rc = ferryOverlayHasContent(vm, disk->image, disk->dst)) == 0 && virDomainObjIsActive(vm)))
             continue;
 
         if (rc == 0)
@@ -250,6 +250,25 @@ ferryIncomingAddOp(virDomainObj *vm)
 }
 
 
+/* Ends the operation, unless something that it created is still there, or another thread or
+ * the next driver settles it. */
+static void
+ferryIncomingEnd(ferryOp *op)
+{
+    virErrorPtr err = NULL;
+
+    virErrorPreserveLast(&err);
+
+    /* when it was called last, the volume may not have been there yet */
+    if (op->stopped && !op->over)
+        ferryIncomingClass.stopped(op);
+    else if (!op->stuck && !ferryOpIsLost(op))
+        ferryOpEnd(op);
+
+    virErrorRestore(&err);
+}
+
+
 /* Runs @plan. If that fails, nothing that was created stays, and the operation ends. */
 static int
 ferryIncomingRunPlan(const ferryPlan *plan)
@@ -257,8 +276,12 @@ ferryIncomingRunPlan(const ferryPlan *plan)
     int rc;
 
     ferryOpDrive(call.op);
-    if ((rc = ferryPlanRun(call.op, plan)) < 0 && !call.op->over)
-        ferryOpEnd(call.op);
+    if ((rc = ferryPlanRun(call.op, plan)) < 0) {
+        /* without its journal the step did not run, and what the plan before made is there */
+        if (!ferryPlanReached(call.op, plan, plan->steps[0].name) && !ferryOpIsLost(call.op))
+            ferryIncomingDiscard(call.op, call.op->vm);
+        ferryIncomingEnd(call.op);
+    }
     ferryOpRelease(call.op);
 
     return rc;
@@ -269,9 +292,8 @@ static void
 ferryIncomingGiveUp(ferryOp *op)
 {
     ferryOpDrive(op);
-    ferryIncomingDiscard(op);
-    if (!op->over)
-        ferryOpEnd(op);
+    ferryIncomingDiscard(op, op->vm);
+    ferryIncomingEnd(op);
     ferryOpRelease(op);
 }
 
@@ -327,7 +349,7 @@ ferryIncomingCreateImages(virDomainObj *vm)
     }
 
     if (ferryIncomingCheckOverlays(vm, incoming) < 0) {
-        if (!call.op->over)
+        if (!ferryOpIsLost(call.op))
             ferryIncomingGiveUp(call.op);
         return -1;
     }

@@ -30,9 +30,7 @@ ferryIncomingRequire(ferryOp *op)
     if (!ferryOpIsLost(op))
         return 0;
 
-    virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("domain '%1$s' was removed while its images were created"),
-                   op->vm->def->name);
+    ferryOpReportLost(op);
     return -1;
 }
 
@@ -45,11 +43,16 @@ ferryIncomingCheckMissing(virDomainObj *vm,
 {
     ferryMigrationOffer *offer = g_hash_table_lookup(req->disks, disk->dst);
     virStorageSource *src = disk->image;
-    const char *name = src->srcpool ? src->srcpool->volume : src->path;
+    g_autofree char *name = NULL;
+
+    if (src->srcpool)
+        name = g_strdup_printf(_("volume '%1$s' of pool '%2$s'"), src->srcpool->volume, src->srcpool->pool);
+    else
+        name = g_strdup_printf(_("image '%1$s'"), src->path);
 
     if (!offer) {
         virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is missing, and the source does "
+                       _("%1$s of disk '%2$s' of domain '%3$s' is missing, and the source does "
                          "not say how large it is to be: create it"),
                        name, disk->dst, vm->def->name);
         return -1;
@@ -57,20 +60,45 @@ ferryIncomingCheckMissing(virDomainObj *vm,
 
     if (src->encryption) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is encrypted: create it"),
+                       _("%1$s of disk '%2$s' of domain '%3$s' is encrypted: create it"),
+                       name, disk->dst, vm->def->name);
+        return -1;
+    }
+
+    /* the storage driver would open the backing image as root, by a name that the source gave */
+    if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && src->srcpool) {
+        virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                       _("%1$s of disk '%2$s' of domain '%3$s' is missing, and with "
+                         "--copy-storage-inc only missing files are created: create it with "
+                         "'virsh vol-create-as' and --backing-vol"),
                        name, disk->dst, vm->def->name);
         return -1;
     }
 
     if ((req->flags & VIR_MIGRATE_NON_SHARED_INC) && !offer->backing) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("image '%1$s' of disk '%2$s' of domain '%3$s' is missing, and its backing "
+                       _("%1$s of disk '%2$s' of domain '%3$s' is missing, and its backing "
                          "image is not known: create it"),
                        name, disk->dst, vm->def->name);
         return -1;
     }
 
     return 0;
+}
+
+
+/* Adds to the last error which volume of which disk it is about, and what to do. */
+static void
+ferryIncomingExplain(virDomainObj *vm,
+                     virStorageSource *image,
+                     const char *disk)
+{
+    g_autofree char *why = g_strdup(virGetLastErrorMessage());
+
+    virReportError(virGetLastErrorCode(),
+                   _("volume '%1$s' of pool '%2$s', for disk '%3$s' of domain '%4$s', cannot be "
+                     "created: %5$s; check the pool, or create it with 'virsh vol-create-as'"),
+                   image->srcpool->volume, image->srcpool->pool, disk, vm->def->name, why);
 }
 
 
@@ -81,38 +109,53 @@ ferryIncomingCreateVolume(ferryOp *op,
     const ferryMigrationRequest *req = ferryIncomingOf(op)->req;
     ferryMigrationOffer *offer = g_hash_table_lookup(req->disks, disk->dst);
     g_autoptr(virStorageSource) image = virObjectRef(disk->image);
-    bool overlay = req->flags & VIR_MIGRATE_NON_SHARED_INC;
-    ferryVolumeSpec spec = { .format = image->format };
-    int rc;
+    virDomainObj *vm = op->vm;
+    ferryVolumeSpec spec = { .format = MAX(image->format, VIR_STORAGE_FILE_RAW) };
+    ferryVolume *made;
+    int rc = ferryVolumeExists(vm, image);
 
-    if ((rc = ferryVolumeExists(op->vm, image)) < 0 || ferryIncomingRequire(op) < 0)
+    if (ferryIncomingRequire(op) < 0)
         return -1;
+
+    if (rc < 0) {
+        ferryIncomingExplain(vm, image, disk->dst);
+        return -1;
+    }
 
     if (rc > 0)
         return 0;
 
-    if (ferryIncomingCheckMissing(op->vm, req, disk) < 0)
+    if (ferryIncomingCheckMissing(vm, req, disk) < 0)
         return -1;
 
     spec.capacity = offer->capacity;
     spec.props = offer->props;
-    spec.backing = overlay ? offer->backing : NULL;
-    spec.backingFormat = offer->backingFormat;
-
     disk->volume = ferryVolumeNew(image->srcpool->pool, image->srcpool->volume);
 
-    if (ferryJournalWrite(op->vm, /* durable= */ true) < 0 ||
-        ferryVolumeCreate(op->vm, image, &spec, disk->volume) < 0) {
+    if (ferryJournalWrite(vm, /* durable= */ true) < 0) {
         g_clear_pointer(&disk->volume, ferryVolumeFree);
         return -1;
     }
 
+    made = ferryVolumeCreate(vm, image, &spec);
+
+    /* else it may still be created: the journal goes on naming it */
+    if (made || virGetLastErrorCode() != VIR_ERR_OPERATION_TIMEOUT) {
+        ferryVolumeFree(disk->volume);
+        disk->volume = made;
+    }
+
     if (ferryIncomingRequire(op) < 0) {
-        ferryIncomingDiscardVolumes(op);
+        ferryIncomingDiscardVolumes(op, vm);
         return -1;
     }
 
-    return ferryJournalWrite(op->vm, /* durable= */ true);
+    if (!made) {
+        ferryIncomingExplain(vm, image, disk->dst);
+        return -1;
+    }
+
+    return ferryJournalWrite(vm, /* durable= */ true);
 }
 
 
@@ -136,36 +179,31 @@ ferryIncomingRunVolumes(ferryOp *op)
 }
 
 
-/* Returns the volumes to delete: those that no definition names. As with files, the definition
- * of the domain itself counts only for an operation that was read from a journal. */
-static GPtrArray *
-ferryIncomingListVolumes(ferryOp *op)
+/* Returns what deletes the volumes that were created; NULL: there are none. As with files, the
+ * definition of the domain itself counts only for an operation that was read from a journal.
+ * @wait: for how many milliseconds the caller is going to wait */
+static ferryVolumeRemoval *
+ferryIncomingRemoval(ferryOp *op,
+                     unsigned int wait)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
-    g_autoptr(GPtrArray) volumes = g_ptr_array_new_with_free_func((GDestroyNotify) ferryVolumeFree);
-    const char *own = incoming->domain;
-    g_autoptr(ferryUse) use = NULL;
+    g_autofree char *own = g_strdup(incoming->domain);
+    ferryVolumeRemoval *removal = NULL;
     size_t i;
 
     if (!own && !op->stopped && !op->over)
-        own = op->vm->def->name;
-    use = ferryUseNew(op->driver, own);
+        own = g_strdup(op->vm->def->name);
 
     for (i = 0; i < incoming->ndisks; i++) {
-        ferryVolume *volume = incoming->disks[i].volume;
-        g_autofree char *user = NULL;
-
-        if (!volume)
+        if (!incoming->disks[i].volume)
             continue;
 
-        if ((user = ferryUseFindVolume(use, volume->pool, volume->name)))
-            VIR_WARN("volume '%s' of pool '%s' is not deleted: '%s' names it",
-                     volume->name, volume->pool, user);
-        else
-            g_ptr_array_add(volumes, ferryVolumeCopy(volume));
+        if (!removal)
+            removal = ferryVolumeRemovalNew(op->driver, own, wait);
+        ferryVolumeRemovalAdd(removal, incoming->disks[i].volume);
     }
 
-    return g_steal_pointer(&volumes);
+    return removal;
 }
 
 
@@ -182,17 +220,26 @@ ferryIncomingForgetVolumes(ferryOp *op)
 
 /**
  * ferryIncomingDiscardVolumes:
+ * @vm: the domain, locked, whose lock is released meanwhile; NULL: the caller holds no lock
  *
- * Deletes the volumes that we created. The domain's lock is released meanwhile, unless @op is
- * over: then the caller must hold none. Keeps the last error.
+ * Deletes the volumes that we created. Those that could not be deleted stay in the journal, and
+ * @op is stuck (op->stuck). Keeps the last error.
  */
 void
-ferryIncomingDiscardVolumes(ferryOp *op)
+ferryIncomingDiscardVolumes(ferryOp *op,
+                            virDomainObj *vm)
 {
-    GPtrArray *volumes = ferryIncomingListVolumes(op);
+    ferryVolumeRemoval *removal = ferryIncomingRemoval(op, FERRY_VOLUME_REMOVAL_MS);
 
-    ferryIncomingForgetVolumes(op);
-    ferryVolumeDeleteAll(op->over ? NULL : op->vm, volumes);
+    if (!removal)
+        return;
+
+    if (ferryVolumeRemovalAwait(vm, removal) == 0)
+        ferryIncomingForgetVolumes(op);
+    else
+        op->stuck = true;
+
+    ferryVolumeRemovalUnref(removal);
 }
 
 
@@ -201,26 +248,35 @@ ferryIncomingDiscardVolumes(ferryOp *op)
  * @op: its QEMU is gone
  *
  * Like ferryIncomingDiscardVolumes(), for stopped(), which must not wait. Returns 0, or -1 with
- * an error reported if the storage driver has not answered yet: stopped() is called again.
+ * an error reported if volumes are still there: stopped() is called again.
  */
 int
 ferryIncomingDeleteVolumes(ferryOp *op)
 {
-    GPtrArray *volumes = ferryIncomingListVolumes(op);
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    g_autofree char *names = NULL;
+    const char *failure;
+    int rc;
 
-    if (volumes->len == 0) {
-        g_ptr_array_unref(volumes);
-        ferryIncomingForgetVolumes(op);
+    if (!incoming->removal && !(incoming->removal = ferryIncomingRemoval(op, FERRY_LEFTOVER_MS)))
         return 0;
-    }
 
-    if (!ferryLeftoverRun(op, ferryVolumeDeleteList, volumes, (GDestroyNotify) g_ptr_array_unref)) {
+    names = ferryVolumeRemovalDescribe(incoming->removal);
+
+    if (!ferryLeftoverRun(op, ferryVolumeRemovalRun, ferryVolumeRemovalRef(incoming->removal),
+                          ferryVolumeRemovalUnref)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                       _("the storage driver must answer before the volumes that operation '%1$s' has left "
-                         "can be deleted"), op->name);
+                       _("the storage driver must answer before volumes that operation '%1$s' has left "
+                         "can be deleted: %2$s"), op->name, names);
         return -1;
     }
 
-    ferryIncomingForgetVolumes(op);
-    return 0;
+    if ((failure = ferryVolumeRemovalFailure(incoming->removal)))
+        virReportError(VIR_ERR_OPERATION_FAILED, "%s", failure);
+    else
+        ferryIncomingForgetVolumes(op);
+
+    rc = failure ? -1 : 0;
+    g_clear_pointer(&incoming->removal, ferryVolumeRemovalUnref);
+    return rc;
 }

@@ -14,5 +14,5 @@ int ferryIncomingCheckMissing(virDomainObj *vm,
                               const ferryMigrationRequest *req,
                               ferryIncomingDisk *disk);
 int ferryIncomingRunVolumes(ferryOp *op);
-void ferryIncomingDiscardVolumes(ferryOp *op);
+void ferryIncomingDiscardVolumes(ferryOp *op, virDomainObj *vm);
 int ferryIncomingDeleteVolumes(ferryOp *op);
