@@ -313,7 +313,8 @@ faultFound(char *what)
 {
     g_auto(GStrv) faults = faultRead();
 
-    if (what || !faults[0] || !*faults[0] || STRNEQ_NULLABLE(journal.fault, "enospc")) {
+    if (what || !faults[0] || !g_str_has_suffix(faults[0], "/enospc") ||
+        STRNEQ_NULLABLE(journal.fault, "enospc")) {
         g_free(journal.fault);
         journal.fault = what;
     }
