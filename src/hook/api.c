@@ -456,9 +456,15 @@ ferryDomainAbortJobFlags(virDomainPtr dom,
     virDomainObjEndAPI(&vm);
 
     if (rc != 0)
-        return rc < 0 ? -1 : 0;
+        return ferryReportResult(dom->name, rc < 0 ? -1 : 0);
 
     rc = stock.domainAbortJobFlags(dom, flags);
+
+    if (ferryBackupTakeMet() && rc == 0) {
+        virReportError(VIR_ERR_OPERATION_INVALID, "%s",
+                       _("the backup is still being started; try again"));
+        rc = -1;
+    }
 
     /* the job is gone already: ferryMigrationAbort() alone made the migration fail */
     if (rc < 0 && aborted && virGetLastErrorCode() == VIR_ERR_OPERATION_INVALID) {

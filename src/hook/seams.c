@@ -17,6 +17,7 @@
 #include "hook/api.h"
 #include "hook/version.h"
 #include "ops/backup/begin.h"
+#include "ops/backup/control.h"
 #include "ops/backup/data.h"
 #include "ops/backup/progress.h"
 #include "ops/backup/recover.h"
@@ -56,6 +57,8 @@ FERRY_SEAM(int, qemuMonitorSend, qemuMonitor *mon, qemuMonitorMessage *msg);
 FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
 FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
 FERRY_SEAM(qemuBlockJobData *, qemuBlockJobDiskGetJob, virDomainDiskDef *disk);
+FERRY_SEAM(void, qemuBackupJobCancelBlockjobs, virDomainObj *vm, virDomainBackupDef *backup,
+           bool terminate, int asyncJob);
 FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
 FERRY_SEAM(int, qemuDomainUpdateMemoryDeviceInfo, virDomainObj *vm, int asyncJob);
 FERRY_SEAM(int, qemuProcessPrepareDomain, virQEMUDriver *driver, virDomainObj *vm,
@@ -326,6 +329,19 @@ __wrap_qemuDomainObjPrivateDataClear(qemuDomainObjPrivate *priv)
     ferryIdentityForget(priv);
 
     __real_qemuDomainObjPrivateDataClear(priv);
+}
+
+
+/* The stock entry that aborts a domain's job ends the block jobs of its own backup, and says that
+ * it has. It must not say so of a backup of Ferry's, which has none of them. */
+void
+__wrap_qemuBackupJobCancelBlockjobs(virDomainObj *vm,
+                                    virDomainBackupDef *backup,
+                                    bool terminate,
+                                    int asyncJob)
+{
+    if (!ferryBackupMeet(vm))
+        __real_qemuBackupJobCancelBlockjobs(vm, backup, terminate, asyncJob);
 }
 
 

@@ -54,6 +54,36 @@ ferryBackupNeedsCheckpoints(ferryOp *op)
 }
 
 
+/* The stock driver's abort that this thread is in has met a backup of ours. */
+static __thread bool met;
+
+
+/**
+ * ferryBackupMeet:
+ *
+ * The stock driver is about to abort @vm's backup, since Ferry had none when the client's call
+ * began. Returns true, and remembers it for ferryBackupTakeMet(), if Ferry has begun one since,
+ * or is about to. Domain locked.
+ */
+bool
+ferryBackupMeet(virDomainObj *vm)
+{
+    met = ferryBackupFind(vm) || vm->job->phase == FERRY_BACKUP_PHASE_ASKED;
+    return met;
+}
+
+
+/* Returns what ferryBackupMeet() has found in this thread, once. */
+bool
+ferryBackupTakeMet(void)
+{
+    bool result = met;
+
+    met = false;
+    return result;
+}
+
+
 /**
  * ferryBackupAbort:
  * @async: return as soon as it is settled that the backup ends

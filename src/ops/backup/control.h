@@ -12,6 +12,8 @@
 
 extern const ferryBlockJobHandler ferryBackupBlockJob;
 
+bool ferryBackupMeet(virDomainObj *vm);
+bool ferryBackupTakeMet(void);
 int ferryBackupAbort(ferryOp *op, bool async);
 char *ferryBackupGetXML(ferryOp *op);
 bool ferryBackupNeedsCheckpoints(ferryOp *op);
