@@ -95,7 +95,7 @@ ferryOpDrive(ferryOp *op)
 
     g_assert(!op->driven);
     op->driven = true;
-    op->events = 0;
+    g_atomic_int_set(&op->events, 0);
     engine.driven++;
 }
 
@@ -116,7 +116,7 @@ ferryOpRelease(ferryOp *op)
             virCondBroadcast(&engine.idle);
     }
 
-    if (!ferryOpIsLost(op) && op->events > 0)
+    if (!ferryOpIsLost(op) && g_atomic_int_get(&op->events) > 0)
         ignore_value(ferryEngineSubmit(op));
 }
 
@@ -163,7 +163,7 @@ ferryWorkRun(void *jobdata,
         /* an event that comes from now on needs another worker */
         g_atomic_int_set(&op->queued, 0);
 
-        op->events += op->driven; /* whoever drives it has it looked at once more */
+        g_atomic_int_add(&op->events, op->driven); /* whoever drives it looks once more */
 
         if (!ferryOpIsLost(op) && !op->driven && virDomainObjIsActive(vm)) {
             ferryOpDrive(op);
@@ -285,7 +285,7 @@ ferryEngineJobEvent(virDomainObj *vm,
         if (!op->klass->jobMatters || !op->klass->jobMatters(op, status))
             continue;
 
-        op->events++;
+        g_atomic_int_inc(&op->events);
 
         if (op->driven)
             virDomainObjBroadcast(vm);

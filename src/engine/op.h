@@ -147,7 +147,7 @@ struct _ferryOp {
     bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */
     int queued;           /* atomic; a worker will look at the operation */
     bool driven;          /* a thread carries the operation on: events only wake it up */
-    unsigned int events;  /* job events since ferryOpDrive(): a wait must miss none */
+    int events;           /* atomic; job events since ferryOpDrive(): a wait must miss none */
 };
 
 /* Defines @func, which returns the data of an operation as a @type. The class of the

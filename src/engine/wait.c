@@ -327,7 +327,7 @@ ferryJobAwait(ferryOp *op,
     }
 
     while (true) {
-        unsigned int events = op->events;
+        int events = g_atomic_int_get(&op->events);
         g_autoptr(GPtrArray) jobs = NULL;
         unsigned long long now;
 
@@ -347,7 +347,7 @@ ferryJobAwait(ferryOp *op,
             return NULL;
         }
 
-        if (events == op->events &&
+        if (events == g_atomic_int_get(&op->events) &&
             ferryOpSleep(op, MIN(deadline - now, FERRY_WAIT_REQUERY_MS)) < 0)
             return NULL;
     }

@@ -52,7 +52,7 @@ ferryMigrationPeerLost(virDomainObj *vm)
         return;
 
     ferryMigrationOf(op)->lost = true;
-    op->events++;
+    g_atomic_int_inc(&op->events);
 
     if (op->driven)
         virDomainObjBroadcast(vm);
