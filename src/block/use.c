@@ -165,9 +165,29 @@ ferryUseIsSource(xmlNodePtr node,
 }
 
 
-/* Returns whether the definition in @xml has a source that leads to @path or @file. */
+/* Returns whether @source names @volume of @pool, which has @path: the name on the network of a
+ * volume that is no file. */
+static bool
+ferryUseIsVolume(xmlNodePtr source,
+                 const char *pool,
+                 const char *volume,
+                 const char *path)
+{
+    g_autofree char *inPool = virXMLPropString(source, "pool");
+    g_autofree char *inVolume = virXMLPropString(source, "volume");
+    g_autofree char *name = virXMLPropString(source, "name");
+
+    return (STREQ_NULLABLE(inPool, pool) && STREQ_NULLABLE(inVolume, volume)) ||
+           STREQ_NULLABLE(name, path);
+}
+
+
+/* Returns whether the definition in @xml has a source that leads to @path or @file, or is
+ * @volume of @pool; NULL: that is no volume. */
 static bool
 ferryUseParsed(const char *xml,
+               const char *pool,
+               const char *volume,
                const char *path,
                const ferryFile *file)
 {
@@ -178,35 +198,7 @@ ferryUseParsed(const char *xml,
     int i;
 
     for (i = 0; i < n; i++) {
-        if (ferryUseIsSource(nodes[i], path, file))
-            return true;
-    }
-
-    return n < 0;
-}
-
-
-/* Like ferryUseParsed(), for a volume of a pool, which is at @path. */
-static bool
-ferryUseParsedVolume(const char *xml,
-                     const char *pool,
-                     const char *volume,
-                     const char *path,
-                     const ferryFile *file)
-{
-    g_autoptr(xmlXPathContext) ctxt = NULL;
-    g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_definition)"), &ctxt);
-    g_autofree xmlNodePtr *nodes = NULL;
-    int n = doc ? virXPathNodeSet("//source", ctxt, &nodes) : -1;
-    int i;
-
-    for (i = 0; i < n; i++) {
-        g_autofree char *inPool = virXMLPropString(nodes[i], "pool");
-        g_autofree char *inVolume = virXMLPropString(nodes[i], "volume");
-        g_autofree char *name = virXMLPropString(nodes[i], "name"); /* on the network */
-
-        if ((STREQ_NULLABLE(inPool, pool) && STREQ_NULLABLE(inVolume, volume)) ||
-            STREQ_NULLABLE(name, path) ||
+        if ((pool && ferryUseIsVolume(nodes[i], pool, volume, path)) ||
             ferryUseIsSource(nodes[i], path, file))
             return true;
     }
@@ -236,7 +228,7 @@ ferryUseFindVolume(ferryUse *use,
     for (i = 0; i < use->texts->len; i++) {
         ferryUseText *text = g_ptr_array_index(use->texts, i);
 
-        if (!text->text || ferryUseParsedVolume(text->text, pool, volume, path, file)) {
+        if (!text->text || ferryUseParsed(text->text, pool, volume, path, file)) {
             virResetLastError();
             return g_strdup(text->path);
         }
@@ -270,7 +262,7 @@ ferryUseFind(ferryUse *use,
 
         if (!text->text ||
             (strstr(text->text, virBufferCurrentContent(&buf)) &&
-             ferryUseParsed(text->text, path, file))) {
+             ferryUseParsed(text->text, /* pool= */ NULL, /* volume= */ NULL, path, file))) {
             virResetLastError();
             return g_strdup(text->path);
         }

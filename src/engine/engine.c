@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "engine/job.h"
 #include "engine/journal.h"
+#include "engine/reap.h"
 #include "engine/report.h"
 #include "engine/wait.h"
 #include "virerror.h"
@@ -121,7 +122,7 @@ ferryOpRelease(ferryOp *op)
 }
 
 
-/* Goes on with @op, whose domain may be gone by now: its storage has answered. */
+/* Goes on with @op, whose domain may be gone by now. */
 static void
 ferryWorkSettle(ferryOp *op,
                 const unsigned char *uuid)
@@ -230,29 +231,19 @@ ferryEngineSubmit(ferryOp *op)
 
 
 /**
- * ferryEngineSubmitStopped:
+ * ferryEngineSubmitAgain:
  * @op: could not go on, or be settled after the end of its QEMU, before its storage answered
  * @uuid: of its domain, which may be locked or gone: nothing of @op is looked at
  *
  * Lets a worker call stopped() of @op again, or jobChanged() if QEMU still runs. Does not wait.
  */
 void
-ferryEngineSubmitStopped(ferryOp *op,
-                         const unsigned char *uuid)
+ferryEngineSubmitAgain(ferryOp *op,
+                       const unsigned char *uuid)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
 
     ignore_value(ferryEngineSend(/* vm= */ NULL, op, uuid));
-}
-
-
-static bool
-ferryEngineOwns(ferryOp *op,
-                const char *jobname)
-{
-    g_autofree char *prefix = ferryJobName(op, "");
-
-    return g_str_has_prefix(jobname, prefix);
 }
 
 
@@ -279,8 +270,10 @@ ferryEngineJobEvent(virDomainObj *vm,
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
 
-        if (!ferryEngineOwns(op, jobname))
+        if (!ferryJobIsOf(op, jobname))
             continue;
+
+        VIR_DEBUG("job=%s status=%d driven=%d", jobname, status, op->driven);
 
         if (!op->klass->jobMatters || !op->klass->jobMatters(op, status))
             continue;
@@ -294,46 +287,6 @@ ferryEngineJobEvent(virDomainObj *vm,
     }
 
     return true;
-}
-
-
-/* Returns true when the job @jobname belongs to an operation of @vm. */
-static bool
-ferryEngineClaims(virDomainObj *vm,
-                  const char *jobname)
-{
-    GPtrArray *ops = ferryOpList(vm);
-    size_t i;
-
-    for (i = 0; ops && i < ops->len; i++) {
-        if (ferryEngineOwns(g_ptr_array_index(ops, i), jobname))
-            return true;
-    }
-
-    return false;
-}
-
-
-/* Kills our jobs that belong to no operation, because the journal was lost: the guest may
- * be waiting for such a job, and no other code would ever end it. */
-static void
-ferryEngineReap(virDomainObj *vm)
-{
-    static const ferryOpClass nobody = { .name = "nobody" };
-    ferryOp op = { .klass = &nobody, .vm = vm, .name = (char *) "", .holdJob = true };
-    g_autoptr(GPtrArray) jobs = ferryJobListAll(&op);
-    size_t i;
-
-    for (i = 0; jobs && i < jobs->len; i++) {
-        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
-
-        if (ferryEngineClaims(vm, job->id))
-            continue;
-
-        VIR_WARN("domain '%s': ending job '%s', which belongs to no operation",
-                 vm->def->name, job->id);
-        ignore_value(ferryJobKill(&op, job->id));
-    }
 }
 
 
@@ -379,7 +332,7 @@ ferryEngineReconnected(virDomainObj *vm)
         ferryReportRecovered(op, vm->def->name);
     }
 
-    ferryEngineReap(vm);
+    ferryReapJobs(vm);
     virResetLastError();
 }
 
@@ -407,7 +360,7 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
         /* Left by an earlier QEMU. To settle it may mean to release the domain's lock: not before
          * QEMU's end is complete, or a definition that comes meanwhile would be lost. */
         if (op->stopped)
-            ferryEngineSubmitStopped(op, op->vm->def->uuid);
+            ferryEngineSubmitAgain(op, op->vm->def->uuid);
         else
             op->klass->stopped(op);
 

@@ -17,7 +17,7 @@ void ferryEngineStopped(qemuDomainObjPrivate *priv);
 void ferryEngineKeep(virDomainObj *vm, ferryOp *op);
 bool ferryEngineJobEvent(virDomainObj *vm, const char *jobname, int status);
 int ferryEngineSubmit(ferryOp *op);
-void ferryEngineSubmitStopped(ferryOp *op, const unsigned char *uuid);
+void ferryEngineSubmitAgain(ferryOp *op, const unsigned char *uuid);
 
 void ferryOpEnd(ferryOp *op);
 void ferryOpDrive(ferryOp *op);

@@ -78,6 +78,21 @@ ferryJobName(ferryOp *op,
 }
 
 
+/**
+ * ferryJobIsOf:
+ *
+ * Returns whether the QEMU job @jobname is one of @op's, as ferryJobName() names them.
+ */
+bool
+ferryJobIsOf(ferryOp *op,
+             const char *jobname)
+{
+    g_autofree char *prefix = ferryJobName(op, "");
+
+    return g_str_has_prefix(jobname, prefix);
+}
+
+
 /* Asks QEMU for the jobs that @name and @match select. If the query fails, repeats it:
  * a job that we fail to list would go on unsupervised. */
 GPtrArray *

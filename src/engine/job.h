@@ -33,6 +33,7 @@ void ferryJobConnectionLost(qemuMonitor *mon);
 bool ferryJobStatusIsReady(qemuMonitorJobStatus status);
 bool ferryJobQEMUReachable(ferryOp *op);
 char *ferryJobName(ferryOp *op, const char *what);
+bool ferryJobIsOf(ferryOp *op, const char *jobname);
 GPtrArray *ferryJobFind(ferryOp *op, const char *name, ferryJobMatch match);
 GPtrArray *ferryJobListAll(ferryOp *op);
 GPtrArray *ferryJobList(ferryOp *op, const char *what);

@@ -60,7 +60,7 @@ ferryLeftoverRunThread(void *opaque)
 
     g_atomic_int_set(&left->op->leftover, FERRY_LEFTOVER_DONE);
     ignore_value(g_atomic_int_dec_and_test(&late));
-    ferryEngineSubmitStopped(left->op, left->uuid);
+    ferryEngineSubmitAgain(left->op, left->uuid);
 }
 
 

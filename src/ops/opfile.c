@@ -226,7 +226,7 @@ ferryOpFileQuestionLate(void *opaque)
     ferryOpFileQuestion *question = opaque;
 
     if (question->begun)
-        ferryEngineSubmitStopped(question->op, question->uuid);
+        ferryEngineSubmitAgain(question->op, question->uuid);
     ferryOpFileQuestionFree(question);
 }
 

@@ -134,8 +134,10 @@ ferryBackupAbort(ferryOp *op,
         return 0;
 
     /* the next driver ends it: says so, or that QEMU has ended */
-    if (ferryOpIsLost(op))
-        return ferryOpResume(op);
+    if (ferryOpIsLost(op)) {
+        ferryOpReportLost(op);
+        return -1;
+    }
 
     if (!backup->silent) {
         /* it ends when its jobs do */
