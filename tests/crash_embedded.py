@@ -17,7 +17,7 @@ import zlib
 import crash
 import crash_others
 import faultmatrix
-from crash_state import MORE, look, look_off, roughly, undefined, unowned
+from crash_state import MORE, look, look_off, roughly, undefined, unheld, unowned
 from ferrytest import (Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, run, wait_for,
                        written)
 
@@ -239,6 +239,8 @@ class Walk:
         said, second = '', None
         if case.fault in crash.SECOND:
             said, second = crash_others.both(self.bench, scene, case, act)
+        elif case.fault == 'image-hang':
+            said = crash_others.beside(self.bench, scene, act)
         else:
             try:
                 act(scene)
@@ -378,6 +380,7 @@ class Walk:
 
     def check_running(self, case, ref, scene, act, said):
         about = (roughly if case.fault == 'error' and 'during' in case.when else
+                 unheld if case.fault == 'image-hang' else
                  undefined if scene.transient and not scene.TRANSIENT else dict)
         states = [about(s) for s in ref.states]
 
@@ -399,8 +402,10 @@ class Walk:
         state = now()
         here = [i for i, s in enumerate(states) if s == state]
         check(case.when != 'ended' or 2 in here, 'what was over is undone')
+        # an end that does not wait for storage any more goes on by itself
+        ends = not said or (case.fault == 'image-hang' and case.undone)
         if self.bench.deaths == self.deaths and not case.past:
-            check(2 in here if not said else 2 not in here,
+            check((2 in here) == ends,
                   f'the call said {said or "nothing"}, and the state is {"after" if 2 in here else "before"}')
         self.check_told(scene, ref.told if 2 in here else {} if 1 in here else ENDED)
         scene.again(ref.base)

@@ -103,6 +103,13 @@ def roughly(state):
     return {k: re.sub("'direct': (True|False), ", '', v) if k == 'nodes' else v for k, v in state.items()}
 
 
+def unheld(state):
+    """The state without the old images that are kept open, and locked, while their storage does not
+    answer."""
+    return {k: re.sub(r"\('ferry-libvirt-[^[]*\[\]\),? ?", '', v) if k == 'nodes' else v
+            for k, v in state.items() if k != 'locks'}
+
+
 def undefined(state):
     """The state without what a domain loses that is undefined while it runs."""
     return {k: v for k, v in state.items() if k not in ('definition', 'metadata', 'checkpoints')}

@@ -327,6 +327,9 @@ faultEnter(ferryOp *op,
     g_string_truncate(current.images, 0);
     g_free(current.image);
     current.image = faultFind(plan, step, undo ? "undo-image" : "image");
+    /* the same undo may be tried again when the storage answers */
+    if (STREQ_NULLABLE(current.image, "image-hang") && faultHappened(current.image))
+        g_clear_pointer(&current.image, g_free);
     g_free(current.save);
     current.save = faultFind(plan, step, undo ? "undo-save" : "save");
     if (current.save && faultHappened(current.save))

@@ -81,15 +81,14 @@ faultSave(const char *path,
 }
 
 
-/* Is @path in the folder of images, and not one of the files below? */
+/* Is @path in the folder of images, and not a file of this library? */
 static bool
 faultIsImage(const char *path)
 {
     const char *images = g_getenv("FERRY_FAULT_IMAGES");
     g_autofree char *dir = path && images ? g_path_get_dirname(path) : NULL;
-    g_autofree char *ours = g_strdup_printf("%s.", g_getenv("FERRY_FAULT_FILE"));
 
-    return dir && STREQ(dir, images) && !STRPREFIX(path, ours);
+    return dir && STREQ(dir, images) && !STRPREFIX(path, g_getenv("FERRY_FAULT_FILE"));
 }
 
 
@@ -106,7 +105,7 @@ faultImage(const char *path,
         g_string_append_printf(current.images, " %s", what);
     if (STREQ_NULLABLE(current.image, "image-hang")) {
         g_clear_pointer(&current.image, g_free);
-        faultLog("fault image-hang");
+        faultLog("fault image-hang at '%s'", path);
         g_usleep(FAULT_HANG_US);
     }
     if (STRNEQ_NULLABLE(current.image, what))
@@ -114,6 +113,14 @@ faultImage(const char *path,
 
     faultLog("fault %s", what);
     return true;
+}
+
+
+/* Storage that has stopped to answer shows that already when a file is looked at. */
+static void
+faultLook(const char *path)
+{
+    ignore_value(faultImage(path, "image-look"));
 }
 
 
@@ -341,10 +348,71 @@ open64(const char *path,
         return -1;
     }
 
+    faultLook(path);
     fd = real(path, flags, mode);
     if (fd >= 0 && faultIsJournal(path, ".xml.new"))
         journal.fd = fd;
     return fd;
+}
+
+
+/* What _FORTIFY_SOURCE makes of an open() without a mode. */
+int __open64_2(const char *path, int flags);
+int
+__open64_2(const char *path,
+           int flags)
+{
+    FAULT_REAL(__open64_2);
+
+    faultLook(path);
+    return real(path, flags);
+}
+
+
+int
+access(const char *path,
+       int mode)
+{
+    FAULT_REAL(access);
+
+    faultLook(path);
+    return real(path, mode);
+}
+
+
+int
+stat64(const char *path,
+       struct stat64 *st)
+{
+    FAULT_REAL(stat64);
+
+    faultLook(path);
+    return real(path, st);
+}
+
+
+int
+lstat64(const char *path,
+        struct stat64 *st)
+{
+    FAULT_REAL(lstat64);
+
+    faultLook(path);
+    return real(path, st);
+}
+
+
+int
+statx(int dir,
+      const char *path,
+      int flags,
+      unsigned int mask,
+      struct statx *found)
+{
+    FAULT_REAL(statx);
+
+    faultLook(path);
+    return real(dir, path, flags, mask, found);
 }
 
 

@@ -639,7 +639,11 @@ def serve(uri):
             args = [libvirt.open(a['open']) if isinstance(a, dict) and 'open' in a else a for a in args]
             with connection() as mine:
                 if method == 'ferry_domains':
-                    result = [(d.name(), d.isActive()) for d in mine.listAllDomains()]
+                    result = []
+                    for d in mine.listAllDomains():
+                        # one may go meanwhile
+                        with contextlib.suppress(libvirt.libvirtError):
+                            result.append((d.name(), d.isActive()))
                 else:
                     result = getattr(mine.lookupByName(domain) if domain else mine, method)(*args)
             say(number=number, result=plain(result))

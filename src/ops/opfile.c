@@ -177,35 +177,52 @@ ferryOpFileAwait(ferryOp *op,
 }
 
 
-/* Question to the storage of a file, for an operation whose QEMU runs. */
+/* Question to the storage of files of one folder, for an operation whose QEMU runs. */
 typedef struct {
     ferryOp *op; /* of which the thread that asks uses only the driver: its domain is not locked */
     unsigned char uuid[VIR_UUID_BUFLEN];
-    char *path;
+    GPtrArray *paths;
+    bool removal; /* the files are going to be removed */
     bool begun;
 } ferryOpFileQuestion;
 
 
 /* Before a file is removed, images of the same base name are looked at, too: block/use.c. */
 static void
+ferryOpFileAskNamesakes(ferryOpFileQuestion *question)
+{
+    g_autoptr(GPtrArray) named = ferryDefinitionsPaths(question->op->driver, /* locked= */ NULL);
+    struct stat st;
+    size_t i;
+    size_t k;
+
+    for (i = 0; i < named->len; i++) {
+        g_autofree char *other = g_path_get_basename(g_ptr_array_index(named, i));
+
+        for (k = 0; k < question->paths->len; k++) {
+            g_autofree char *base = g_path_get_basename(g_ptr_array_index(question->paths, k));
+
+            if (STREQ(other, base))
+                ignore_value(stat(g_ptr_array_index(named, i), &st));
+        }
+    }
+}
+
+
+static void
 ferryOpFileQuestionRun(void *opaque)
 {
     ferryOpFileQuestion *question = opaque;
-    g_autoptr(GPtrArray) named = NULL;
-    g_autofree char *base = g_path_get_basename(question->path);
     struct stat st;
     size_t i;
 
     question->begun = true;
-    ignore_value(stat(question->path, &st));
 
-    named = ferryDefinitionsPaths(question->op->driver, /* locked= */ NULL);
-    for (i = 0; i < named->len; i++) {
-        g_autofree char *other = g_path_get_basename(g_ptr_array_index(named, i));
+    for (i = 0; i < question->paths->len; i++)
+        ignore_value(stat(g_ptr_array_index(question->paths, i), &st));
 
-        if (STREQ(other, base))
-            ignore_value(stat(g_ptr_array_index(named, i), &st));
-    }
+    if (question->removal)
+        ferryOpFileAskNamesakes(question);
 }
 
 
@@ -213,7 +230,7 @@ static void
 ferryOpFileQuestionFree(ferryOpFileQuestion *question)
 {
     ferryOpUnref(question->op);
-    g_free(question->path);
+    g_ptr_array_unref(question->paths);
     g_free(question);
 }
 
@@ -231,20 +248,38 @@ ferryOpFileQuestionLate(void *opaque)
 }
 
 
-/* Returns 0 if the storage of @path answers and @op is not lost; -1 with an error reported. */
+/* Returns whether @op ends, however long that takes. */
+static bool
+ferryOpFileMustEnd(ferryOp *op)
+{
+    const ferryPlan *const *plan;
+
+    for (plan = op->klass->plans; *plan; plan++) {
+        if (ferryPlanPastReturn(op, *plan))
+            return true;
+    }
+
+    return op->undoing;
+}
+
+
+/* @paths, of one folder, are taken over. Returns 0 if their storage answers and @op is not
+ * lost; -1 with an error reported. */
 static int
-ferryOpFileAskOne(ferryOp *op,
-                  const char *path)
+ferryOpFileAskFolder(ferryOp *op,
+                     GPtrArray *paths)
 {
     ferryOpFileQuestion *question = g_new0(ferryOpFileQuestion, 1);
+    g_autofree char *first = g_strdup(g_ptr_array_index(paths, 0));
     g_autofree char *what = NULL;
     bool answered;
 
     question->op = ferryOpRef(op);
-    question->path = g_strdup(path);
+    question->paths = paths;
+    question->removal = op->undoing;
     memcpy(question->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
 
-    answered = ferryOpRunUnlocked(op, path, ferryOpFileQuestionRun, question,
+    answered = ferryOpRunUnlocked(op, first, ferryOpFileQuestionRun, question,
                                   ferryOpFileQuestionLate, FERRY_BOUNDED_STORAGE_MS);
     if (answered)
         ferryOpFileQuestionFree(question);
@@ -257,17 +292,39 @@ ferryOpFileAskOne(ferryOp *op,
 
     what = op->klass->describe(op, op->vm->def->name);
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                   ferryOpFileMustEnd(op) ?
                    _("the storage of '%1$s' does not answer: %2$s ends when it does; check the mount "
-                     "or device"), path, what);
+                     "or device") :
+                   _("the storage of '%1$s' does not answer: check the mount or device, and begin %2$s "
+                     "again"), first, what);
     return -1;
 }
 
 
 /**
- * ferryOpFileAnswers:
- * @image: the files of its whole chain are asked for
+ * ferryOpFileAdd:
+ * @paths: strings of its own
  *
- * Asks the storage of @image, which a step of @op is about to work on with the domain locked,
+ * Adds to @paths, for ferryOpFileAnswer(), the local files and devices of the chain of @image.
+ */
+void
+ferryOpFileAdd(GPtrArray *paths,
+               virStorageSource *image)
+{
+    virStorageSource *n;
+
+    for (n = image; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (n->path && virStorageSourceIsLocalStorage(n))
+            g_ptr_array_add(paths, g_strdup(n->path));
+    }
+}
+
+
+/**
+ * ferryOpFileAnswer:
+ * @paths: local files and devices
+ *
+ * Asks the storage of @paths, which a step of @op is about to work on with the domain locked,
  * whether it answers. Domain locked, by the thread that drives @op; the lock and (unless
  * op->holdJob) the job are released meanwhile: nothing that is the domain's stays valid, and
  * after an error check ferryOpIsLost().
@@ -276,27 +333,49 @@ ferryOpFileAskOne(ferryOp *op,
  * Then jobChanged of @op is called as soon as the storage has answered.
  */
 int
-ferryOpFileAnswers(ferryOp *op,
-                   virStorageSource *image)
+ferryOpFileAnswer(ferryOp *op,
+                  GPtrArray *paths)
 {
-    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
-    virStorageSource *n;
     size_t i;
+    size_t k;
 
     if (op->stopped || !op->vm || op->vm->pid == 0)
         return 0;
 
-    for (n = image; virStorageSourceIsBacking(n); n = n->backingStore) {
-        if (n->path && virStorageSourceIsLocalStorage(n))
-            g_ptr_array_add(paths, g_strdup(n->path));
-    }
+    /* one question for neighbours: a backup may have many disks */
+    for (i = 0; i < paths->len; i = k) {
+        g_autofree char *folder = g_path_get_dirname(g_ptr_array_index(paths, i));
+        GPtrArray *together = g_ptr_array_new_with_free_func(g_free);
 
-    for (i = 0; i < paths->len; i++) {
-        if (ferryOpFileAskOne(op, g_ptr_array_index(paths, i)) < 0)
+        for (k = i; k < paths->len; k++) {
+            g_autofree char *other = g_path_get_dirname(g_ptr_array_index(paths, k));
+
+            if (STRNEQ(folder, other))
+                break;
+            g_ptr_array_add(together, g_strdup(g_ptr_array_index(paths, k)));
+        }
+
+        if (ferryOpFileAskFolder(op, together) < 0)
             return -1;
     }
 
     return 0;
+}
+
+
+/**
+ * ferryOpFileAnswers:
+ *
+ * Like ferryOpFileAnswer(), for the whole chain of @image.
+ */
+int
+ferryOpFileAnswers(ferryOp *op,
+                   virStorageSource *image)
+{
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+
+    ferryOpFileAdd(paths, image);
+    return ferryOpFileAnswer(op, paths);
 }
 
 

@@ -158,6 +158,9 @@ ferryBackupRunPublish(ferryOp *op)
 
     ferryBackupPublish(op);
 
+    if (ferryBackupAskStores(op) < 0)
+        return -1;
+
     for (i = 0; i < backup->ndisks; i++) {
         ferryBackupDisk *disk = &backup->disks[i];
 
@@ -194,6 +197,9 @@ ferryBackupGrant(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
+
+    if (ferryBackupAskStores(op) < 0)
+        return -1;
 
     for (i = 0; i < backup->ndisks; i++) {
         virStorageSource *store = backup->disks[i].def->store;
@@ -237,6 +243,9 @@ ferryBackupServe(ferryOp *op)
     if (!ferryBackupIsPull(backup))
         return 0;
 
+    if (ferryBackupAskSocket(op) < 0)
+        return -1;
+
     if (def->tls == VIR_TRISTATE_BOOL_YES &&
         ferryExportTLSAdd(op->vm, FERRY_BACKUP_TLS_BASE, &def->tlsAlias, &def->tlsSecretAlias) < 0)
         return -1;
@@ -255,7 +264,7 @@ ferryBackupClose(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
 
     /* stopping the server removes all exports at once */
-    if (backup->serving) {
+    if (backup->serving && ferryBackupSocketAnswers(op)) {
         ignore_value(ferryExportServerStop(op->vm));
         ferryExportSocketRemove(backup->def->server, backup->server.file);
         backup->serving = false;
@@ -268,12 +277,14 @@ ferryBackupUnserve(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
 
-    if (!ferryBackupIsPull(backup))
+    if (!ferryBackupIsPull(backup) || !ferryBackupSocketAnswers(op))
         return;
 
     ferryExportServerForget(&backup->server);
 
     ferryBackupClose(op);
+    if (backup->serving)
+        return;
 
     if (backup->def->tls == VIR_TRISTATE_BOOL_YES)
         ferryExportTLSRemove(op->vm, FERRY_BACKUP_TLS_BASE);
@@ -517,6 +528,9 @@ ferryBackupOpen(ferryOp *op)
 
     if (!ferryBackupIsPull(backup))
         return 0;
+
+    if (ferryBackupAskSocket(op) < 0)
+        return -1;
 
     return ferryExportServerPublish(op->vm, backup->def->server, &backup->server);
 }

@@ -20,6 +20,80 @@
 VIR_LOG_INIT("ferry.backup");
 
 
+/**
+ * ferryBackupAskStores:
+ *
+ * Returns 0 if the storage of all images answers, or -1 with an error reported: see
+ * ferryOpFileAnswers(). To be asked before a step works on them.
+ */
+int
+ferryBackupAskStores(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks; i++)
+        ferryOpFileAdd(paths, backup->disks[i].def->store);
+
+    return ferryOpFileAnswer(op, paths);
+}
+
+
+/**
+ * ferryBackupAskSocket:
+ *
+ * Like ferryBackupAskStores(), for the socket of the NBD server. An undo asks for it alone:
+ * ending the exports, and the jobs after them, must not wait for the images.
+ */
+int
+ferryBackupAskSocket(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+
+    if (ferryBackupIsPull(backup) && backup->def->server->socket)
+        g_ptr_array_add(paths, g_strdup(backup->def->server->socket));
+
+    return ferryOpFileAnswer(op, paths);
+}
+
+
+/* What an undo does with the answer: returns whether it may go on. */
+static bool
+ferryBackupHeed(ferryOp *op,
+                bool answered)
+{
+    /* if the driver is about to end, say, that has nothing to do with the storage */
+    if (answered || !ferryOpIsLost(op))
+        ferryBackupOf(op)->silent = !answered;
+    if (!answered && !ferryOpIsLost(op))
+        op->stuck = true;
+
+    return answered;
+}
+
+
+/**
+ * ferryBackupStoresAnswer, ferryBackupSocketAnswers:
+ *
+ * Like ferryBackupAskStores() and ferryBackupAskSocket(), for an undo: return true or false, and
+ * set op->stuck then, unless the operation is lost.
+ */
+bool
+ferryBackupStoresAnswer(ferryOp *op)
+{
+    return ferryBackupHeed(op, ferryBackupAskStores(op) == 0);
+}
+
+
+bool
+ferryBackupSocketAnswers(ferryOp *op)
+{
+    return ferryBackupHeed(op, ferryBackupAskSocket(op) == 0);
+}
+
+
 /* files: gives the images, which are empty, their names, so that they can be labelled, and
  * writes the file of the checkpoint */
 static int
@@ -42,39 +116,15 @@ ferryBackupFiles(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
 
+    if (ferryBackupAskStores(op) < 0)
+        return -1;
+
     for (i = 0; i < backup->ndisks; i++) {
         if (ferryBackupTouch(op, &backup->disks[i]) < 0)
             return -1;
     }
 
     return backup->chkdef ? ferryCheckpointSave(op->vm, backup->chkdef) : 0;
-}
-
-
-/**
- * ferryBackupStoresAnswer:
- *
- * Returns true if the storage of all images answers, see ferryOpFileAnswers(); otherwise sets
- * op->stuck, unless the operation is lost. To be asked before an undo works on them.
- */
-bool
-ferryBackupStoresAnswer(ferryOp *op)
-{
-    ferryBackup *backup = ferryBackupOf(op);
-    size_t i;
-
-    for (i = 0; i < backup->ndisks; i++) {
-        if (ferryOpFileAnswers(op, backup->disks[i].def->store) == 0)
-            continue;
-
-        /* if the driver is about to end, say, that has nothing to do with the storage */
-        if (!ferryOpIsLost(op))
-            backup->silent = op->stuck = true;
-        return false;
-    }
-
-    backup->silent = false;
-    return true;
 }
 
 

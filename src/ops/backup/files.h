@@ -10,5 +10,8 @@
 #include "engine/op.h"
 
 int ferryBackupFiles(ferryOp *op);
+int ferryBackupAskStores(ferryOp *op);
+int ferryBackupAskSocket(ferryOp *op);
 bool ferryBackupStoresAnswer(ferryOp *op);
+bool ferryBackupSocketAnswers(ferryOp *op);
 void ferryBackupUnfiles(ferryOp *op);

@@ -16,6 +16,7 @@
 #include "block/node.h"
 #include "engine/wait.h"
 #include "ops/backup/data.h"
+#include "ops/backup/files.h"
 #include "ops/backup/images.h"
 #include "qemu/qemu_block.h"
 #include "virerror.h"
@@ -94,7 +95,8 @@ ferryBackupCreate(ferryOp *op)
     if (backup->reuse)
         return 0;
 
-    if (ferryBackupRequireDisks(op) < 0 || !(like = ferryLikeAsk(op->vm)))
+    if (ferryBackupAskStores(op) < 0 || ferryBackupRequireDisks(op) < 0 ||
+        !(like = ferryLikeAsk(op->vm)))
         return -1;
 
     backup->creating = true;
@@ -192,7 +194,7 @@ ferryBackupFormatImages(ferryOp *op)
     int rc;
     size_t i;
 
-    if (ferryBackupRequireDisks(op) < 0)
+    if (ferryBackupAskStores(op) < 0 || ferryBackupRequireDisks(op) < 0)
         return -1;
 
     for (i = 0; !backup->reuse && i < backup->ndisks; i++) {
@@ -276,7 +278,7 @@ ferryBackupAddNodes(ferryOp *op)
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
 
-    if (ferryBackupRequireDisks(op) < 0)
+    if (ferryBackupAskStores(op) < 0 || ferryBackupRequireDisks(op) < 0)
         return -1;
 
     for (i = 0; i < backup->ndisks; i++) {

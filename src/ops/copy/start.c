@@ -54,15 +54,16 @@ ferryCopyPublish(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (ferryImagePrepare(op->vm, copy->target, copy->origin, &copy->file) < 0)
-        return -1;
-
     disk->mirror = virObjectRef(copy->target);
     disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY;
     disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
 
     qemuDomainSaveStatus(op->vm);
-    return 0;
+
+    if (ferryOpFileAnswers(op, copy->target) < 0)
+        return -1;
+
+    return ferryImagePrepare(op->vm, copy->target, copy->origin, &copy->file);
 }
 
 
@@ -81,7 +82,10 @@ static int
 ferryCopyFile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    int rc = ferryOpFileMake(op, copy->target, copy->file);
+    int rc = ferryOpFileAnswers(op, copy->target);
+
+    if (rc < 0 || (rc = ferryOpFileMake(op, copy->target, copy->file)) < 0)
+        return -1;
 
     if (rc > 0)
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED, FERRY_COPY_EXISTS, copy->dst, copy->target->path);
@@ -111,7 +115,8 @@ ferryCopyGrant(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
 
     /* labels are set by name: not on what somebody else has put there */
-    if (ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0 ||
+    if (ferryOpFileAnswers(op, copy->target) < 0 ||
+        ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0 ||
         ferryAccessGrant(op->vm, copy->target) < 0)
         return -1;
 
@@ -182,7 +187,8 @@ ferryCopyCreateLayer(ferryOp *op,
     if (copy->reuse)
         return 0;
 
-    if (ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0)
+    if (ferryOpFileAnswers(op, copy->target) < 0 ||
+        ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0)
         return -1;
 
     backing = ferryCopyTargetBacking(op);
@@ -283,9 +289,14 @@ static int
 ferryCopyAddNode(ferryOp *op)
 {
     virStorageSource *target = ferryCopyOf(op)->target;
-    g_autoptr(virStorageSource) backing = ferryCopyTargetBacking(op);
+    g_autoptr(virStorageSource) backing = NULL;
     int discard = target->discard;
     int rc;
+
+    if (ferryOpFileAnswers(op, target) < 0)
+        return -1;
+
+    backing = ferryCopyTargetBacking(op);
 
     if (ferryImageCheckOurs(op->vm, target, ferryCopyOf(op)->file) < 0 ||
         (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0))

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/bounded.h"
 #include "block/durable.h"
 #include "block/tool.h"
 #include "engine/wait.h"
@@ -16,8 +17,11 @@
 #include "ops/opfile.h"
 #include "virerror.h"
 #include "virfile.h"
+#include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.incoming");
 
 
 static int
@@ -32,6 +36,24 @@ ferryIncomingSyncName(ferryOp *op,
     virObjectLock(op->vm);
 
     return rc < 0 ? -1 : ferryIncomingRequire(op);
+}
+
+
+/* Asks the storage of the images that we create: everything below works on them with the domain
+ * locked. @vm: as for ferryIncomingDiscard() */
+static int
+ferryIncomingImagesAnswer(ferryOp *op,
+                          virDomainObj *vm)
+{
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+    size_t i;
+
+    for (i = 0; i < incoming->ndisks; i++)
+        ferryOpFileList(paths, incoming->disks[i].image, incoming->disks[i].origin);
+    g_ptr_array_add(paths, NULL);
+
+    return ferryBoundedAnswers(vm, (const char *const *) paths->pdata);
 }
 
 
@@ -122,6 +144,9 @@ ferryIncomingRunImages(ferryOp *op)
     ferryIncoming *incoming = ferryIncomingOf(op);
     size_t i;
 
+    if (ferryIncomingImagesAnswer(op, op->vm) < 0 || ferryIncomingRequire(op) < 0)
+        return -1;
+
     for (i = 0; i < incoming->ndisks; i++) {
         ferryIncomingDisk *disk = &incoming->disks[i];
 
@@ -137,6 +162,25 @@ ferryIncomingRunImages(ferryOp *op)
 }
 
 
+/* Returns whether the storage of what we created answers; otherwise that is in the log. */
+static bool
+ferryIncomingMayRemove(ferryOp *op,
+                       virDomainObj *vm)
+{
+    virErrorPtr err = NULL;
+    int rc;
+
+    virErrorPreserveLast(&err);
+    if ((rc = ferryIncomingImagesAnswer(op, vm)) < 0)
+        VIR_WARN("what incoming migration of domain '%s' has created cannot be removed%s: %s",
+                 NULLSTR(ferryIncomingOf(op)->domain), op->over ? "; remove it by hand" : " yet",
+                 virGetLastErrorMessage());
+    virErrorRestore(&err);
+
+    return rc == 0;
+}
+
+
 /**
  * ferryIncomingDiscard:
  * @vm: the domain, locked, whose lock is released meanwhile; NULL: the caller holds no lock
@@ -146,17 +190,23 @@ ferryIncomingRunImages(ferryOp *op)
  * itself, which name them, do not count, unless @op was read from a journal: since then
  * the domain may have been defined on the images. Keeps the last error.
  *
- * If a volume could not be deleted, @op is stuck (op->stuck).
+ * If storage does not answer or a volume could not be deleted, @op is stuck (op->stuck).
  */
 void
 ferryIncomingDiscard(ferryOp *op,
                      virDomainObj *vm)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
-    g_autoptr(ferryUse) use = incoming->domain ? ferryUseNew(op->driver, incoming->domain) :
-                                                 ferryOpFileUse(op);
+    g_autoptr(ferryUse) use = NULL;
     size_t i;
 
+    /* stopped() has asked in another way */
+    if (!op->stopped && !ferryIncomingMayRemove(op, vm)) {
+        op->stuck = true;
+        return;
+    }
+
+    use = incoming->domain ? ferryUseNew(op->driver, incoming->domain) : ferryOpFileUse(op);
     for (i = 0; i < incoming->ndisks; i++) {
         ferryIncomingDisk *disk = &incoming->disks[i];
 
