@@ -320,6 +320,7 @@ class Walk:
     def check_whole(self, ref, scene):
         wait_for(lambda: scene.stop() or not scene.journal(), 20, 0.1, 'the journal to go')
         self.check_told(scene)
+        scene.drop_kept()
         scene.restarted()
         scene.again(ref.base)
         scene.call('destroy')

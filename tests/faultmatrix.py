@@ -218,6 +218,9 @@ class Scene:
     def again(self, states):
         """Whatever the outcome was, the user can now have what was asked for."""
 
+    def drop_kept(self):
+        """Removes what an end that came when the work was done has left to the user."""
+
     def finish(self):
         if self.running():
             self.call('destroy')

@@ -78,6 +78,11 @@ class Copy(faultmatrix.Scene):
         """Of a transient domain that has ended: the images that may be the guest's."""
         return [image for image in self.used or (self.source, self.target) if os.path.exists(image)]
 
+    def drop_kept(self):
+        if not self.flags & REUSE and self.config_source() != self.target and os.path.exists(self.target):
+            self.check_image(self.target)
+            os.unlink(self.target)
+
     def check_data(self):
         for image in [self.config_source()] if not self.transient else self.there():
             self.check_image(image)

@@ -39,6 +39,23 @@ ferryPoolFind(virConnectPtr conn,
 }
 
 
+static virStoragePoolDef *
+ferryPoolDefinition(virStoragePoolPtr pool)
+{
+    g_autofree char *xml = virStoragePoolGetXMLDesc(pool, /* flags= */ 0);
+
+    return xml ? virStoragePoolDefParse(xml, /* filename= */ NULL, /* flags= */ 0) : NULL;
+}
+
+
+static bool
+ferryPoolIsOfFiles(virStoragePoolDef *def)
+{
+    return def->type == VIR_STORAGE_POOL_DIR || def->type == VIR_STORAGE_POOL_FS ||
+           def->type == VIR_STORAGE_POOL_NETFS || def->type == VIR_STORAGE_POOL_VSTORAGE;
+}
+
+
 /**
  * ferryPoolHasFiles:
  *
@@ -50,13 +67,38 @@ int
 ferryPoolHasFiles(virStoragePoolPtr pool,
                   bool *files)
 {
-    g_autofree char *xml = virStoragePoolGetXMLDesc(pool, /* flags= */ 0);
-    g_autoptr(virStoragePoolDef) def = NULL;
+    g_autoptr(virStoragePoolDef) def = ferryPoolDefinition(pool);
 
-    if (!xml || !(def = virStoragePoolDefParse(xml, /* filename= */ NULL, /* flags= */ 0)))
+    if (!def)
         return -1;
 
-    *files = def->type == VIR_STORAGE_POOL_DIR || def->type == VIR_STORAGE_POOL_FS ||
-             def->type == VIR_STORAGE_POOL_NETFS || def->type == VIR_STORAGE_POOL_VSTORAGE;
+    *files = ferryPoolIsOfFiles(def);
+    return 0;
+}
+
+
+/**
+ * ferryPoolPathOf:
+ * @name: of a volume that is not there yet
+ * @path: set to where it is going to be, which the caller frees; NULL: nobody knows
+ * @files: as for ferryPoolHasFiles()
+ *
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryPoolPathOf(virStoragePoolPtr pool,
+                const char *name,
+                char **path,
+                bool *files)
+{
+    g_autoptr(virStoragePoolDef) def = ferryPoolDefinition(pool);
+
+    if (!def)
+        return -1;
+
+    *files = ferryPoolIsOfFiles(def);
+    *path = NULL;
+    if ((*files || def->type == VIR_STORAGE_POOL_LOGICAL) && def->target.path)
+        *path = g_build_filename(def->target.path, name, NULL);
     return 0;
 }

@@ -11,3 +11,4 @@
 
 virStoragePoolPtr ferryPoolFind(virConnectPtr conn, const char *name);
 int ferryPoolHasFiles(virStoragePoolPtr pool, bool *files);
+int ferryPoolPathOf(virStoragePoolPtr pool, const char *name, char **path, bool *files);

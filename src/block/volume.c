@@ -74,7 +74,24 @@ ferryVolumeCallDrop(void *opaque)
 }
 
 
-/* Fills in the path of call->src, if there is such a volume. */
+/* Fills in the path that the missing volume call->src is going to have, if that is known. */
+static int
+ferryVolumeForetell(ferryVolumeCall *call,
+                    virStoragePoolPtr pool)
+{
+    virStorageSource *src = call->src;
+    bool files;
+
+    if (ferryPoolPathOf(pool, src->srcpool->volume, &src->path, &files) < 0)
+        return -1;
+
+    src->srcpool->actualtype = files ? VIR_STORAGE_TYPE_FILE : VIR_STORAGE_TYPE_BLOCK;
+    return 0;
+}
+
+
+/* Fills in the path of call->src. Returns 1; 0 if there is no such volume; -1 with an error
+ * reported. */
 static int
 ferryVolumeTranslate(ferryVolumeCall *call,
                      virStoragePoolPtr pool)
@@ -85,7 +102,7 @@ ferryVolumeTranslate(ferryVolumeCall *call,
 
     if (!vol && virGetLastErrorCode() == VIR_ERR_NO_STORAGE_VOL) {
         virResetLastError();
-        return 0;
+        return ferryVolumeForetell(call, pool);
     }
 
     if (!vol || !(disk = virDomainDiskDefNew(/* xmlopt= */ NULL)))
@@ -147,12 +164,25 @@ ferryVolumeFile(virStorageVolPtr vol)
 }
 
 
+/* Keeps the last error. */
+static void
+ferryVolumeDropNew(virStorageVolPtr vol)
+{
+    virErrorPtr err = NULL;
+
+    virErrorPreserveLast(&err);
+    ignore_value(virStorageVolDelete(vol, /* flags= */ 0));
+    virErrorRestore(&err);
+}
+
+
 static int
 ferryVolumeMake(ferryVolumeCall *call,
                 virStoragePoolPtr pool)
 {
     g_autoptr(virStorageVol) vol = NULL;
     g_autofree char *xml = NULL;
+    g_autofree char *path = NULL;
     const char *key;
     bool files;
 
@@ -172,8 +202,18 @@ ferryVolumeMake(ferryVolumeCall *call,
     if (!(vol = virStorageVolCreateXML(pool, xml, /* flags= */ 0)))
         return -1;
 
-    if (!(key = virStorageVolGetKey(vol))) {
-        ignore_value(virStorageVolDelete(vol, /* flags= */ 0));
+    path = virStorageVolGetPath(vol);
+    if (!path || !(key = virStorageVolGetKey(vol))) {
+        ferryVolumeDropNew(vol);
+        return -1;
+    }
+
+    if (call->src->path && STRNEQ(path, call->src->path)) {
+        ferryVolumeDropNew(vol);
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("volume '%1$s' of pool '%2$s' was created at '%3$s', not '%4$s': create it with "
+                         "'virsh vol-create'"),
+                       call->src->srcpool->volume, call->src->srcpool->pool, path, call->src->path);
         return -1;
     }
 
@@ -234,7 +274,7 @@ ferryVolumeAsk(virDomainObj *vm,
     call->identity = virIdentityGetCurrent();
     if (spec) {
         call->spec = *spec;
-        call->removal = ferryVolumeRemovalNew(QEMU_DOMAIN_PRIVATE(vm)->driver, /* own= */ NULL,
+        call->removal = ferryVolumeRemovalNew(QEMU_DOMAIN_PRIVATE(vm)->driver, /* others= */ NULL,
                                               /* wait= */ 0);
     }
 
@@ -278,7 +318,6 @@ ferryVolumeTake(virStorageSource *src,
                 virStorageSource *found)
 {
     src->type = virStorageSourceGetActualType(found);
-    g_clear_pointer(&src->srcpool, virStorageSourcePoolDefFree);
 
     g_free(src->path);
     src->path = g_steal_pointer(&found->path);
@@ -299,16 +338,20 @@ ferryVolumeTake(virStorageSource *src,
  * @vm: domain, locked, without a job; its lock is released meanwhile
  * @chain: target of a copy or store of a backup, with its backing images; not the domain's
  * @disk: the disk that it is for
+ * @create: if the first image of @chain is a volume that is missing, it is going to be created:
+ *          ferryVolumeTakeMissing() returns it
  *
  * Turns volumes in @chain into the files or devices that they are. That is what the journal and
  * the definitions name: no storage driver has to be asked when QEMU or a driver has ended.
  *
- * Returns 0, or -1 with an error reported, also if there is no such volume.
+ * Returns 0, or -1 with an error reported, also if a volume is missing that is not going to be
+ * created.
  */
 int
 ferryVolumeResolve(virDomainObj *vm,
                    virStorageSource *chain,
-                   const char *disk)
+                   const char *disk,
+                   bool create)
 {
     virStorageSource *n;
 
@@ -329,7 +372,7 @@ ferryVolumeResolve(virDomainObj *vm,
         if (!(call = ferryVolumeAsk(vm, n, /* spec= */ NULL)))
             return -1;
 
-        if (call->result == 0) {
+        if (call->result == 0 && (n != chain || !create || !call->src->path)) {
             virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                            _("disk '%1$s' of domain '%2$s' is to be written to volume '%3$s' of pool '%4$s', "
                              "which does not exist: create it with 'virsh vol-create-as', and use "
@@ -340,10 +383,28 @@ ferryVolumeResolve(virDomainObj *vm,
         }
 
         ferryVolumeTake(n, call->src);
+        if (call->result > 0)
+            g_clear_pointer(&n->srcpool, virStorageSourcePoolDefFree);
         ferryVolumeCallFree(call);
     }
 
     return 0;
+}
+
+
+/**
+ * ferryVolumeTakeMissing:
+ * @src: after ferryVolumeResolve()
+ *
+ * Returns the volume that is to be created for @src, once, for the caller to free; NULL: none.
+ */
+ferryVolume *
+ferryVolumeTakeMissing(virStorageSource *src)
+{
+    ferryVolume *volume = src->srcpool ? ferryVolumeNew(src->srcpool->pool, src->srcpool->volume) : NULL;
+
+    g_clear_pointer(&src->srcpool, virStorageSourcePoolDefFree);
+    return volume;
 }
 
 
@@ -369,19 +430,29 @@ ferryVolumeExists(virDomainObj *vm,
 /**
  * ferryVolumeCreate:
  * @vm: domain, locked; its lock is released meanwhile
- * @src: a volume, by pool and name
+ * @path: where it must be; NULL: anywhere
  *
- * Creates a volume through its pool. Fails if there is one of that name. Returns a record of it,
+ * Creates volume @name through its pool. Fails if there is one of that name. Returns a record of it,
  * which the caller frees, or NULL with an error reported. After VIR_ERR_OPERATION_TIMEOUT it may
  * still be created; then it is deleted at once.
  */
 ferryVolume *
 ferryVolumeCreate(virDomainObj *vm,
-                  virStorageSource *src,
+                  const char *pool,
+                  const char *name,
+                  const char *path,
                   const ferryVolumeSpec *spec)
 {
-    ferryVolumeCall *call = ferryVolumeAsk(vm, src, spec);
+    g_autoptr(virStorageSource) src = virStorageSourceNew();
+    ferryVolumeCall *call;
     ferryVolume *made = NULL;
+
+    src->type = VIR_STORAGE_TYPE_VOLUME;
+    src->srcpool = g_new0(virStorageSourcePoolDef, 1);
+    src->srcpool->pool = g_strdup(pool);
+    src->srcpool->volume = g_strdup(name);
+    src->path = g_strdup(path);
+    call = ferryVolumeAsk(vm, src, spec);
 
     if (call) {
         made = g_steal_pointer(&call->made);

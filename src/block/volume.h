@@ -18,8 +18,11 @@ struct _ferryVolumeSpec {
     ferryLikeProps props;
 };
 
-int ferryVolumeResolve(virDomainObj *vm, virStorageSource *chain, const char *disk);
+int ferryVolumeResolve(virDomainObj *vm, virStorageSource *chain, const char *disk, bool create);
+ferryVolume *ferryVolumeTakeMissing(virStorageSource *src);
 int ferryVolumeExists(virDomainObj *vm, virStorageSource *src);
 ferryVolume *ferryVolumeCreate(virDomainObj *vm,
-                               virStorageSource *src,
+                               const char *pool,
+                               const char *name,
+                               const char *path,
                                const ferryVolumeSpec *spec);

@@ -38,7 +38,7 @@ VIR_LOG_INIT("ferry.volume");
 
 struct _ferryVolumeRemoval {
     int refs;         /* atomic */
-    ferryUse *others; /* definitions of all domains but one; NULL: there is no such exception */
+    ferryUse *others; /* definitions, but for those of one domain; NULL: there is no such exception */
     ferryUse *all;    /* definitions of all domains */
     gint64 until;     /* us, monotonic clock: from then on nobody waits */
     GPtrArray *volumes; /* of ferryVolume */
@@ -48,18 +48,18 @@ struct _ferryVolumeRemoval {
 
 /**
  * ferryVolumeRemovalNew:
- * @own: name of a domain whose definition does not count while the caller waits; NULL: all count
+ * @others: the definitions that count while the caller waits; taken over; NULL: all count
  * @wait: for how many milliseconds the caller is going to wait
  */
 ferryVolumeRemoval *
 ferryVolumeRemovalNew(virQEMUDriver *driver,
-                      const char *own,
+                      ferryUse *others,
                       unsigned int wait)
 {
     ferryVolumeRemoval *removal = g_new0(ferryVolumeRemoval, 1);
 
     removal->refs = 1;
-    removal->others = own ? ferryUseNew(driver, own) : NULL;
+    removal->others = others;
     removal->all = ferryUseNew(driver, /* except= */ NULL);
     removal->until = g_get_monotonic_time() + wait * G_GINT64_CONSTANT(1000);
     removal->volumes = g_ptr_array_new_with_free_func((GDestroyNotify) ferryVolumeFree);
@@ -169,8 +169,7 @@ ferryVolumeDeleteFrom(ferryVolumeRemoval *removal,
 
     if (!volume->key) {
         why = "nobody knows whether Ferry made it; delete it if nobody needs it";
-        /* by the same driver: it may still be created */
-        if (removal->others) {
+        if (volume->creating) {
             virReportError(VIR_ERR_OPERATION_FAILED, "%s", _("it may still be created"));
             return -1;
         }

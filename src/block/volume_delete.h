@@ -7,6 +7,7 @@
 
 #pragma once
 
+#include "block/use.h"
 #include "block/volumeid.h"
 #include "qemu/qemu_conf.h"
 #include "qemu/qemu_domain.h"
@@ -18,7 +19,7 @@
 typedef struct _ferryVolumeRemoval ferryVolumeRemoval;
 
 ferryVolumeRemoval *ferryVolumeRemovalNew(virQEMUDriver *driver,
-                                          const char *own,
+                                          ferryUse *others,
                                           unsigned int wait);
 ferryVolumeRemoval *ferryVolumeRemovalRef(ferryVolumeRemoval *removal);
 void ferryVolumeRemovalUnref(void *opaque);

@@ -28,6 +28,7 @@ ferryVolumeCopy(const ferryVolume *volume)
     ferryVolume *copy = ferryVolumeNew(volume->pool, volume->name);
 
     copy->key = g_strdup(volume->key);
+    copy->creating = volume->creating;
     if (volume->file) {
         copy->file = ferryFileNew();
         copy->file->dev = volume->file->dev;

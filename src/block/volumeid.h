@@ -14,7 +14,8 @@ typedef struct _ferryVolume ferryVolume;
 struct _ferryVolume {
     char *pool;
     char *name;
-    char *key;       /* NULL: a driver died while it was created */
+    char *key;       /* NULL: it is being created, or a driver died meanwhile */
+    bool creating;   /* by this driver, and the storage driver has not answered; not in the journal */
     ferryFile *file; /* for pools of files the key is only the path; NULL: it is no file */
 };
 

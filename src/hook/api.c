@@ -88,8 +88,7 @@ ferryApiCopy(virDomainObj *vm,
     g_autoptr(GPtrArray) aliases = NULL;
     int ret;
 
-    if (ferryVolumeResolve(vm, req->target, req->path) < 0 ||
-        ferryCopyAskAhead(vm, req, &aliases) < 0 ||
+    if (ferryCopyAskAhead(vm, req, &aliases) < 0 ||
         virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
         return -1;
 

@@ -100,12 +100,15 @@ ferryBackupAskDefaults(virDomainObj *vm,
 }
 
 
-/* Finds out whether the storage of the images to write answers and what their names lead to, and
+/* @create: volumes that are missing are going to be created
+ *
+ * Finds out whether the storage of the images to write answers and what their names lead to, and
  * whether the server's address can be resolved. Nobody may have to wait for that: no job is held,
  * and the domain's lock is released meanwhile. */
 static int
 ferryBackupAskAhead(virDomainObj *vm,
                     virDomainBackupDef *def,
+                    bool create,
                     GPtrArray **aliases,
                     char ***hosts)
 {
@@ -116,7 +119,7 @@ ferryBackupAskAhead(virDomainObj *vm,
     for (i = 0; i < def->ndisks; i++) {
         virStorageSource *store = def->disks[i].store;
 
-        if (store && ferryVolumeResolve(vm, store, def->disks[i].name) < 0)
+        if (store && ferryVolumeResolve(vm, store, def->disks[i].name, create) < 0)
             return -1;
 
         if (store && store->path && virStorageSourceIsLocalStorage(store))
@@ -185,6 +188,7 @@ ferryBackupBegin(virDomainObj *vm,
 {
     virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
     ferryBackupExtras extras = { 0 };
+    bool create = !(flags & VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL);
     g_autoptr(GPtrArray) aliases = NULL;
     g_auto(GStrv) hosts = NULL;
     virDomainBackupDef *def;
@@ -194,7 +198,7 @@ ferryBackupBegin(virDomainObj *vm,
     if (!(def = ferryBackupParseXML(driver, backupXML, &extras)))
         return -1;
 
-    if (ferryBackupAskAhead(vm, def, &aliases, &hosts) < 0 ||
+    if (ferryBackupAskAhead(vm, def, create, &aliases, &hosts) < 0 ||
         ferryBackupBeginJob(vm, flags) < 0) {
         virDomainBackupDefFree(def);
         return -1;

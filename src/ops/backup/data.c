@@ -36,8 +36,10 @@ ferryBackupFree(void *data)
     for (i = 0; i < backup->ndisks; i++) {
         g_free(backup->disks[i].bitmap);
         ferryFileFree(backup->disks[i].file);
+        ferryVolumeFree(backup->disks[i].volume);
     }
     g_free(backup->disks);
+    ferryVolumeRemovalUnref(backup->removal);
     g_free(backup->checkpoint);
     g_free(backup->error);
     virObjectUnref(backup->chkdef);

@@ -9,6 +9,7 @@
 
 #include "block/export.h"
 #include "block/image.h"
+#include "block/volume_delete.h"
 #include "engine/op.h"
 #include "ops/quiesce.h"
 #include "backup_conf.h"
@@ -32,6 +33,7 @@ struct _ferryBackupDisk {
     char *bitmap;                /* temporary bitmap that marks what to copy; NULL: copy all */
     ferryImageOrigin origin;     /* what was at the store's path before the backup */
     ferryFile *file;             /* the store's file, if the undo is to remove it */
+    ferryVolume *volume;         /* the store, if it is created through its pool, in place of a file */
     /* not in the journal: */
     bool granted;                /* the backup may have given QEMU access to the store */
     bool ended;                  /* the disk's QEMU job has concluded */
@@ -59,6 +61,7 @@ struct _ferryBackup {
 
     virDomainCheckpointDef *chkdef; /* of @checkpoint; NULL after a restart of the driver */
     GPtrArray *jobs;        /* the jobs as just queried, for ferryBackupEnd(); else NULL */
+    ferryVolumeRemoval *removal; /* of volumes, begun by stopped(), and not done yet; or NULL */
     bool creating;          /* QEMU may have jobs that create or format images */
     bool started;           /* the "start" transaction may have taken place */
     bool serving;           /* the backup may have started QEMU's NBD server */

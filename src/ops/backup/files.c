@@ -7,11 +7,13 @@
 
 #include <config.h>
 
+#include "block/node.h"
 #include "engine/wait.h"
 #include "ops/backup/data.h"
 #include "ops/backup/files.h"
 #include "ops/checkpoint/metadata.h"
 #include "ops/opfile.h"
+#include "ops/opvolume.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -94,15 +96,37 @@ ferryBackupSocketAnswers(ferryOp *op)
 }
 
 
+/* Creates the store of @disk through its pool. The backup formats it then, as it does with a file. */
+static int
+ferryBackupCreateVolume(ferryOp *op,
+                        ferryBackupDisk *disk)
+{
+    virStorageSource *store = disk->def->store;
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    ferryVolumeSpec spec = { .format = store->format };
+
+    if (!nodes || ferryBackupRequireDisks(op) < 0 ||
+        ferryNodeCapacity(nodes, ferryBackupDomainDisk(op, disk)->src->nodeformat, &spec.capacity) < 0 ||
+        ferryOpVolumeCreate(op, store->path, &spec, &disk->volume) < 0)
+        return -1;
+
+    ferryImageCutToSize(store, spec.capacity);
+    return 0;
+}
+
+
 /* files: gives the images, which are empty, their names, so that they can be labelled, and
  * writes the file of the checkpoint */
 static int
 ferryBackupTouch(ferryOp *op,
                  ferryBackupDisk *disk)
 {
-    int rc = ferryOpFileMake(op, disk->def->store, disk->file);
+    int rc;
 
-    if (rc > 0)
+    if (disk->volume)
+        return ferryBackupCreateVolume(op, disk);
+
+    if ((rc = ferryOpFileMake(op, disk->def->store, disk->file)) > 0)
         virReportError(VIR_ERR_INVALID_ARG, FERRY_BACKUP_EXISTS, disk->def->store->path,
                        disk->def->name);
 
@@ -129,17 +153,39 @@ ferryBackupFiles(ferryOp *op)
 
 
 /**
+ * ferryBackupVolumes:
+ *
+ * Returns a list, for ferryOpVolumeDiscard(), with what was created through pools and does not
+ * stay. The caller frees it.
+ */
+GPtrArray *
+ferryBackupVolumes(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    bool stay = backup->result == FERRY_BACKUP_RESULT_COMPLETED && !ferryBackupIsPull(backup);
+    GPtrArray *volumes = g_ptr_array_new();
+    size_t i;
+
+    for (i = 0; !stay && i < backup->ndisks; i++)
+        g_ptr_array_add(volumes, &backup->disks[i].volume);
+
+    return volumes;
+}
+
+
+/**
  * ferryBackupUnfiles:
  *
  * Removes the images, unless the backup is a completed push, and the checkpoint, unless
  * the backup completed. Also called without QEMU, and (op->vm is NULL) without a domain.
- * Sets op->stuck, with an error reported, when the checkpoint cannot be removed.
+ * Sets op->stuck, with an error reported, when a volume or the checkpoint cannot be removed.
  */
 void
 ferryBackupUnfiles(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     bool completed = backup->result == FERRY_BACKUP_RESULT_COMPLETED;
+    g_autoptr(GPtrArray) volumes = ferryBackupVolumes(op);
     g_autoptr(ferryUse) use = NULL;
     size_t i;
 
@@ -156,6 +202,12 @@ ferryBackupUnfiles(ferryOp *op)
     if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0 && !op->stopped) {
         for (i = 0; i < backup->ndisks && !ferryOpIsLost(op); i++)
             ferryOpFileKeep(op, backup->disks[i].def->store);
+    }
+
+    /* stopped() has deleted them in another way */
+    if (ferryOpVolumeDiscard(op, volumes) < 0) {
+        VIR_WARN("%s", virGetLastErrorMessage());
+        op->stuck = true;
     }
 
     if (op->vm && backup->checkpoint && !completed &&

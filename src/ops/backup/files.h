@@ -14,4 +14,5 @@ int ferryBackupAskStores(ferryOp *op);
 int ferryBackupAskSocket(ferryOp *op);
 bool ferryBackupStoresAnswer(ferryOp *op);
 bool ferryBackupSocketAnswers(ferryOp *op);
+GPtrArray *ferryBackupVolumes(ferryOp *op);
 void ferryBackupUnfiles(ferryOp *op);

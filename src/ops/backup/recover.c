@@ -17,6 +17,7 @@
 #include "ops/backup/watch.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/opfile.h"
+#include "ops/opvolume.h"
 #include "qemu/qemu_domainjob.h"
 #include "virlog.h"
 
@@ -170,13 +171,14 @@ ferryBackupHasSocket(ferryOp *op)
 }
 
 
-/* Returns 0 if the storage of the images and of the socket answers, or -1 with an error
- * reported. */
+/* Returns 0 if the storage of the images and of the socket answers, and volumes that must not stay
+ * are deleted; or -1 with an error reported. */
 static int
 ferryBackupAwaitFiles(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) volumes = ferryBackupVolumes(op);
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++)
@@ -184,7 +186,10 @@ ferryBackupAwaitFiles(ferryOp *op)
     if (ferryBackupHasSocket(op) && backup->def->server->socket)
         g_ptr_array_add(paths, g_strdup(backup->def->server->socket));
 
-    return ferryOpFileAwait(op, paths);
+    if (ferryOpFileAwait(op, paths) < 0)
+        return -1;
+
+    return ferryOpVolumeDelete(op, volumes, &backup->removal);
 }
 
 

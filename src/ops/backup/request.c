@@ -15,6 +15,7 @@
 #include "block/node.h"
 #include "block/socket.h"
 #include "block/source.h"
+#include "block/volume.h"
 #include "ops/backup/request.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
@@ -69,6 +70,24 @@ ferryBackupCheckExtras(virDomainObj *vm,
 }
 
 
+/* The store is going to be created through its pool. */
+static int
+ferryBackupCheckVolume(virDomainObj *vm,
+                       ferryBackupDisk *disk)
+{
+    if (!virFileExists(disk->def->store->path))
+        return 0;
+
+    virReportError(VIR_ERR_INVALID_ARG,
+                   _("'%1$s', for volume '%2$s' of pool '%3$s', exists, and the pool does not know it: use "
+                     "'virsh pool-refresh', or name another volume, for the backup of disk '%4$s' of domain "
+                     "'%5$s'"),
+                   disk->def->store->path, disk->volume->name, disk->volume->pool, disk->def->name,
+                   vm->def->name);
+    return -1;
+}
+
+
 static int
 ferryBackupCheckStore(virDomainObj *vm,
                       ferryBackup *backup,
@@ -98,6 +117,9 @@ ferryBackupCheckStore(virDomainObj *vm,
     }
 
     disk->origin = FERRY_IMAGE_FOREIGN;
+
+    if ((disk->volume = ferryVolumeTakeMissing(store)))
+        return ferryBackupCheckVolume(vm, disk);
 
     if (!ferryImageIsOpenable(store)) {
         virReportError(VIR_ERR_INVALID_ARG,

@@ -360,7 +360,10 @@ ferryBackupFormatDisk(virBuffer *buf,
     if (disk) {
         virBufferAsprintf(&attrs, " index='%u'", def->store->id);
         virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
-        ferryFileFormat(&attrs, disk->file);
+        if (disk->volume)
+            ferryVolumeFormat(&attrs, disk->volume);
+        else
+            ferryFileFormat(&attrs, disk->file);
         virBufferEscapeString(&attrs, " bitmap='%s'", disk->bitmap);
 
         if (ferrySourceFormat(&children, def->store, xmlopt, /* runtime= */ true) < 0)
@@ -503,7 +506,8 @@ ferryBackupParseDiskState(xmlNodePtr node,
 {
     disk->bitmap = virXMLPropString(node, "bitmap");
 
-    if (ferryFileParse(node, &disk->file) < 0)
+    if (ferryVolumeParse(node, &disk->volume) < 0 ||
+        (!disk->volume && ferryFileParse(node, &disk->file) < 0))
         return -1;
 
     return virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,

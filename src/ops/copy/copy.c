@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/alias.h"
+#include "block/volume.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "ops/copy/control.h"
@@ -62,16 +63,21 @@ const ferryOpClass ferryCopyClass = {
  * @vm: domain, locked, without a job; the lock is released meanwhile
  * @aliases: *aliases must be NULL; filled in for @req, which borrows it
  *
- * The checks look at the target with the job held: asks its storage before, and what its name
- * leads to. Returns 0, or -1 with an error reported.
+ * The checks look at the target with the job held: asks its storage before, which volume it is, and
+ * what its name leads to. Returns 0, or -1 with an error reported.
  */
 int
 ferryCopyAskAhead(virDomainObj *vm,
                   ferryCopyRequest *req,
                   GPtrArray **aliases)
 {
-    const char *paths[] = { req->target->path, NULL };
+    bool create = !(req->flags & VIR_DOMAIN_BLOCK_COPY_REUSE_EXT);
+    const char *paths[] = { NULL, NULL };
 
+    if (ferryVolumeResolve(vm, req->target, req->path, create) < 0)
+        return -1;
+
+    paths[0] = req->target->path;
     if (!req->target->path || !virStorageSourceIsLocalStorage(req->target))
         return 0;
 

@@ -28,6 +28,8 @@ ferryCopyFree(void *data)
     virObjectUnref(copy->target);
     virObjectUnref(copy->old);
     ferryFileFree(copy->file);
+    ferryVolumeFree(copy->volume);
+    ferryVolumeRemovalUnref(copy->removal);
     g_free(copy);
 }
 
@@ -165,4 +167,20 @@ ferryCopyRestoreTarget(ferryOp *op)
     g_autoptr(ferryUse) use = ferryOpFileUse(op);
 
     ferryOpFileRemove(op, use, op->vm, copy->target, copy->origin, copy->file);
+}
+
+
+/**
+ * ferryCopyVolumes:
+ *
+ * Returns a list, for ferryOpVolumeDiscard(), with what was created through a pool. The caller
+ * frees it.
+ */
+GPtrArray *
+ferryCopyVolumes(ferryOp *op)
+{
+    GPtrArray *volumes = g_ptr_array_new();
+
+    g_ptr_array_add(volumes, &ferryCopyOf(op)->volume);
+    return volumes;
 }

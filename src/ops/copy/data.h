@@ -8,6 +8,7 @@
 #pragma once
 
 #include "block/image.h"
+#include "block/volume_delete.h"
 #include "engine/op.h"
 
 /* What the client wants of a copy. */
@@ -29,6 +30,7 @@ struct _ferryCopy {
     virStorageSource *old;    /* the source's chain; NULL before the pivot */
     ferryImageOrigin origin;  /* what was at the target's path before the copy */
     ferryFile *file;          /* the target's file, if the undo is to remove or empty it */
+    ferryVolume *volume;      /* the target, if it is created through its pool, in place of a file */
     ferryCopyGoal goal;
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target exists and is formatted: do not create it */
@@ -40,6 +42,7 @@ struct _ferryCopy {
     bool reported;            /* the log says that the definition cannot be saved */
     bool refused;             /* the call that began it has failed: clients know of no copy */
     bool unsaved;             /* the persistent definition in memory is newer than its file */
+    ferryVolumeRemoval *removal; /* of the volume, begun by stopped(), and not done yet; or NULL */
     bool synchronous;         /* a guest write ends when both images have it */
     unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
     unsigned long long granularity; /* bytes; 0: QEMU chooses */
@@ -52,6 +55,7 @@ struct _ferryCopy {
       "name another one, or reuse it (--reuse-external)")
 
 void ferryCopyFree(void *data);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryCopy, ferryCopyFree);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 int ferryCopyRequireDisk(ferryOp *op);
@@ -61,3 +65,4 @@ virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);
 void ferryCopyRestoreTarget(ferryOp *op);
+GPtrArray *ferryCopyVolumes(ferryOp *op);

@@ -20,6 +20,7 @@
 #include "ops/copy/start.h"
 #include "ops/event.h"
 #include "ops/opfile.h"
+#include "ops/opvolume.h"
 #include "virerror.h"
 #include "virlog.h"
 #include "virxml.h"
@@ -82,7 +83,10 @@ ferryCopyFormat(ferryOp *op,
     virBufferEscapeString(&attrs, " disk='%s'", copy->dst);
     virBufferAsprintf(&attrs, " goal='%s'", ferryCopyGoalTypeToString(copy->goal));
     virBufferAsprintf(&attrs, " origin='%s'", ferryImageOriginTypeToString(copy->origin));
-    ferryFileFormat(&attrs, copy->file);
+    if (copy->volume)
+        ferryVolumeFormat(&attrs, copy->volume);
+    else
+        ferryFileFormat(&attrs, copy->file);
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
@@ -140,7 +144,8 @@ ferryCopyParse(virQEMUDriver *driver,
                        VIR_XML_PROP_REQUIRED, &copy->goal) < 0 ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &copy->origin) < 0 ||
-        ferryFileParse(node, &copy->file) < 0 ||
+        ferryVolumeParse(node, &copy->volume) < 0 ||
+        (!copy->volume && ferryFileParse(node, &copy->file) < 0) ||
         ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
@@ -399,15 +404,17 @@ ferryCopyReportUnsaved(ferryOp *op)
 }
 
 
-/* Returns 0 if the target's storage answers, or -1 with an error reported. */
+/* Returns 0 if the target's storage answers, and the volume that it was is deleted; or -1 with an
+ * error reported. */
 static int
 ferryCopyAwaitTarget(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) volumes = ferryCopyVolumes(op);
 
     ferryOpFileList(paths, copy->target, copy->origin);
-    if (ferryOpFileAwait(op, paths) == 0)
+    if (ferryOpFileAwait(op, paths) == 0 && ferryOpVolumeDelete(op, volumes, &copy->removal) == 0)
         return 0;
 
     VIR_WARN("the target of the copy of disk '%s' cannot be removed yet: %s",

@@ -16,6 +16,7 @@
 #include "block/image.h"
 #include "block/node.h"
 #include "block/source.h"
+#include "block/volume.h"
 #include "domain_validate.h"
 #include "ops/copy/request.h"
 #include "qemu/qemu_block.h"
@@ -202,7 +203,8 @@ ferryCopyCheckAbsent(ferryCopyCheck *c,
         return -1;
     }
 
-    if (c->copy->reuse || virStorageSourceGetActualType(c->target) == VIR_STORAGE_TYPE_BLOCK) {
+    if (c->copy->reuse ||
+        (virStorageSourceGetActualType(c->target) == VIR_STORAGE_TYPE_BLOCK && !c->copy->volume)) {
         virReportSystemError(err, _("missing destination file for disk %1$s: %2$s"),
                              c->disk->dst, c->target->path);
         return -1;
@@ -216,7 +218,7 @@ ferryCopyCheckAbsent(ferryCopyCheck *c,
         return -1;
     }
 
-    c->copy->origin = FERRY_IMAGE_ABSENT;
+    c->copy->origin = c->copy->volume ? FERRY_IMAGE_FOREIGN : FERRY_IMAGE_ABSENT;
     return 0;
 }
 
@@ -225,6 +227,16 @@ static int
 ferryCopyCheckPresent(ferryCopyCheck *c,
                       const struct stat *st)
 {
+    if (c->copy->volume) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("'%1$s', for volume '%2$s' of pool '%3$s', exists, and the pool does not know it: "
+                         "use 'virsh pool-refresh', or name another volume, for the copy of disk '%4$s' of "
+                         "domain '%5$s'"),
+                       c->target->path, c->copy->volume->name, c->copy->volume->pool, c->disk->dst,
+                       c->vm->def->name);
+        return -1;
+    }
+
     if (S_ISBLK(st->st_mode))
         return 0;
 
@@ -421,7 +433,7 @@ ferryCopy *
 ferryCopyPrepare(virDomainObj *vm,
                  const ferryCopyRequest *req)
 {
-    g_autofree ferryCopy *copy = g_new0(ferryCopy, 1);
+    g_autoptr(ferryCopy) copy = g_new0(ferryCopy, 1);
     ferryCopyCheck check = {
         .vm = vm,
         .priv = vm->privateData,
@@ -430,6 +442,8 @@ ferryCopyPrepare(virDomainObj *vm,
         .copy = copy,
     };
     size_t i;
+
+    copy->volume = ferryVolumeTakeMissing(req->target);
 
     for (i = 0; i < G_N_ELEMENTS(ferryCopyChecks); i++) {
         if (ferryCopyChecks[i](&check) < 0)

@@ -13,7 +13,7 @@
 typedef struct _ferryCopyRequest ferryCopyRequest;
 struct _ferryCopyRequest {
     const char *path;             /* the disk's name in the guest, or the path of its source */
-    virStorageSource *target;     /* borrowed */
+    virStorageSource *target;     /* borrowed; after ferryVolumeResolve() */
     bool keepLabel;               /* the target gets the source's seclabels */
     unsigned long long bandwidth; /* bytes/s */
     unsigned int granularity;     /* bytes */

@@ -27,6 +27,7 @@
 #include "ops/copy/data.h"
 #include "ops/copy/start.h"
 #include "ops/opfile.h"
+#include "ops/opvolume.h"
 #include "domain_audit.h"
 #include "qemu/qemu_block.h"
 #include "virerror.h"
@@ -77,12 +78,35 @@ ferryCopyUnpublish(ferryOp *op)
 }
 
 
+/* Creates the target through its pool. The driver formats it for the copy then, as it does with
+ * a file. */
+static int
+ferryCopyCreateVolume(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    virDomainDiskDef *disk = ferryCopyDisk(op); /* after the wait for QEMU */
+    ferryVolumeSpec spec = { .format = copy->target->format };
+
+    if (!nodes || ferryCopyRequireDisk(op) < 0 ||
+        ferryNodeCapacity(nodes, disk->src->nodeformat, &spec.capacity) < 0 ||
+        ferryOpVolumeCreate(op, copy->target->path, &spec, &copy->volume) < 0)
+        return -1;
+
+    ferryImageCutToSize(copy->target, spec.capacity);
+    return 0;
+}
+
+
 /* file: gives the target, an empty file, its name, so that "access" can label it */
 static int
 ferryCopyFile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     int rc = ferryOpFileAnswers(op, copy->target);
+
+    if (rc == 0 && copy->volume)
+        return ferryCopyCreateVolume(op);
 
     if (rc < 0 || (rc = ferryOpFileMake(op, copy->target, copy->file)) < 0)
         return -1;
@@ -98,13 +122,17 @@ static void
 ferryCopyUnfile(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    g_autoptr(GPtrArray) volumes = ferryCopyVolumes(op);
 
-    if (ferryOpFileAnswers(op, copy->target) < 0)
+    if (ferryOpFileAnswers(op, copy->target) < 0) {
         op->stuck = true;
-    else if (copy->keep)
+    } else if (copy->keep) {
         ferryOpFileKeep(op, copy->target);
-    else
+    } else {
         ferryCopyRestoreTarget(op);
+        if (ferryOpVolumeDiscard(op, volumes) < 0)
+            op->stuck = true;
+    }
 }
 
 

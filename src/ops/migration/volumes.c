@@ -15,6 +15,7 @@
 #include "engine/leftover.h"
 #include "engine/wait.h"
 #include "ops/migration/volumes.h"
+#include "ops/opvolume.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -131,13 +132,14 @@ ferryIncomingCreateVolume(ferryOp *op,
     spec.capacity = offer->capacity;
     spec.props = offer->props;
     disk->volume = ferryVolumeNew(image->srcpool->pool, image->srcpool->volume);
+    disk->volume->creating = true;
 
     if (ferryJournalWrite(vm, /* durable= */ true) < 0) {
         g_clear_pointer(&disk->volume, ferryVolumeFree);
         return -1;
     }
 
-    made = ferryVolumeCreate(vm, image, &spec);
+    made = ferryVolumeCreate(vm, image->srcpool->pool, image->srcpool->volume, /* path= */ NULL, &spec);
 
     /* else it may still be created: the journal goes on naming it */
     if (made || virGetLastErrorCode() != VIR_ERR_OPERATION_TIMEOUT) {
@@ -199,22 +201,11 @@ ferryIncomingRemoval(ferryOp *op,
             continue;
 
         if (!removal)
-            removal = ferryVolumeRemovalNew(op->driver, own, wait);
+            removal = ferryVolumeRemovalNew(op->driver, own ? ferryUseNew(op->driver, own) : NULL, wait);
         ferryVolumeRemovalAdd(removal, incoming->disks[i].volume);
     }
 
     return removal;
-}
-
-
-static void
-ferryIncomingForgetVolumes(ferryOp *op)
-{
-    ferryIncoming *incoming = ferryIncomingOf(op);
-    size_t i;
-
-    for (i = 0; i < incoming->ndisks; i++)
-        g_clear_pointer(&incoming->disks[i].volume, ferryVolumeFree);
 }
 
 
@@ -230,14 +221,18 @@ ferryIncomingDiscardVolumes(ferryOp *op,
                             virDomainObj *vm)
 {
     ferryVolumeRemoval *removal = ferryIncomingRemoval(op, FERRY_VOLUME_REMOVAL_MS);
+    ferryIncoming *incoming = ferryIncomingOf(op);
+    size_t i;
 
     if (!removal)
         return;
 
-    if (ferryVolumeRemovalAwait(vm, removal) == 0)
-        ferryIncomingForgetVolumes(op);
-    else
+    if (ferryVolumeRemovalAwait(vm, removal) == 0) {
+        for (i = 0; i < incoming->ndisks; i++)
+            g_clear_pointer(&incoming->disks[i].volume, ferryVolumeFree);
+    } else {
         op->stuck = true;
+    }
 
     ferryVolumeRemovalUnref(removal);
 }
@@ -254,29 +249,14 @@ int
 ferryIncomingDeleteVolumes(ferryOp *op)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
-    g_autofree char *names = NULL;
-    const char *failure;
-    int rc;
+    g_autoptr(GPtrArray) volumes = g_ptr_array_new();
+    size_t i;
 
     if (!incoming->removal && !(incoming->removal = ferryIncomingRemoval(op, FERRY_LEFTOVER_MS)))
         return 0;
 
-    names = ferryVolumeRemovalDescribe(incoming->removal);
+    for (i = 0; i < incoming->ndisks; i++)
+        g_ptr_array_add(volumes, &incoming->disks[i].volume);
 
-    if (!ferryLeftoverRun(op, ferryVolumeRemovalRun, ferryVolumeRemovalRef(incoming->removal),
-                          ferryVolumeRemovalUnref)) {
-        virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                       _("the storage driver must answer before volumes that operation '%1$s' has left "
-                         "can be deleted: %2$s"), op->name, names);
-        return -1;
-    }
-
-    if ((failure = ferryVolumeRemovalFailure(incoming->removal)))
-        virReportError(VIR_ERR_OPERATION_FAILED, "%s", failure);
-    else
-        ferryIncomingForgetVolumes(op);
-
-    rc = failure ? -1 : 0;
-    g_clear_pointer(&incoming->removal, ferryVolumeRemovalUnref);
-    return rc;
+    return ferryOpVolumeDelete(op, volumes, &incoming->removal);
 }

@@ -1,0 +1,247 @@
+/*
+ * opvolume.c: volumes of storage pools that an operation creates
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * A volume that is missing is created through its pool, and deleted through it if the operation
+ * fails, so that the storage driver knows of it. That driver may keep its callers waiting: it is
+ * asked while the domain is neither locked nor its job held. The journal names the volume before
+ * it is created, and says which one it is as soon as it is there.
+ */
+
+#include <config.h>
+
+#include "engine/engine.h"
+#include "engine/journal.h"
+#include "engine/leftover.h"
+#include "engine/unlocked.h"
+#include "engine/wait.h"
+#include "ops/opvolume.h"
+#include "virerror.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+
+/* QEMU has ended while a volume was created: whoever settled @op could not delete it yet. */
+static void
+ferryOpVolumeIsLate(ferryOp *op,
+                    ferryVolume **volume)
+{
+    ferryVolumeRemoval *removal;
+
+    if (!*volume)
+        return;
+
+    if (op->stopped && !op->over) {
+        ferryEngineSubmitAgain(op, op->vm->def->uuid);
+    } else if (op->over) {
+        removal = ferryVolumeRemovalNew(op->driver, /* others= */ NULL, /* wait= */ 0);
+        ferryVolumeRemovalAdd(removal, *volume);
+        ignore_value(ferryVolumeRemovalAwait(op->vm, removal));
+        ferryVolumeRemovalUnref(removal);
+        g_clear_pointer(volume, ferryVolumeFree);
+    }
+}
+
+
+/**
+ * ferryOpVolumeCreate:
+ * @path: where the volume must be
+ * @volume: names it; replaced by the record of what was created
+ *
+ * Creates the volume. Domain locked, by the thread that drives @op; the lock and (unless
+ * op->holdJob) the job are released meanwhile. Returns 0, or -1 with an error reported: check
+ * ferryOpIsLost().
+ */
+int
+ferryOpVolumeCreate(ferryOp *op,
+                    const char *path,
+                    const ferryVolumeSpec *spec,
+                    ferryVolume **volume)
+{
+    g_autofree char *pool = g_strdup((*volume)->pool);
+    g_autofree char *name = g_strdup((*volume)->name);
+    ferryVolume *made;
+
+    (*volume)->creating = true;
+
+    ferryOpYield(op);
+    made = ferryVolumeCreate(op->vm, pool, name, path, spec);
+
+    /* if it is created too late, it is deleted at once */
+    ferryVolumeFree(*volume);
+    *volume = made;
+
+    if (ferryOpResume(op) < 0) {
+        ferryOpVolumeIsLate(op, volume);
+        return -1;
+    }
+
+    return made ? ferryJournalWrite(op->vm, /* durable= */ true) : -1;
+}
+
+
+typedef struct {
+    ferryOp *op; /* of which the thread that deletes uses nothing: its domain is not locked */
+    unsigned char uuid[VIR_UUID_BUFLEN];
+    ferryVolumeRemoval *removal;
+} ferryOpVolumeDiscarding;
+
+
+static void
+ferryOpVolumeDiscardRun(void *opaque)
+{
+    ferryOpVolumeDiscarding *discarding = opaque;
+
+    ferryVolumeRemovalRun(discarding->removal);
+}
+
+
+static void
+ferryOpVolumeDiscardFree(ferryOpVolumeDiscarding *discarding)
+{
+    ferryOpUnref(discarding->op);
+    ferryVolumeRemovalUnref(discarding->removal);
+    g_free(discarding);
+}
+
+
+/* Nobody waited any more: the undo is tried again, which finds the volumes gone. */
+static void
+ferryOpVolumeDiscardLate(void *opaque)
+{
+    ferryOpVolumeDiscarding *discarding = opaque;
+
+    ferryEngineSubmitAgain(discarding->op, discarding->uuid);
+    ferryOpVolumeDiscardFree(discarding);
+}
+
+
+/* @volumes: of ferryVolume **; those that are NULL do not count. Returns NULL if there are none. */
+static ferryVolumeRemoval *
+ferryOpVolumeRemoval(ferryOp *op,
+                     GPtrArray *volumes,
+                     unsigned int wait)
+{
+    ferryVolumeRemoval *removal = NULL;
+    size_t i;
+
+    for (i = 0; i < volumes->len; i++) {
+        ferryVolume *volume = *(ferryVolume **) g_ptr_array_index(volumes, i);
+
+        if (!volume)
+            continue;
+
+        /* the domain's live definition may still have it, as a mirror */
+        if (!removal)
+            removal = ferryVolumeRemovalNew(op->driver,
+                                            op->vm ? ferryUseNewBeside(op->driver, op->vm->def->name) : NULL,
+                                            wait);
+        ferryVolumeRemovalAdd(removal, volume);
+    }
+
+    return removal;
+}
+
+
+static void
+ferryOpVolumeForget(GPtrArray *volumes)
+{
+    size_t i;
+
+    for (i = 0; i < volumes->len; i++)
+        g_clear_pointer((ferryVolume **) g_ptr_array_index(volumes, i), ferryVolumeFree);
+}
+
+
+/**
+ * ferryOpVolumeDiscard:
+ * @volumes: of ferryVolume **, pointers to the operation's own; those that are NULL do not count
+ *
+ * Deletes volumes that were created, for an undo while QEMU runs, and forgets them. Locks as for
+ * ferryOpVolumeCreate().
+ *
+ * Returns 0; or -1 with an error reported if volumes are still there, or may be: the caller sets
+ * op->stuck. If the storage driver is only late, the undo is tried again by itself.
+ */
+int
+ferryOpVolumeDiscard(ferryOp *op,
+                     GPtrArray *volumes)
+{
+    ferryVolumeRemoval *removal = ferryOpVolumeRemoval(op, volumes, FERRY_VOLUME_REMOVAL_MS);
+    ferryOpVolumeDiscarding *discarding;
+    g_autofree char *names = NULL;
+    const char *failure;
+    int rc = 0;
+
+    if (!removal)
+        return 0;
+
+    names = ferryVolumeRemovalDescribe(removal);
+    discarding = g_new0(ferryOpVolumeDiscarding, 1);
+    discarding->op = ferryOpRef(op);
+    discarding->removal = removal;
+    memcpy(discarding->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
+
+    if (!ferryOpRunUnlocked(op, /* place= */ NULL, ferryOpVolumeDiscardRun, discarding,
+                            ferryOpVolumeDiscardLate, FERRY_VOLUME_REMOVAL_MS)) {
+        if (!ferryOpIsLost(op))
+            virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                           _("the storage driver must answer before volumes that operation '%1$s' has left "
+                             "can be deleted: %2$s"), op->name, names);
+        return -1;
+    }
+
+    if ((failure = ferryVolumeRemovalFailure(removal))) {
+        virReportError(VIR_ERR_OPERATION_FAILED, "%s", failure);
+        rc = -1;
+    } else {
+        ferryOpVolumeForget(volumes);
+    }
+
+    ferryOpVolumeDiscardFree(discarding);
+    return rc;
+}
+
+
+/**
+ * ferryOpVolumeDelete:
+ * @op: its QEMU is gone
+ * @volumes: as for ferryOpVolumeDiscard()
+ * @removal: kept by the operation from one call to the next; at first NULL
+ *
+ * Like ferryOpVolumeDiscard(), for stopped(), which must not wait. Returns 0, or -1 with an error
+ * reported if volumes are still there: stopped() is called again.
+ */
+int
+ferryOpVolumeDelete(ferryOp *op,
+                    GPtrArray *volumes,
+                    ferryVolumeRemoval **removal)
+{
+    g_autofree char *names = NULL;
+    const char *failure;
+    int rc;
+
+    if (!*removal && !(*removal = ferryOpVolumeRemoval(op, volumes, FERRY_LEFTOVER_MS)))
+        return 0;
+
+    names = ferryVolumeRemovalDescribe(*removal);
+
+    if (!ferryLeftoverRun(op, ferryVolumeRemovalRun, ferryVolumeRemovalRef(*removal),
+                          ferryVolumeRemovalUnref)) {
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the storage driver must answer before volumes that operation '%1$s' has left "
+                         "can be deleted: %2$s"), op->name, names);
+        return -1;
+    }
+
+    if ((failure = ferryVolumeRemovalFailure(*removal)))
+        virReportError(VIR_ERR_OPERATION_FAILED, "%s", failure);
+    else
+        ferryOpVolumeForget(volumes);
+
+    rc = failure ? -1 : 0;
+    g_clear_pointer(removal, ferryVolumeRemovalUnref);
+    return rc;
+}
