@@ -363,7 +363,7 @@ class Walk:
         have begun for clients. After a restart of the driver only its new clients count, so
         fewer events are right, too."""
         restarted = self.bench.deaths != self.deaths
-        whole = 'domain' if len(scene.JOBS) > 1 else ''.join(scene.JOBS)
+        whole = scene.WHOLE or ('domain' if len(scene.JOBS) > 1 else ''.join(scene.JOBS))
 
         def told():
             found = self.bench.finals((0, 0) if restarted else self.since)

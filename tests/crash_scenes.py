@@ -12,7 +12,7 @@ import signal
 import crash
 import scenes_backup
 import scenes_copy
-from ferrytest import LibvirtError, check, run, wait_for
+from ferrytest import LibvirtError, check, check_qcow2, run, wait_for
 
 BANDWIDTH_BYTES = 64
 
@@ -20,20 +20,24 @@ BANDWIDTH_BYTES = 64
 class Copied:
     """What the crash walk must know of a scene.
 
-    JOBS: the disks whose block jobs send events. DEATHS: the signals that end QEMU in the
+    JOBS: the disks whose block jobs send events. WHOLE: the job that stands for all of these, if it
+    is not the domain's. DEATHS: the signals that end QEMU in the
     reference runs. List several if they leave different states: the crash walk ends QEMU
     with SIGKILL, and a driver that has lost the connection asks QEMU to end. ALONE: the
-    operation runs on one host only. BELOW: endings of the names of images that others are
+    operation runs on one host only. TOGETHER: several operations take the steps; the end of one,
+    which is no step, is synced between them. BELOW: endings of the names of images that others are
     based on and that are only read. libvirt gives them to QEMU's user and never gives them
     back, since other domains may read them, too, so their owners are not compared. SECOND:
     what another client calls meanwhile. SWAPS: endings of the names of files of the
     operation that somebody replaces."""
 
     ALONE = True
+    TOGETHER = False
     BELOW = ()
     SECOND = crash.SECOND[:-1]
     SWAPS = ()
     JOBS = ('vda',)
+    WHOLE = ''
     DEATHS = (signal.SIGKILL,)
 
     @classmethod
@@ -80,6 +84,30 @@ class Copy(Copied, scenes_copy.Copy):
 class Shallow(Copied, scenes_copy.Shallow):
     BELOW = ('-base.qcow2', '-base2.qcow2')
     ROWS = Copy.ROWS
+
+
+class Group(Copied, scenes_copy.Group):
+    SWAPS = ('vda-target.qcow2', 'vdb-target.qcow2')
+    JOBS = ('vda', 'vdb')
+    WHOLE = 'vda'
+    TOGETHER = True
+    ROWS = {('copy', 'pivot'): 'pivot of a group'}
+
+    def stop(self):
+        for disk in self.DISKS:
+            with contextlib.suppress(LibvirtError):
+                self.call('blockJobAbort', disk, 0)
+
+    def check_left(self, log):
+        for target in self.targets():
+            if os.path.exists(target) and not self.check_sides():
+                check(f"'{target}', and the domain was started on '" in log, 'the log does not say so')
+                check_qcow2(target, self.killed)
+                os.unlink(target)
+
+    def images(self):
+        return [i for i in self.targets() if os.path.exists(i)] if self.check_sides() else list(
+            map(self.image, self.DISKS))
 
 
 class Abort(Copied, scenes_copy.Copy):
@@ -292,5 +320,5 @@ class TransientPush(Push):
         super().check_stopped()
 
 
-EMBEDDED = [Copy, Shallow, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort,
+EMBEDDED = [Copy, Shallow, Group, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort,
             Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]

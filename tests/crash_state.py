@@ -75,9 +75,10 @@ def journal(scene):
     if "committed='off'" in text:
         # a full disk takes no new journal; this says that the copy just goes on
         text = re.sub(r"\s*<plan name='pivot' .*?/>", '', text.replace("committed='off'", "committed='no '"))
+        text = re.sub(r" leader='.*?'", '', text)
         text = re.sub("goal='.*?'", "goal='mirror'", re.sub("pause='.*?'", "pause='no'", text))
         text = re.sub(r'\s*<old>.*?</old>', '', text, flags=re.S)
-    return re.sub(r" (pid|start|boot|dev|ino|born)='.*?'", '', plain(scene, text))
+    return re.sub(r" (pid|start|boot|dev|ino|born|begun)='.*?'", '', plain(scene, text))
 
 
 # Not in Scene.state(), with which again() compares

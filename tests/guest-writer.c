@@ -16,6 +16,8 @@
  * Options come from the kernel's command line (sizes: bytes, or with K, M, G):
  *
  *   ferry.dev=/dev/vda   what to write to
+ *   ferry.also=          another disk: each record is written to it, too, as soon as it was
+ *                        acknowledged by the first one
  *   ferry.offset=0       where the region begins
  *   ferry.size=16M       how large it is
  *   ferry.rate=0         records per second; 0: as many as possible
@@ -62,6 +64,7 @@
 
 typedef struct {
     char dev[256];
+    char also[256];
     uint64_t offset;
     uint64_t size;
     uint64_t rate;
@@ -213,6 +216,8 @@ parse_options(Options *o,
         *value++ = '\0';
         if (strcmp(word, "dev") == 0)
             snprintf(o->dev, sizeof(o->dev), "%s", value);
+        else if (strcmp(word, "also") == 0)
+            snprintf(o->also, sizeof(o->also), "%s", value);
         else if (strcmp(word, "offset") == 0)
             o->offset = parse_size(value);
         else if (strcmp(word, "size") == 0)
@@ -320,8 +325,23 @@ newest(int fd,
 }
 
 
+static void
+write_record(int fd,
+             const Options *o,
+             const Record *r)
+{
+    while (pwrite(fd, r, RECORD, o->offset + r->seq % (o->size / RECORD) * RECORD) != RECORD) {
+        say("ferry-guest error t=%llu seq=%llu errno=%d end\n",
+            (unsigned long long)now(), (unsigned long long)r->seq, errno);
+        sleep_until(now() + 100000);
+    }
+}
+
+
+/* @also: the other disk; -1: there is none */
 static void __attribute__((noreturn))
 write_records(int fd,
+              int also,
               const Options *o,
               Record *r,
               uint64_t seq)
@@ -338,11 +358,9 @@ write_records(int fd,
         uint64_t t;
 
         record_fill(r, seq, slots);
-        while (pwrite(fd, r, RECORD, o->offset + seq % slots * RECORD) != RECORD) {
-            say("ferry-guest error t=%llu seq=%llu errno=%d end\n",
-                (unsigned long long)now(), (unsigned long long)seq, errno);
-            sleep_until(now() + 100000);
-        }
+        write_record(fd, o, r);
+        if (also >= 0)
+            write_record(also, o, r);
 
         t = now();
         if (last && t - last > gap)
@@ -378,6 +396,7 @@ main(int argc,
     Options o = { .dev = "/dev/vda", .size = 16 * 1024 * 1024, .report = 100000 };
     uint64_t seq;
     void *buf;
+    int also = -1;
     int fd;
 
     if (getpid() == 1)
@@ -392,11 +411,17 @@ main(int argc,
         fatal("memory");
 
     fd = open_disk(o.dev);
-    seq = newest(fd, &o, buf) + 1;
+    seq = newest(fd, &o, buf);
+    if (o.also[0]) {
+        uint64_t other = newest(also = open_disk(o.also), &o, buf);
+
+        seq = other < seq ? other : seq;
+    }
+    seq++;
     say("ferry-guest start dev=%s offset=%llu slots=%llu rate=%llu resume=%llu\n",
         o.dev, (unsigned long long)o.offset, (unsigned long long)(o.size / RECORD),
         (unsigned long long)o.rate, (unsigned long long)seq);
     if (o.agent[0])
         agent_start(o.agent);
-    write_records(fd, &o, buf, seq);
+    write_records(fd, also, &o, buf, seq);
 }

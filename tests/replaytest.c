@@ -26,6 +26,7 @@
 #include "ops/classes.h"
 #include "ops/checkpoint/checkpoint.h"
 #include "ops/checkpoint/metadata.h"
+#include "ops/blockjob.h"
 #include "ops/copy/control.h"
 #include "ops/copy/copy.h"
 #include "ops/copy/data.h"

@@ -124,3 +124,84 @@ class Shallow(Copy):
         create_image(self.source, None, backing=(base, 'qcow2'))
         write_image(self.source, 0x11, '1M', '3M')
         create_image(self.target, None, backing=(base2, 'qcow2'))
+
+
+class Group(Copy):
+    """Copies of two disks that are pivoted together: all or none."""
+
+    DISKS = ('vda', 'vdb')
+
+    def targets(self):
+        return [self.path(f'{d}-target.{self.FORMAT}') for d in self.DISKS]
+
+    def prepare(self):
+        super().prepare()
+        self.target = self.targets()[0]
+
+    def prepare_images(self):
+        for disk in self.DISKS:
+            create_image(self.image(disk), SIZE)
+            write_image(self.image(disk), 0x11, 0, '3M')
+
+    def copy(self):
+        for disk, target in zip(self.DISKS, self.targets()):
+            if f"file='{target}'" not in self.call('XMLDesc', 0):
+                self.call('blockRebase', disk, target, 0, self.flags)
+
+    def pivot(self):
+        return self.call('blockJobAbort', ','.join(self.DISKS), PIVOT)
+
+    def is_ready(self):
+        return self.call('XMLDesc', 0).count(" ready='yes'") == len(self.DISKS)
+
+    def wait_ready(self):
+        wait_for(self.is_ready, 60, 0.02, 'the mirrors to be ready')
+
+    def nudge(self, act):
+        """Some may have finished, so they are no group any more."""
+        for disk in self.DISKS:
+            try:
+                self.call('blockJobAbort', disk, PIVOT)
+            except LibvirtError:
+                pass
+
+    def check_sides(self):
+        """The configuration names all sources, or all targets."""
+        if self.transient and not self.running():
+            return False
+        xml = self.call('XMLDesc', faultmatrix.INACTIVE)
+        moved = {f"file='{t}'" in xml for t in self.targets()}
+        check(len(moved) == 1, f'some disks have moved, and others have not: {xml}')
+        return moved.pop()
+
+    def check_stopped(self):
+        super().check_stopped()
+        if not self.transient and not self.check_sides():
+            check(not any(map(os.path.exists, self.targets())), 'a target was left behind')
+
+    def check_data(self):
+        super().check_data()
+        self.check_sides()
+
+    def drop_kept(self):
+        for target in self.targets():
+            if not self.check_sides() and os.path.exists(target):
+                os.unlink(target)
+
+    def again(self, states):
+        def done():
+            if self.config_source() == self.target and not self.journal():
+                return True
+            try:
+                if self.is_ready():
+                    self.pivot()
+                elif '<mirror' not in self.call('XMLDesc', 0) or self.state() == states[0]:
+                    self.copy()
+                else:
+                    self.call('blockJobInfo', self.DISKS[0], 0)
+            except LibvirtError:
+                pass
+            return False
+        wait_for(done, 60, 0.05, 'the second try to succeed')
+
+    PLANS = {('copy', 'pivot'): (Copy.copied, pivot)}

@@ -24,6 +24,7 @@
 #include "engine/journal.h"
 #include "virerror.h"
 #include "virfile.h"
+#include "virhash.h"
 #include "virlog.h"
 #include "virstring.h"
 #include "virxml.h"
@@ -79,6 +80,7 @@ ferryJournalFormatOp(ferryOp *op,
     virBufferEscapeString(&attrs, " type='%s'", op->klass->name);
     virBufferEscapeString(&attrs, " name='%s'", op->name);
     virBufferAddLit(&attrs, " committed='" FERRY_JOURNAL_OPEN "'");
+    virBufferEscapeString(&attrs, " leader='%s'", op->leader);
     if (op->stopped)
         virBufferAddLit(&attrs, " stopped='yes'");
 
@@ -253,7 +255,7 @@ ferryJournalOverwrite(ferryOp *op,
  * @op: about to run its plan's point of no return. op->synced is true: the journal on the
  *      disk is the latest one and names the step before. Domain locked.
  *
- * Marks @op as committed. A new journal would need the file system's log: the guest would
+ * Marks @op, and with it the operations that it leads, as committed. A new journal would need the file system's log: the guest would
  * wait ten times as long.
  *
  * Returns 0, or -1 with an error reported.
@@ -363,7 +365,7 @@ ferryJournalParsePlans(ferryOp *op,
 }
 
 
-/* @op is marked as committed: if the step after the last recorded one is the point of no
+/* @op, or its leader, is marked as committed: if the step after the last recorded one is the point of no
  * return, that step has begun. Journals that are written later record the step itself. */
 static void
 ferryJournalApplyCommit(ferryOp *op)
@@ -388,7 +390,8 @@ static ferryOp *
 ferryJournalParseOp(virQEMUDriver *driver,
                     const ferryOpClass *const *classes,
                     xmlNodePtr node,
-                    xmlXPathContextPtr ctxt)
+                    xmlXPathContextPtr ctxt,
+                    bool *isCommitted)
 {
     VIR_XPATH_NODE_AUTORESTORE(ctxt)
     g_autoptr(ferryOp) op = NULL;
@@ -414,14 +417,13 @@ ferryJournalParseOp(virQEMUDriver *driver,
     op->durable = true;
     op->stopped = STREQ_NULLABLE(stopped, "yes");
     op->withdrawn = STREQ_NULLABLE(committed, FERRY_JOURNAL_WITHDRAWN);
+    op->leader = virXMLPropString(node, "leader");
 
     if (ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))
         return NULL;
 
-    if (STREQ_NULLABLE(committed, FERRY_JOURNAL_COMMITTED))
-        ferryJournalApplyCommit(op);
-
+    *isCommitted = STREQ_NULLABLE(committed, FERRY_JOURNAL_COMMITTED);
     return g_steal_pointer(&op);
 }
 
@@ -436,6 +438,7 @@ ferryJournalParse(virQEMUDriver *driver,
     g_autoptr(xmlXPathContext) ctxt = NULL;
     g_autofree xmlNodePtr *nodes = NULL;
     g_autofree char *text = NULL;
+    g_autoptr(GHashTable) committed = virHashNew(NULL);
     g_auto(ferryRun) run = { 0 };
     unsigned int version;
     int n;
@@ -458,12 +461,22 @@ ferryJournalParse(virQEMUDriver *driver,
         return -1;
 
     for (i = 0; i < n; i++) {
-        ferryOp *op = ferryJournalParseOp(driver, classes, nodes[i], ctxt);
+        bool isCommitted = false;
+        ferryOp *op = ferryJournalParseOp(driver, classes, nodes[i], ctxt, &isCommitted);
 
         if (!op)
             return -1;
         ferryRunCopy(&op->run, &run);
         g_ptr_array_add(ops, op);
+        if (isCommitted)
+            g_hash_table_insert(committed, g_strdup(op->name), op);
+    }
+
+    for (i = 0; i < n; i++) {
+        ferryOp *op = g_ptr_array_index(ops, ops->len - n + i);
+
+        if (g_hash_table_contains(committed, op->leader ? op->leader : op->name))
+            ferryJournalApplyCommit(op);
     }
 
     return 0;

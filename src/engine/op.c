@@ -90,6 +90,7 @@ ferryOpUnref(ferryOp *op)
         op->klass->dataFree(op->data);
     ferryRunClear(&op->run);
     g_free(op->name);
+    g_free(op->leader);
     g_free(op);
 }
 
@@ -230,6 +231,46 @@ ferryOpFind(virDomainObj *vm,
     }
 
     return NULL;
+}
+
+
+/**
+ * ferryOpLeads:
+ *
+ * Returns true unless another operation's mark in the journal counts for @op.
+ */
+bool
+ferryOpLeads(ferryOp *op)
+{
+    return !op->leader || STREQ(op->leader, op->name);
+}
+
+
+/**
+ * ferryOpGroup:
+ *
+ * Returns the operations of the group of @op, that which leads it first, with a reference each;
+ * only @op if it is in no group. The caller frees the array. Domain locked.
+ */
+GPtrArray *
+ferryOpGroup(ferryOp *op)
+{
+    GPtrArray *group = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    GPtrArray *ops = op->leader ? ferryOpList(op->vm) : NULL;
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *other = g_ptr_array_index(ops, i);
+
+        if (STRNEQ_NULLABLE(other->leader, op->leader))
+            continue;
+
+        g_ptr_array_insert(group, ferryOpLeads(other) ? 0 : -1, ferryOpRef(other));
+    }
+
+    if (group->len == 0)
+        g_ptr_array_add(group, ferryOpRef(op));
+    return group;
 }
 
 

@@ -128,6 +128,8 @@ struct _ferryOp {
     virQEMUDriver *driver;
     virDomainObj *vm;   /* no reference is held: an operation ends before its domain */
     char *name;         /* unique in the domain; part of the names of its QEMU jobs */
+    char *leader;       /* name of the operation of a group whose mark in the journal, at the point of
+                         * no return, counts for this one, too; its own for that one; NULL: no group */
     void *data;         /* of the class, which frees it (dataFree) */
 
     size_t progress[FERRY_PLANS_MAX]; /* per plan: number of steps that may have acted */
@@ -172,6 +174,9 @@ ferryOp *ferryOpFind(virDomainObj *vm, const char *name);
 GPtrArray *ferryOpList(virDomainObj *vm);
 GPtrArray *ferryOpListOf(qemuDomainObjPrivate *priv);
 void ferryOpListDrop(qemuDomainObjPrivate *priv);
+
+GPtrArray *ferryOpGroup(ferryOp *op);
+bool ferryOpLeads(ferryOp *op);
 
 bool ferryStepIsReturn(const ferryStep *step);
 const ferryStep *ferryStepNextRecorded(const ferryStep *step);

@@ -126,9 +126,10 @@ ferryPlanTake(ferryOp *op,
 }
 
 
-/* Runs the steps from number @first to the one named @last; NULL: to the end. */
+/* Runs the steps from number @first to the one named @last; NULL: to the end. Returns 0; else, with
+ * an error reported and nothing undone, FERRY_STEP_UNKNOWN if nothing must be undone, or -1. */
 static int
-ferryPlanRunFrom(ferryOp *op,
+ferryPlanGoOn(ferryOp *op,
                  const ferryPlan *plan,
                  size_t first,
                  const char *last)
@@ -139,7 +140,6 @@ ferryPlanRunFrom(ferryOp *op,
     for (i = first; plan->steps[i].name; i++) {
         const ferryStep *step = &plan->steps[i];
         bool resumed = *progress > i;
-        virErrorPtr err = NULL;
         int rc;
 
         *progress = i + 1;
@@ -154,18 +154,34 @@ ferryPlanRunFrom(ferryOp *op,
 
         /* QEMU died while the step waited and the operation was settled, say */
         if (ferryOpIsLost(op) || rc == FERRY_STEP_UNKNOWN)
-            return -1;
+            return FERRY_STEP_UNKNOWN;
 
         if (rc == FERRY_STEP_NOT_TAKEN)
             *progress = i;
-
-        virErrorPreserveLast(&err);
-        ignore_value(ferryPlanUndo(op, plan));
-        virErrorRestore(&err);
         return -1;
     }
 
     return 0;
+}
+
+
+/* Like ferryPlanGoOn(), and undoes what must be undone. */
+static int
+ferryPlanRunFrom(ferryOp *op,
+                 const ferryPlan *plan,
+                 size_t first,
+                 const char *last)
+{
+    virErrorPtr err = NULL;
+    int rc = ferryPlanGoOn(op, plan, first, last);
+
+    if (rc == -1) {
+        virErrorPreserveLast(&err);
+        ignore_value(ferryPlanUndo(op, plan));
+        virErrorRestore(&err);
+    }
+
+    return MAX(rc, -1);
 }
 
 
@@ -206,6 +222,96 @@ ferryPlanRunTo(ferryOp *op,
         return 0;
 
     return ferryPlanRunFrom(op, plan, *ferryPlanProgress(op, plan), last);
+}
+
+
+/**
+ * ferryPlanAdvance:
+ *
+ * Like ferryPlanRunTo(), but undoes nothing: for a member of a group, whose caller takes all
+ * members back together. Returns 0; FERRY_STEP_UNKNOWN, if nothing must be undone, or -1.
+ */
+int
+ferryPlanAdvance(ferryOp *op,
+                 const ferryPlan *plan,
+                 const char *last)
+{
+    if (ferryPlanReached(op, plan, last))
+        return 0;
+
+    return ferryPlanGoOn(op, plan, *ferryPlanProgress(op, plan), last);
+}
+
+
+/* Records that step number @i is about to run for all of @ops, in one write. */
+static int
+ferryPlanRecordTogether(GPtrArray *ops,
+                        const ferryPlan *plan,
+                        size_t i)
+{
+    ferryOp *leader = g_ptr_array_index(ops, 0);
+    const ferryStep *step = &plan->steps[i];
+    g_autofree size_t *before = g_new0(size_t, ops->len);
+    bool durable = step->durable || ferryStepIsReturn(ferryStepNextRecorded(step));
+    size_t k;
+
+    for (k = 0; k < ops->len; k++) {
+        size_t *progress = ferryPlanProgress(g_ptr_array_index(ops, k), plan);
+
+        before[k] = *progress;
+        *progress = i + 1;
+    }
+
+    if ((ferryStepIsReturn(step) && leader->synced ? ferryJournalCommit(leader) :
+                                                     ferryJournalWrite(leader->vm, durable)) == 0)
+        return 0;
+
+    for (k = 0; k < ops->len; k++)
+        *ferryPlanProgress(g_ptr_array_index(ops, k), plan) = before[k];
+    return -1;
+}
+
+
+/**
+ * ferryPlanRunTogether:
+ * @ops: operations of one domain, that which leads the others first
+ * @name: of a step that the journal records; all steps before it have run for all of @ops
+ *
+ * Runs one step for all of @ops. One write to the journal records it for all: after the point of
+ * no return a later driver finds all of them past it, or none. Domain locked, job held, @ops
+ * driven by this thread. Nothing is undone.
+ *
+ * Returns 0; FERRY_STEP_UNKNOWN, with an error reported, if nothing must be undone; or -1.
+ */
+int
+ferryPlanRunTogether(GPtrArray *ops,
+                     const ferryPlan *plan,
+                     const char *name)
+{
+    const ferryStep *step = plan->steps;
+    size_t k;
+
+    while (STRNEQ(step->name, name))
+        step++;
+
+    if (ferryPlanRecordTogether(ops, plan, step - plan->steps) < 0)
+        return -1;
+
+    for (k = 0; k < ops->len; k++) {
+        ferryOp *op = g_ptr_array_index(ops, k);
+        int rc = ferryPlanRunStep(op, plan, step);
+
+        if (rc == 0)
+            continue;
+
+        ferryReportFailure(op);
+        if (ferryOpIsLost(op) || rc == FERRY_STEP_UNKNOWN ||
+            (ferryStepIsReturn(step) && !ferryJobQEMUReachable(op)))
+            return FERRY_STEP_UNKNOWN;
+        return -1;
+    }
+
+    return 0;
 }
 
 

@@ -9,5 +9,4 @@
 
 #include "driver.h"
 
-bool ferryApiIsDelegating(void);
 void ferryApiInstall(virHypervisorDriver *table);

@@ -15,6 +15,7 @@
 #include "engine/job.h"
 #include "engine/settle.h"
 #include "hook/api.h"
+#include "hook/api_blockjob.h"
 #include "hook/version.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/control.h"

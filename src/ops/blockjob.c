@@ -222,6 +222,64 @@ ferryBlockJobAbort(ferryBlockJob *job,
 }
 
 
+/* Adds to @ops the operation that runs the block job of disk @path. Returns its handler if it can
+ * be part of a group and is not in @ops yet; else NULL. */
+static const ferryBlockJobHandler *
+ferryBlockJobAddTo(virDomainObj *vm,
+                   const char *path,
+                   GPtrArray *ops)
+{
+    g_auto(ferryBlockJob) job = { 0 };
+
+    ferryBlockJobFind(vm, path, &job);
+
+    if (!job.op || !job.handler->group || g_ptr_array_find(ops, job.op, /* index= */ NULL))
+        return NULL;
+
+    g_ptr_array_add(ops, ferryOpRef(job.op));
+    return job.handler;
+}
+
+
+/**
+ * ferryBlockJobGroup:
+ * @path: what a client named: disks, separated by commas, or "*" for all that have a copy
+ * @ops: empty; filled with a reference to the operation of each disk
+ *
+ * Returns what ends them together; NULL, without an error reported, if @path is no such list: it
+ * names a disk, or one of its parts is not a disk with a copy. Domain locked.
+ */
+const ferryBlockJobHandler *
+ferryBlockJobGroup(virDomainObj *vm,
+                   const char *path,
+                   GPtrArray *ops)
+{
+    const ferryBlockJobHandler *handler = NULL;
+    g_auto(GStrv) parts = NULL;
+    size_t i;
+
+    if (!virDomainObjIsActive(vm) || virDomainDiskByName(vm->def, path, /* allow_ambiguous= */ true))
+        return NULL;
+
+    if (STREQ(path, "*")) {
+        for (i = 0; i < vm->def->ndisks; i++) {
+            const ferryBlockJobHandler *found = ferryBlockJobAddTo(vm, vm->def->disks[i]->dst, ops);
+
+            handler = found ? found : handler;
+        }
+        return handler;
+    }
+
+    parts = g_strsplit(path, ",", 0);
+    for (i = 0; g_strv_length(parts) > 1 && parts[i]; i++) {
+        if (!(handler = ferryBlockJobAddTo(vm, parts[i], ops)))
+            return NULL;
+    }
+
+    return handler;
+}
+
+
 /* Returns what kind of block job @disk has; NULL: it has none. */
 static const char *
 ferryBlockJobType(virDomainDiskDef *disk)

@@ -30,6 +30,10 @@ struct _ferryBlockJobHandler {
 
     /* Moves the guest to the copy. Locks as for abort. NULL: there is no pivot. */
     int (*pivot)(ferryOp *op, bool async);
+
+    /* Pivots or aborts several operations, of which each has its disk, at one point in time: all or
+     * none. Locks as for abort; the array has a reference to each. NULL: there are no groups. */
+    int (*group)(GPtrArray *ops, bool pivot, bool async);
 };
 
 /* What ferryBlockJobFind() found. Cleared by ferryBlockJobClear(). */
@@ -49,5 +53,6 @@ int ferryBlockJobMayChange(virDomainObj *vm, const char *path);
 int ferryBlockJobInfo(ferryBlockJob *job, virDomainBlockJobInfoPtr info, bool bytes);
 int ferryBlockJobSetSpeed(ferryBlockJob *job, unsigned long long speed);
 int ferryBlockJobAbort(ferryBlockJob *job, bool pivot, bool async);
+const ferryBlockJobHandler *ferryBlockJobGroup(virDomainObj *vm, const char *path, GPtrArray *ops);
 int ferryBlockJobMayResize(virDomainObj *vm, const char *device, const char *node);
 int ferryBlockJobMayEject(virDomainObj *vm, const char *qom);

@@ -64,11 +64,38 @@ ferryCopyConfigDisk(ferryOp *op,
 }
 
 
+/* Makes the disk of @op in the persistent definition @def name the target. Returns 0, or -1 with an
+ * error reported. */
+static int
+ferryCopyAdoptDisk(ferryOp *op,
+                   virDomainDef *def)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyConfigDisk(op, def);
+    g_autoptr(virStorageSource) src = NULL;
+
+    if (!disk)
+        return 0;
+
+    /* All options of the image are the target's; its labels are the old image's only if the
+     * client wanted that. Read-only and shareable are options of the disk. */
+    if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
+        virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0)
+        return -1;
+
+    virObjectUnref(disk->src);
+    disk->src = g_steal_pointer(&src);
+    copy->unsaved = true;
+    return 0;
+}
+
+
 /**
  * ferryCopyAdoptConfig:
  *
- * Makes the persistent definition name the target, if it names the source. Domain locked;
- * it may be shut off.
+ * Makes the persistent definition name the target, if it names the source: for all disks of a
+ * group at once, since a driver without Ferry may start the domain next. Domain locked; it may be
+ * shut off.
  *
  * Returns 0, or -1 with an error reported: the definition on the disk may still name the
  * source then, so keep the journal, or tell the user.
@@ -78,22 +105,16 @@ ferryCopyAdoptConfig(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDef *def = ferryCopyConfig(op->vm);
-    g_autoptr(virStorageSource) src = NULL;
-    virDomainDiskDef *disk;
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    size_t i;
 
     if (!def)
         return 0;
 
-    if ((disk = ferryCopyConfigDisk(op, def))) {
-        /* All options of the image are the target's; its labels are the old image's only if the
-         * client wanted that. Read-only and shareable are options of the disk. */
-        if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
-            virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0)
+    for (i = 0; i < group->len; i++) {
+        if (ferryCopyAdoptDisk(g_ptr_array_index(group, i), def) < 0)
             return -1;
-
-        virObjectUnref(disk->src);
-        disk->src = g_steal_pointer(&src);
-        copy->unsaved = true;
+        copy->unsaved = copy->unsaved || ferryCopyOf(g_ptr_array_index(group, i))->unsaved;
     }
 
     if (ferryCopySaveConfig(op, def) < 0) {
@@ -106,6 +127,7 @@ ferryCopyAdoptConfig(ferryOp *op)
         return -1;
     }
 
-    copy->unsaved = false;
+    for (i = 0; i < group->len; i++)
+        ferryCopyOf(g_ptr_array_index(group, i))->unsaved = false;
     return 0;
 }

@@ -27,8 +27,12 @@
 VIR_LOG_INIT("ferry.copy");
 
 
-/* What the live XML says of the mirror. */
-static virDomainDiskMirrorState
+/**
+ * ferryCopyState:
+ *
+ * Returns what the live XML says of the mirror.
+ */
+virDomainDiskMirrorState
 ferryCopyState(ferryCopy *copy)
 {
     switch (copy->goal) {
@@ -280,8 +284,9 @@ ferryCopyAbort(ferryOp *op,
     if (op->driven && copy->goal == FERRY_COPY_GOAL_PIVOT)
         return ferryCopyAbortPivot(op, async);
 
-    if (op->driven) {
-        virReportError(VIR_ERR_OPERATION_INVALID,
+    if (op->driven || op->leader) {
+        virReportError(VIR_ERR_OPERATION_INVALID, op->leader ?
+                       _("block job on disk '%1$s' is about to end with those of other disks; try again") :
                        _("block job on disk '%1$s' is still being started; try again"), copy->dst);
         return -1;
     }
@@ -316,8 +321,13 @@ ferryCopyAbort(ferryOp *op,
 }
 
 
-/* The pivot failed before its point of no return, and its steps are undone. */
-static void
+/**
+ * ferryCopyPivotFailed:
+ *
+ * The pivot failed before its point of no return, and its steps are undone: the copy goes on, or
+ * ends if its mirror job has. Domain locked, job held. Keeps the last error.
+ */
+void
 ferryCopyPivotFailed(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
@@ -343,11 +353,12 @@ ferryCopyPivotFailed(ferryOp *op)
 }
 
 
+/* @rc: what the plan of the pivot has returned. Ends the operation if it is done. */
 static int
-ferryCopyPivotRun(ferryOp *op)
+ferryCopyPivotEnd(ferryOp *op,
+                  int rc)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    int rc = ferryPlanResume(op, &ferryCopyPivotPlan);
 
     if (op->over)
         return -1;
@@ -365,6 +376,29 @@ ferryCopyPivotRun(ferryOp *op)
         ferryCopyPivotFailed(op);
 
     return -1;
+}
+
+
+static int
+ferryCopyPivotRun(ferryOp *op)
+{
+    return ferryCopyPivotEnd(op, ferryPlanResume(op, &ferryCopyPivotPlan));
+}
+
+
+/**
+ * ferryCopyPivotFinish:
+ * @again: the last step may not be done
+ *
+ * Takes the steps that are left, behind the point of no return, of a pivot that was part of a
+ * group's. Returns 0, or -1 with an error reported: what is left is tried again.
+ */
+int
+ferryCopyPivotFinish(ferryOp *op,
+                     bool again)
+{
+    return again ? ferryCopyPivotRun(op) :
+                   ferryCopyPivotEnd(op, ferryPlanRunTo(op, &ferryCopyPivotPlan, "release"));
 }
 
 
@@ -520,19 +554,3 @@ ferryCopyJobChanged(ferryOp *op)
         break;
     }
 }
-
-
-static char *
-ferryCopyJobName(ferryOp *op,
-                 const char *dst)
-{
-    return STREQ(ferryCopyOf(op)->dst, dst) ? ferryJobName(op, "mirror") : NULL;
-}
-
-
-const ferryBlockJobHandler ferryCopyBlockJob = {
-    .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-    .jobName = ferryCopyJobName,
-    .abort = ferryCopyAbort,
-    .pivot = ferryCopyPivot,
-};

@@ -8,12 +8,13 @@
 #pragma once
 
 #include "engine/op.h"
-#include "ops/blockjob.h"
+#include "ops/copy/data.h"
 
-extern const ferryBlockJobHandler ferryCopyBlockJob;
-
+virDomainDiskMirrorState ferryCopyState(ferryCopy *copy);
 int ferryCopyAbort(ferryOp *op, bool async);
 int ferryCopyPivot(ferryOp *op, bool async);
 void ferryCopySettle(ferryOp *op);
 bool ferryCopyJobMatters(ferryOp *op, int status);
 void ferryCopyJobChanged(ferryOp *op);
+int ferryCopyPivotFinish(ferryOp *op, bool again);
+void ferryCopyPivotFailed(ferryOp *op);

@@ -14,6 +14,7 @@
 #include "ops/copy/control.h"
 #include "ops/copy/copy.h"
 #include "ops/copy/data.h"
+#include "ops/copy/group.h"
 #include "ops/copy/pivot.h"
 #include "ops/copy/recover.h"
 #include "ops/copy/request.h"
@@ -50,7 +51,7 @@ const ferryOpClass ferryCopyClass = {
     .parse = ferryCopyParse,
     .dataFree = ferryCopyFree,
     .jobMatters = ferryCopyJobMatters,
-    .jobChanged = ferryCopyJobChanged,
+    .jobChanged = ferryGroupJobChanged,
     .revive = ferryCopyRevive,
     .recover = ferryCopyRecover,
     .stopped = ferryCopyStopped,

@@ -13,8 +13,8 @@
  * the same and the guest's requests held; then the driver writes the journal; then
  * job-finalize lets the guest go on, on the target.
  *
- * Slow work is done before the drain: the target's caches are flushed and its cache mode
- * is set while the guest still works on the source.
+ * Slow work is done before the drain (pivot_prepare.c): the target's caches are flushed and its
+ * cache mode is set while the guest still works on the source.
  *
  *  - As long as the journal does not have "finalize", the guest is on the source.
  *  - Afterwards, ask QEMU. If QEMU is gone, the target is as new as the source or newer,
@@ -24,10 +24,7 @@
 #include <config.h>
 
 #include "block/access.h"
-#include "block/bitmap.h"
 #include "block/cache.h"
-#include "block/durable.h"
-#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
@@ -35,6 +32,7 @@
 #include "ops/copy/data.h"
 #include "ops/copy/hold.h"
 #include "ops/copy/pivot.h"
+#include "ops/copy/pivot_prepare.h"
 #include "ops/opfile.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
@@ -49,214 +47,6 @@ VIR_LOG_INIT("ferry.pivot");
 
 /* How long the guest's CPUs may be stopped for the drain. */
 #define FERRY_PIVOT_PAUSE_MS (10 * 1000)
-
-
-/* Gives the target's nodes the options for the mirror phase (@copying), or those of the
- * disk's definition. A reopen flushes the image. */
-static int
-ferryPivotReopenTarget(ferryOp *op,
-                       virStorageSource *backing,
-                       bool copying)
-{
-    virStorageSource *target = ferryCopyOf(op)->target;
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-    int cachemode;
-    int discard;
-    int rc;
-
-    /* the guest may have ejected the disk: then the target's own options hold */
-    if (disk)
-        ferryCopyTakeOptions(target, disk);
-    cachemode = target->cachemode;
-    discard = target->discard;
-
-    if (copying)
-        target->discard = ferryCopyDiscard(op);
-
-    rc = ferryNodeReopen(op->vm, target, backing);
-
-    /* ignored: storage that cannot bypass the cache did not do so before either */
-    if (copying && ferryNodeMayBypassCache(op->vm, target)) {
-        target->cachemode = VIR_DOMAIN_DISK_CACHE_DISABLE;
-        ignore_value(ferryNodeReopenStorage(op->vm, target, /* autoreadonly= */ false));
-    }
-
-    target->cachemode = cachemode;
-    target->discard = discard;
-    return rc;
-}
-
-
-/* The configuration will name the target, so the name must lead to the file that has the
- * data: "flush" opens the target again, and the next QEMU opens it by this name. */
-static int
-ferryPivotCheckTarget(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-
-    switch (ferryIdentityCheck(op->vm, copy->target)) {
-    case FERRY_IDENTITY_SAME:
-    case FERRY_IDENTITY_UNKNOWN:
-        return 0;
-    case FERRY_IDENTITY_SILENT:
-        virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                       _("the storage of the target '%1$s' of disk '%2$s' of domain '%3$s' does not "
-                         "answer; the disk stays on the source; try again, or abort the copy"),
-                       copy->target->path, copy->dst, op->vm->def->name);
-        return -1;
-    case FERRY_IDENTITY_OTHER:
-    default:
-        break;
-    }
-
-    virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("the target '%1$s' of disk '%2$s' of domain '%3$s' was replaced or deleted: "
-                     "its name does not lead to the file that was copied to any more; the disk "
-                     "stays on the source; put the file back under its name, or abort the copy"),
-                   copy->target->path, copy->dst, op->vm->def->name);
-    return -1;
-}
-
-
-/* chain: opens the backing chain of a reused image; until now its owner could fill it */
-static bool
-ferryPivotHasLateChain(ferryCopy *copy)
-{
-    return copy->reuse && copy->shallow && virStorageSourceHasBacking(copy->target);
-}
-
-
-static int
-ferryPivotAddChain(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(virJSONValue) actions = virJSONValueNewArray();
-
-    if (ferryPivotCheckTarget(op) < 0)
-        return -1;
-
-    if (!ferryPivotHasLateChain(copy))
-        return 0;
-
-    if (ferryNodeAddChain(op->vm, copy->target->backingStore) < 0 ||
-        qemuMonitorTransactionSnapshotBlockdev(actions,
-                                               copy->target->backingStore->nodeformat,
-                                               copy->target->nodeformat) < 0)
-        return -1;
-
-    return ferryQMPTransaction(op->vm, &actions);
-}
-
-
-static void
-ferryPivotRemoveChain(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(virStorageSource) none = NULL;
-
-    if (!ferryPivotHasLateChain(copy))
-        return;
-
-    none = virStorageSourceNew();
-    if (ferryPivotReopenTarget(op, none, /* copying= */ true) < 0)
-        VIR_WARN("target of disk '%s' keeps its backing chain: %s",
-                 copy->dst, virGetLastErrorMessage());
-    ferryNodeRemove(op->vm, copy->target->backingStore);
-}
-
-
-/* bitmaps: copies the checkpoints' bitmaps to the target */
-static int
-ferryPivotCarryBitmaps(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-
-    if (ferryCopyRequireDisk(op) < 0)
-        return -1;
-
-    return ferryBitmapsCarry(op->vm, ferryCopyDisk(op)->src, copy->target, copy->shallow);
-}
-
-
-static void
-ferryPivotDropBitmaps(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-
-    if (disk)
-        ferryBitmapsDrop(op->vm, disk->src, copy->target);
-}
-
-
-/* flush: flushes the target, so that nothing is left to write while the guest's requests
- * wait, and sets the cache mode of the disk's definition */
-static virStorageSource *
-ferryPivotTargetBacking(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-
-    if (ferryPivotHasLateChain(copy))
-        return virObjectRef(copy->target->backingStore);
-
-    return ferryCopyTargetBacking(op);
-}
-
-
-static int
-ferryPivotSync(ferryOp *op)
-{
-    g_autoptr(virStorageSource) target = virObjectRef(ferryCopyOf(op)->target);
-    int rc;
-
-    /* The configuration will name the target, so the target's name must be on the disk. The
-     * storage may hang, and other calls on the domain must not wait for it. */
-    ferryOpYield(op);
-    virObjectUnlock(op->vm);
-    ferryImageSync(target);
-    rc = ferryDurableImage(target);
-    virObjectLock(op->vm);
-
-    return ferryOpResume(op) < 0 || rc < 0 ? -1 : 0;
-}
-
-
-static int
-ferryPivotFlush(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
-
-    if (ferryCopyRequireDisk(op) < 0)
-        return -1;
-
-    /* Recovery must find the old chain even after "adopt" took it out of the definition.
-     * It is set here because the journal entry of "drain" is the last full one before the
-     * point of no return. */
-    if (!copy->old)
-        copy->old = virObjectRef(ferryCopyDisk(op)->src);
-
-    /* "level" may have waited for long since "chain" has looked at the target */
-    if (ferryPivotSync(op) < 0 ||
-        ferryPivotCheckTarget(op) < 0 ||
-        ferryCopyRequireDisk(op) < 0 ||
-        ferryPivotReopenTarget(op, backing, /* copying= */ false) < 0)
-        return -1;
-
-    /* in the journal before "pause" acts */
-    copy->pause = ferryCopyMustPause(op);
-    return 0;
-}
-
-
-static void
-ferryPivotUnflush(ferryOp *op)
-{
-    g_autoptr(virStorageSource) backing = ferryPivotTargetBacking(op);
-
-    ignore_value(ferryPivotReopenTarget(op, backing, /* copying= */ true));
-    virResetLastError();
-}
 
 
 /* pause: stops the guest's CPUs where QEMU cannot hold its requests safely */
@@ -275,8 +65,13 @@ ferryPivotUnpause(ferryOp *op)
 }
 
 
-/* drain: makes both images the same and holds the guest's requests */
-static bool
+/**
+ * ferryPivotIsUnderWay:
+ *
+ * Returns whether the mirror job of @op has been told to complete, or ended. Domain locked, job
+ * held. Keeps the last error.
+ */
+bool
 ferryPivotIsUnderWay(ferryOp *op)
 {
     g_autofree char *jobname = ferryJobName(op, "mirror");
@@ -317,20 +112,40 @@ ferryPivotAwaitPending(ferryOp *op,
 }
 
 
+/* Tells the mirror jobs of the group of @op to complete, so that they do so at the same time. */
+static int
+ferryPivotTellComplete(ferryOp *op)
+{
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    size_t i;
+
+    for (i = 0; i < group->len; i++) {
+        ferryOp *member = g_ptr_array_index(group, i);
+        g_autofree char *jobname = ferryJobName(member, "mirror");
+        int rc;
+
+        qemuDomainObjEnterMonitor(op->vm);
+        rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
+        qemuDomainObjExitMonitor(op->vm);
+
+        /* a resumed step may have sent job-complete before, so that QEMU now refuses it */
+        if (rc < 0 && !ferryPivotIsUnderWay(member))
+            return -1;
+    }
+
+    return 0;
+}
+
+
+/* drain: makes both images the same and holds the guest's requests */
 static int
 ferryPivotDrain(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
-    int rc;
 
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
-    qemuDomainObjExitMonitor(op->vm);
-
-    /* a resumed step may have sent job-complete before, so that QEMU now refuses it */
-    if (rc < 0 && !ferryPivotIsUnderWay(op))
+    if (ferryOpLeads(op) && ferryPivotTellComplete(op) < 0)
         return -1;
 
     if (ferryPivotAwaitPending(op, jobname, &info) < 0)
@@ -414,6 +229,12 @@ ferryPivotTellFinalize(ferryOp *op,
         if (!virDomainObjIsActive(op->vm))
             return 0;
 
+        /* the leader of the group has told all */
+        if (!ferryOpLeads(op) &&
+            (ferryJobQuery(op, jobname, &info) < 0 || info.status != QEMU_MONITOR_JOB_STATUS_PENDING))
+            return 0;
+        ferryJobInfoClear(&info);
+
         qemuDomainObjEnterMonitor(op->vm);
         rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
         qemuDomainObjExitMonitor(op->vm);
@@ -424,6 +245,25 @@ ferryPivotTellFinalize(ferryOp *op,
     }
 
     return -1;
+}
+
+
+/* Lets the guest go on, on all disks of the group that @op leads. Each member then makes sure of
+ * its own. */
+static void
+ferryPivotFinalizeGroup(ferryOp *op)
+{
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    size_t i;
+
+    for (i = 1; ferryOpLeads(op) && i < group->len; i++) {
+        g_autofree char *jobname = ferryJobName(g_ptr_array_index(group, i), "mirror");
+
+        qemuDomainObjEnterMonitor(op->vm);
+        ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
+        qemuDomainObjExitMonitor(op->vm);
+    }
+    virResetLastError();
 }
 
 
@@ -441,6 +281,7 @@ ferryPivotFinalize(ferryOp *op)
      * lost, or this may be the second try. Ask for the job's result and disk's node. */
     /* a client that got in now could suspend or resume a guest whose CPUs are stopped */
     op->holdJob = hold || copy->pause;
+    ferryPivotFinalizeGroup(op);
     if ((rc = ferryPivotTellFinalize(op, jobname)) == 0)
         rc = ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED),
                           copy->pause ? FERRY_PIVOT_PAUSE_MS : 0, &info);

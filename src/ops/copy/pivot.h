@@ -10,3 +10,5 @@
 #include "engine/op.h"
 
 extern const ferryPlan ferryCopyPivotPlan;
+
+bool ferryPivotIsUnderWay(ferryOp *op);

@@ -338,12 +338,21 @@ ferryCopyRecover(ferryOp *op)
 
     ferryCopyRejoin(op, disk);
 
-    if (op->withdrawn)
+    if (op->withdrawn) {
         copy->goal = FERRY_COPY_GOAL_MIRROR;
+        g_clear_pointer(&op->leader, g_free);
+    }
 
     if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
         if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
             ferryOpEnd(op);
+        return;
+    }
+
+    /* a worker goes on with the whole group, when all its members are there again */
+    if (op->leader && !ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
+        if (ferryOpLeads(op))
+            ignore_value(ferryEngineSubmit(op));
         return;
     }
 
