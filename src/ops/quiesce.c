@@ -48,8 +48,8 @@ VIR_LOG_INIT("ferry.quiesce");
 /**
  * ferryQuiesceCheck:
  *
- * Returns 0 if the guest has an agent to freeze it or need not be frozen, or -1 with an
- * error reported. Called before anything is changed.
+ * Returns 0 if the guest has an agent to freeze it or need not be frozen (then it is not going to
+ * be), or -1 with an error reported. Called before anything is changed.
  */
 int
 ferryQuiesceCheck(virDomainObj *vm,
@@ -57,6 +57,12 @@ ferryQuiesceCheck(virDomainObj *vm,
 {
     if (!quiesce->wanted)
         return 0;
+
+    if (quiesce->optional) {
+        quiesce->wanted = virDomainObjGetState(vm, /* reason= */ NULL) == VIR_DOMAIN_RUNNING &&
+                          qemuDomainAgentAvailable(vm, /* reportError= */ false);
+        return 0;
+    }
 
     /* the agent of a paused guest does not answer */
     if (virDomainObjGetState(vm, /* reason= */ NULL) != VIR_DOMAIN_RUNNING) {
@@ -188,7 +194,7 @@ ferryQuiesceTryFreeze(ferryOp *op,
     if (frozen == 1) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("guest of domain '%1$s' is frozen already, by another client: thaw it first "
-                         "(virsh domfsthaw), or go without <quiesce/>"), vm->def->name);
+                         "(virsh domfsthaw), or do not ask for a freeze"), vm->def->name);
         return -1;
     }
 
@@ -240,10 +246,17 @@ ferryQuiesceFreeze(ferryOp *op,
         return -1;
     }
 
+    if (rc < 0 && quiesce->optional) {
+        VIR_WARN("the guest of domain '%s' is not frozen: %s", op->vm->def->name,
+                 virGetLastErrorMessage());
+        virResetLastError();
+        return 0;
+    }
+
     if (rc < 0 && virGetLastErrorCode() == VIR_ERR_AGENT_UNRESPONSIVE)
         virReportError(VIR_ERR_AGENT_UNRESPONSIVE,
                        _("guest of domain '%1$s' was not frozen within %2$u seconds; look at its agent, "
-                         "or go without <quiesce/>"),
+                         "or do not ask for a freeze"),
                        op->vm->def->name, ferryQuiesceTimeout(quiesce));
 
     return rc;
@@ -413,8 +426,8 @@ ferryQuiesceFormat(virBuffer *buf,
                    const ferryQuiesce *quiesce)
 {
     if (quiesce->wanted)
-        virBufferAsprintf(buf, "<quiesce timeout='%u' frozen='%s'/>\n", quiesce->timeout,
-                          quiesce->frozen ? "yes" : "no");
+        virBufferAsprintf(buf, "<quiesce timeout='%u' frozen='%s'%s/>\n", quiesce->timeout,
+                          quiesce->frozen ? "yes" : "no", quiesce->optional ? " optional='yes'" : "");
 }
 
 
@@ -423,6 +436,7 @@ ferryQuiesceParse(xmlXPathContextPtr ctxt,
                   ferryQuiesce *quiesce)
 {
     xmlNodePtr node = virXPathNode("./quiesce", ctxt);
+    virTristateBool optional;
     virTristateBool frozen;
 
     if (!node)
@@ -430,9 +444,11 @@ ferryQuiesceParse(xmlXPathContextPtr ctxt,
 
     quiesce->wanted = true;
     if (virXMLPropUInt(node, "timeout", 10, VIR_XML_PROP_REQUIRED, &quiesce->timeout) < 0 ||
-        virXMLPropTristateBool(node, "frozen", VIR_XML_PROP_NONE, &frozen) < 0)
+        virXMLPropTristateBool(node, "frozen", VIR_XML_PROP_NONE, &frozen) < 0 ||
+        virXMLPropTristateBool(node, "optional", VIR_XML_PROP_NONE, &optional) < 0)
         return -1;
 
+    quiesce->optional = optional == VIR_TRISTATE_BOOL_YES;
     quiesce->frozen = frozen == VIR_TRISTATE_BOOL_YES;
     quiesce->guess = frozen == VIR_TRISTATE_BOOL_ABSENT;
     return 0;

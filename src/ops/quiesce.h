@@ -13,6 +13,7 @@
 typedef struct _ferryQuiesce ferryQuiesce;
 struct _ferryQuiesce {
     bool wanted;
+    bool optional;        /* what cannot be frozen is not frozen: a line in the log */
     bool frozen;          /* the guest may be frozen, by this operation; in the journal */
     bool guess;           /* the journal, an older one, does not say whether it is frozen */
     bool mute;            /* the agent did not answer the freeze in time */

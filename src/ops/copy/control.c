@@ -18,6 +18,7 @@
 #include "ops/copy/pivot.h"
 #include "ops/copy/start.h"
 #include "ops/event.h"
+#include "ops/policy.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -427,7 +428,8 @@ ferryCopyPivot(ferryOp *op,
         return -1;
     }
 
-    if (ferryJobQuery(op, jobname, &info) < 0)
+    if (ferryJobQuery(op, jobname, &info) < 0 ||
+        (!again && ferryPolicyQuiesce(op->vm, &copy->quiesce) < 0))
         return -1;
 
     if (!ferryJobStatusIsReady(info.status) && !again) {

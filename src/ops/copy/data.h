@@ -10,6 +10,7 @@
 #include "block/image.h"
 #include "block/volume_delete.h"
 #include "engine/op.h"
+#include "ops/quiesce.h"
 
 /* What the client wants of a copy. */
 typedef enum {
@@ -32,6 +33,7 @@ struct _ferryCopy {
     ferryFile *file;          /* the target's file, if the undo is to remove or empty it */
     ferryVolume *volume;      /* the target, if it is created through its pool, in place of a file */
     ferryCopyGoal goal;
+    ferryQuiesce quiesce;     /* of the pivot, or abort, that has begun */
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target exists and is formatted: do not create it */
     bool pause;               /* the guest's CPUs are stopped while the disk is held */

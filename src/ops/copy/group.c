@@ -37,6 +37,7 @@
 #include "ops/copy/group.h"
 #include "ops/copy/hold.h"
 #include "ops/copy/pivot.h"
+#include "ops/policy.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -272,6 +273,11 @@ ferryGroupHold(GPtrArray *group,
     for (i = 0; i < group->len; i++)
         ferryGroupCopy(group, i)->pause = pause;
 
+    if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "freeze")) < 0)
+        return rc;
+    if (ferryGroupCheckWhole(group, goal) < 0)
+        return -1;
+
     if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "pause")) < 0 ||
         (rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "drain")) < 0)
         return rc;
@@ -395,15 +401,17 @@ ferryGroupJobChanged(ferryOp *op)
 
     group = ferryOpGroup(op);
 
-    if (!ferryOpLeads(ferryGroupMember(group, 0))) {
-        ferryGroupDisband(group, ferryGroupCopy(group, 0)->goal);
-        return;
-    }
-
     if (ferryGroupMember(group, 0) != op)
         return;
 
     ferryGroupDrive(group, op);
+
+    /* of the one that led it a driver that died has said that it just goes on */
+    if (!ferryOpLeads(op)) {
+        ferryGroupTakeBack(group, ferryGroupCopy(group, 0)->goal);
+        ferryGroupRelease(group, op);
+        return;
+    }
 
     for (i = 0; i < group->len; i++)
         held += ferryPlanReached(ferryGroupMember(group, i), &ferryCopyPivotPlan, "drain");
@@ -518,6 +526,10 @@ ferryGroupEnd(GPtrArray *group,
     if (!ready)
         return ferryGroupAbortEach(group, async);
 
+    /* the one that leads freezes the guest for all */
+    if (ferryPolicyQuiesce(ferryGroupMember(group, 0)->vm, &ferryGroupCopy(group, 0)->quiesce) < 0)
+        return -1;
+
     if (ferryGroupForm(group, pivot ? FERRY_COPY_GOAL_PIVOT : FERRY_COPY_GOAL_ABORT) < 0)
         return -1;
 
@@ -534,6 +546,38 @@ ferryGroupEnd(GPtrArray *group,
 }
 
 
+/* A guest that is to be frozen for the moment of which the target stays: a group of one can do
+ * that. */
+static int
+ferryGroupAbortOne(ferryOp *op,
+                   bool async)
+{
+    g_autoptr(GPtrArray) group = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    ferryQuiesce quiesce;
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    g_auto(ferryJobInfo) info = { 0 };
+
+    if (!ferryPolicyExists(op->vm) || op->driven || op->leader ||
+        ferryCopyOf(op)->goal != FERRY_COPY_GOAL_MIRROR)
+        return ferryCopyAbort(op, async);
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return -1;
+
+    if (!ferryJobStatusIsReady(info.status))
+        return ferryCopyAbort(op, async);
+
+    if (ferryPolicyQuiesce(op->vm, &quiesce) < 0)
+        return -1;
+
+    if (!quiesce.wanted)
+        return ferryCopyAbort(op, async);
+
+    g_ptr_array_add(group, ferryOpRef(op));
+    return ferryGroupEnd(group, /* pivot= */ false, async);
+}
+
+
 static char *
 ferryCopyJobName(ferryOp *op,
                  const char *dst)
@@ -545,7 +589,7 @@ ferryCopyJobName(ferryOp *op,
 const ferryBlockJobHandler ferryCopyBlockJob = {
     .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
     .jobName = ferryCopyJobName,
-    .abort = ferryCopyAbort,
+    .abort = ferryGroupAbortOne,
     .pivot = ferryCopyPivot,
     .group = ferryGroupEnd,
 };

@@ -45,8 +45,31 @@ VIR_LOG_INIT("ferry.pivot");
 
 #define FERRY_PIVOT_FINALIZE_TRIES 3
 
-/* How long the guest's CPUs may be stopped for the drain. */
+/* How long the guest's CPUs may be stopped, or its file systems frozen, for the drain. */
 #define FERRY_PIVOT_PAUSE_MS (10 * 1000)
+
+
+/* freeze, thaw: the guest is frozen while its requests are held, if its policy says so */
+static int
+ferryPivotFreeze(ferryOp *op)
+{
+    return ferryQuiesceFreeze(op, &ferryCopyOf(op)->quiesce);
+}
+
+
+static void
+ferryPivotUnfreeze(ferryOp *op)
+{
+    ferryQuiesceThawAlways(op, &ferryCopyOf(op)->quiesce);
+}
+
+
+static int
+ferryPivotThaw(ferryOp *op)
+{
+    ferryPivotUnfreeze(op);
+    return 0;
+}
 
 
 /* pause: stops the guest's CPUs where QEMU cannot hold its requests safely */
@@ -100,7 +123,8 @@ ferryPivotAwaitPending(ferryOp *op,
     /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
      * wait: the domain's job is not held meanwhile. */
     if (!ferryCopyOf(op)->pause)
-        return ferryJobWait(op, jobname, states, /* timeout= */ 0, info);
+        return ferryJobWait(op, jobname, states,
+                            ferryCopyOf(op)->quiesce.frozen ? FERRY_PIVOT_PAUSE_MS : 0, info);
 
     /* A client that got in now could let the guest go on. The guest does not write, so the
      * mirror has little left to do. */
@@ -396,10 +420,12 @@ const ferryPlan ferryCopyPivotPlan = {
         { .name = "bitmaps", .run = ferryPivotCarryBitmaps, .undo = ferryPivotDropBitmaps },
         { .name = "level", .run = ferryCopyAwaitLevel, .unrecorded = true },
         { .name = "flush", .run = ferryPivotFlush, .undo = ferryPivotUnflush },
+        { .name = "freeze", .run = ferryPivotFreeze, .undo = ferryPivotUnfreeze },
         { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause },
         { .name = "drain", .run = ferryPivotDrain, .undo = ferryPivotUndrain },
         { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
         { .name = "unpause", .run = ferryPivotRunUnpause },
+        { .name = "thaw", .run = ferryPivotThaw },
         { .name = "adopt", .run = ferryPivotAdopt },
         /* alone: the disk shows no copy any more that would keep others off it */
         { .name = "release", .run = ferryPivotRelease, .alone = true },

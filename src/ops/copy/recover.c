@@ -93,6 +93,7 @@ ferryCopyFormat(ferryOp *op,
     virBufferAsprintf(&attrs, " pause='%s'", copy->pause ? "yes" : "no");
     virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
     virXMLFormatElement(buf, "copy", &attrs, /* childBuf= */ NULL);
+    ferryQuiesceFormat(buf, &copy->quiesce);
 
     if (ferryCopyFormatSource(buf, "target", copy->target, op->driver->xmlopt) < 0 ||
         ferryCopyFormatSource(buf, "old", copy->old, op->driver->xmlopt) < 0)
@@ -151,6 +152,7 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
         virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
         virXMLPropTristateBool(node, "pause", VIR_XML_PROP_NONE, &pause) < 0 ||
+        ferryQuiesceParse(ctxt, &copy->quiesce) < 0 ||
         !(copy->target = ferrySourceParse(target, driver->xmlopt, /* runtime= */ true)) ||
         (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, /* runtime= */ true))))
         goto error;
@@ -351,8 +353,7 @@ ferryCopyRecover(ferryOp *op)
 
     /* a worker goes on with the whole group, when all its members are there again */
     if (op->leader && !ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
-        if (ferryOpLeads(op))
-            ignore_value(ferryEngineSubmit(op));
+        ignore_value(ferryEngineSubmit(op));
         return;
     }
 
