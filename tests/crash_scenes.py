@@ -232,6 +232,8 @@ class Kept:
     SWAPS = ()
     swapped = Copied.__dict__['swapped']
     JOBS = ()
+    WHOLE = ''
+    TOGETHER = False
     # on SIGTERM QEMU writes its bitmaps to the images before it ends, on SIGKILL it does
     # not
     DEATHS = (signal.SIGKILL, signal.SIGTERM)
