@@ -15,12 +15,17 @@ Rows
                       mirroring: the pivot call to its return, and the longest
                       time between two writes of the guest meanwhile, by its clock
   pivot-idle          the same call with a paused guest, right after READY
+  group-N, group-N-load
+                      the guest writes to the first and the last of N disks in turn, which are
+                      moved: by Ferry together, by the stock driver one after the other. The
+                      longest gap with Ferry, and the sum of the stock driver's; and the calls
 
 Each measurement has a QEMU of its own, in the disk's default cache mode
 (writeback); its guest is paused but for the gap. Domains are transient and
 get no TRANSIENT_JOB flag, without which the stock driver copies no others.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -38,6 +43,7 @@ WALL = 1.0
 WALL_TCP = 0.65
 CPU_DENSE_FILE = 0.4
 GAP = 0.1
+GROUP_GAP = 0.3 # four disks together, against the sum of single pivots
 
 # The guest of the pivot row. It writes synchronously, so its rate is what it gets
 # at most; and it writes for some seconds before the pivot, as after a copy that
@@ -170,6 +176,52 @@ def row_pivot(run, name, share):
     run.table.ratio(name, 'gap', figures, GAP)
 
 
+def group_once(run, driver, disks, load):
+    """Returns the time of all calls, and the sum of the longest gaps of each."""
+    size = run.size // len(disks)
+    region = guest.Region(size // 4, min(16 * MIB, size // 4))
+    console = os.path.join(run.folder, 'console')
+    benchlib.remove(console)
+    kernel, initrd = guest.build()
+    also = f'ferry.also=/dev/{disks[-1]}' if len(disks) > 1 else ''
+    with contextlib.ExitStack() as stack:
+        sources = list(run.images.of_each(disks, size, 25))
+        targets = [stack.enter_context(File(run.folder, size, 'raw', disk)) for disk in disks]
+        log = stack.enter_context(guest.Log(console))
+        domain = stack.enter_context(Domain(
+            driver, [benchlib.ferrytest.disk_xml(d, s, 'raw') for d, s in zip(disks, sources)], paused=False,
+            memory=guest.MEMORY, devices=guest.serial_file_xml(console),
+            os_extra=guest.os_xml(kernel, initrd, region, GUEST_RATE, report=50, extra=also)))
+        log.wait_writing()
+        for source in sources:
+            run.settle(source)
+        for disk, target in zip(disks, targets):
+            domain.copy(target.xml(), disk=disk)
+        domain.call('hmp', lines=[benchlib.ferrytest.qemu_io(f'virtio-disk{i}', f'write -P 7 {size // 2 + at} {LOAD_CHUNK}')
+                                  for i in range(len(disks)) for at in range(0, load // len(disks), LOAD_CHUNK)])
+        for disk in disks:
+            domain.call('caught_up', disk=disk)
+        time.sleep(0 if load else GUEST_SECONDS)
+        calls = gaps = 0
+        for path in [','.join(disks)] if driver.name == 'ferry' else disks:
+            log.next_report()
+            before = len(log.reports)
+            calls += domain.pivot(path)['call']
+            log.next_report()
+            gaps += log.longest_gap(before)
+        return {'call': calls, 'gap': gaps}
+
+
+def row_group(run, name, count, share):
+    disks = [f'vd{letter}' for letter in 'abcdefgh'[:count]]
+    figures = run.all[name] = Figures()
+    for _ in range(run.rounds):
+        for driver in run.drivers:
+            figures.add(driver.name, **group_once(run, driver, disks, int(run.size * share)))
+    run.table.ratio(name, 'call', figures, WALL)
+    run.table.ratio(name, 'gap', figures, GROUP_GAP if count == 4 else None)
+
+
 def row_pivot_idle(run, name):
     source = run.images.get('raw', run.size, 100)
     figures = run.all[name] = Figures()
@@ -195,6 +247,9 @@ def rows():
     yield ('pivot', row_pivot, (0,))
     yield ('pivot-load', row_pivot, (LOAD,))
     yield ('pivot-idle', row_pivot_idle, ())
+    for count in (1, 4, 8):
+        yield (f'group-{count}', row_group, (count, 0))
+        yield (f'group-{count}-load', row_group, (count, LOAD))
 
 
 def parse():

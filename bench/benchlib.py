@@ -116,12 +116,13 @@ class Domain:
             if exc[0] is None:
                 raise
 
-    def copy(self, target, params=None, flags=0, ready=True):
-        return self.driver.call('copy', name=self.name, disk='vda', xml=target, flags=flags,
+    def copy(self, target, params=None, flags=0, ready=True, disk='vda'):
+        return self.driver.call('copy', name=self.name, disk=disk, xml=target, flags=flags,
                                 params=params or {}, qemu=self.driver.qemu(), ready=ready)
 
-    def pivot(self):
-        return self.driver.call('pivot', name=self.name, disk='vda')
+    def pivot(self, disk='vda'):
+        """disk: with Ferry also several, separated by commas"""
+        return self.driver.call('pivot', name=self.name, disk=disk)
 
     def abort(self):
         self.driver.call('abort', name=self.name, disk='vda')
@@ -172,6 +173,14 @@ class Images:
                       self.get('raw', size, percent), path, timeout=600)
         return path
 
+    def of_each(self, disks, size, percent):
+        """A raw image for each disk of a domain, all alike."""
+        first = self.get('raw', size, percent)
+        for disk in disks:
+            path = os.path.join(self.folder, f'source-{disk}.raw')
+            ferrytest.run('cp', '--sparse=always', first, path)
+            yield path
+
 
 def settle(source, cache):
     """The same start for every measurement: nothing left to write, and the
@@ -198,8 +207,8 @@ class File:
     """A file that the driver creates."""
     kind = 'file'
 
-    def __init__(self, folder, size, fmt):
-        self.path = os.path.join(folder, f'target.{fmt}')
+    def __init__(self, folder, size, fmt, name='target'):
+        self.path = os.path.join(folder, f'{name}.{fmt}')
         self.fmt = fmt
         self.size = size
 
