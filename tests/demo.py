@@ -3,7 +3,8 @@ with the guest, while the guest writes to it.
 
 What is shown: a block copy of a persistent domain, the driver killed on the way,
 the pivot made by another process, and a second copy that is cut off at one point
-in time; then backups, see demo_backup.py, and a migration, see demo_migration.py.
+in time; then backups, see demo_backup.py, two disks at one point in time, see demo_group.py, and
+a migration, see demo_migration.py.
 What is proved, from the guest's own clock and from what it numbered and checksummed
 (guest.py): it never stopped writing, and nothing is lost.
 
@@ -24,6 +25,7 @@ import xml.etree.ElementTree as ET
 
 import guest
 from demo_backup import Backups
+from demo_group import Group
 from demo_migration import Migration
 from demo_steps import DATA, DISK, MIB, NAME, RATE, REGION, Bar, Steps, say
 from ferrytest import Failed, Host, LibvirtError, Session, check, disk_xml, domain_xml, run
@@ -196,6 +198,7 @@ class Demo:
                 self.host.virsh('undefine', NAME)
                 check(not self.host.qemu_pids(), 'a QEMU is left')
         self.check_guest()
+        Group(self).run()
         Migration(self).run()
 
 

@@ -1,4 +1,4 @@
-"""The third part of ./ferry demo: a guest moves to another host, with its disk,
+"""The fourth part of ./ferry demo: a guest moves to another host, with its disk,
 while it writes.
 
 The hosts are two libvirtd's in namespaces of their own (twohosts.py), with a cable
