@@ -297,6 +297,28 @@ replayEnd(const replayCase *c,
 }
 
 
+/* Ends the copies of two disks together. */
+static int
+replayEndGroup(const replayCase *c,
+               virDomainObj *vm)
+{
+    g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
+    const ferryBlockJobHandler *handler;
+    int rc = -1;
+
+    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+        return -1;
+
+    if (!(handler = ferryBlockJobGroup(vm, "vda,vdb", ops)))
+        virReportError(VIR_ERR_INTERNAL_ERROR, "%s", "the journal has nothing for vda and vdb");
+    else
+        rc = handler->group(ops, c->flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT, /* async= */ false);
+
+    virDomainObjEndJob(vm);
+    return rc;
+}
+
+
 static int
 replayBackupBegin(const replayCase *c,
                   virDomainObj *vm)
@@ -615,6 +637,8 @@ static const replayCase replayCases[] = {
     { "start-size", replayCopyStart, TARGET("qcow2"), NULL, REUSE, false, SOURCE },
     { "pivot-early", replayEnd, NULL, NULL, PIVOT, true, SOURCE },
     { "pivot", replayEnd, NULL, NULL, PIVOT, false, TARGET_FILE },
+    { "group-pivot", replayEndGroup, NULL, NULL, PIVOT, false, TARGET_FILE },
+    { "group-abort", replayEndGroup, NULL, NULL, 0, false, SOURCE },
     { "abort-streaming", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "abort-ready", replayEnd, NULL, NULL, 0, false, SOURCE },
     { "backup-push", replayBackupBegin, BACKUP("push", SLOW, STORES("target", "")),
@@ -644,6 +668,10 @@ static const replayCase replayCases[] = {
     { "recover-pivot-moved", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
     { "recover-pivot-adopted", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
     { "recover-pivot-lost", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-group-flushed", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-group-drained", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-group-committed", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
+    { "recover-group-abort", replayRecover, NULL, NULL, 0, false, SOURCE },
     { "recover-push", replayRecover, NULL, NULL, 0, true, SOURCE, .c1 = true },
     { "recover-push-meanwhile", replayRecover, NULL, NULL, 0, false, SOURCE, .c1 = true },
     { "recover-pull", replayRecover, NULL, NULL, 0, true, SOURCE, .c1 = true },
