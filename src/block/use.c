@@ -39,7 +39,6 @@ struct _ferryUse {
     virQEMUDriver *driver;
     virQEMUDriverConfig *cfg; /* for threads that may outlive the driver */
     char *except;
-    bool live;        /* only the live definition of "except" does not count */
     GPtrArray *texts; /* of ferryUseText; NULL until the first question */
 };
 
@@ -68,23 +67,6 @@ ferryUseNew(virQEMUDriver *driver,
     use->driver = driver;
     use->cfg = virQEMUDriverGetConfig(driver);
     use->except = g_strdup(except);
-    return use;
-}
-
-
-/**
- * ferryUseNewBeside:
- * @live: name of a domain whose live definition does not count; or NULL
- *
- * Like ferryUseNew(); the configuration of @live counts.
- */
-ferryUse *
-ferryUseNewBeside(virQEMUDriver *driver,
-                  const char *live)
-{
-    ferryUse *use = ferryUseNew(driver, live);
-
-    use->live = true;
     return use;
 }
 
@@ -125,8 +107,8 @@ static void
 ferryUseReadFolder(ferryUse *use,
                    const char *folder)
 {
-    bool all = !use->except || (use->live && STREQ(folder, use->cfg->configDir));
-    g_autofree char *except = all ? NULL : g_strdup_printf("%s" FERRY_USE_SUFFIX, use->except);
+    g_autofree char *except = use->except ? g_strdup_printf("%s" FERRY_USE_SUFFIX, use->except) :
+                                            NULL;
     g_autoptr(DIR) dir = opendir(folder);
     struct dirent *entry;
 

@@ -13,7 +13,6 @@
 typedef struct _ferryUse ferryUse;
 
 ferryUse *ferryUseNew(virQEMUDriver *driver, const char *except);
-ferryUse *ferryUseNewBeside(virQEMUDriver *driver, const char *live);
 void ferryUseFree(ferryUse *use);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryUse, ferryUseFree);
 virQEMUDriver *ferryUseDriver(ferryUse *use);

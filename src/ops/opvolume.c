@@ -19,28 +19,33 @@
 #include "engine/wait.h"
 #include "ops/opvolume.h"
 #include "virerror.h"
+#include "virlog.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
+VIR_LOG_INIT("ferry.volume");
 
-/* QEMU has ended while a volume was created: whoever settled @op could not delete it yet. */
+
+/* The volume was created, or not, while something happened to @op. */
 static void
 ferryOpVolumeIsLate(ferryOp *op,
                     ferryVolume **volume)
 {
     ferryVolumeRemoval *removal;
 
-    if (!*volume)
-        return;
-
-    if (op->stopped && !op->over) {
-        ferryEngineSubmitAgain(op, op->vm->def->uuid);
-    } else if (op->over) {
+    if (op->over && *volume) {
+        /* whoever settled @op could not delete it yet */
         removal = ferryVolumeRemovalNew(op->driver, /* others= */ NULL, /* wait= */ 0);
         ferryVolumeRemovalAdd(removal, *volume);
         ignore_value(ferryVolumeRemovalAwait(op->vm, removal));
         ferryVolumeRemovalUnref(removal);
         g_clear_pointer(volume, ferryVolumeFree);
+    } else if (!op->over && op->stopped) {
+        /* stopped() waits for this */
+        ferryEngineSubmitAgain(op, op->vm->def->uuid);
+    } else if (!op->over) {
+        /* the driver is about to end: the next one must know which volume it is */
+        ignore_value(ferryJournalWrite(op->vm, /* durable= */ true));
     }
 }
 
@@ -69,7 +74,10 @@ ferryOpVolumeCreate(ferryOp *op,
     ferryOpYield(op);
     made = ferryVolumeCreate(op->vm, pool, name, path, spec);
 
-    /* if it is created too late, it is deleted at once */
+    if (!made && virGetLastErrorCode() == VIR_ERR_OPERATION_TIMEOUT)
+        VIR_WARN("volume '%s' of pool '%s' may still be created; then it is deleted at once, unless this "
+                 "driver ends before", name, pool);
+
     ferryVolumeFree(*volume);
     *volume = made;
 
@@ -86,6 +94,7 @@ typedef struct {
     ferryOp *op; /* of which the thread that deletes uses nothing: its domain is not locked */
     unsigned char uuid[VIR_UUID_BUFLEN];
     ferryVolumeRemoval *removal;
+    bool begun;
 } ferryOpVolumeDiscarding;
 
 
@@ -94,6 +103,7 @@ ferryOpVolumeDiscardRun(void *opaque)
 {
     ferryOpVolumeDiscarding *discarding = opaque;
 
+    discarding->begun = true;
     ferryVolumeRemovalRun(discarding->removal);
 }
 
@@ -107,25 +117,39 @@ ferryOpVolumeDiscardFree(ferryOpVolumeDiscarding *discarding)
 }
 
 
-/* Nobody waited any more: the undo is tried again, which finds the volumes gone. */
+/* Nobody waited any more: the undo is tried again, which finds the volumes gone. If no thread could
+ * begin, since too many wait already, the next call or driver tries again. */
 static void
 ferryOpVolumeDiscardLate(void *opaque)
 {
     ferryOpVolumeDiscarding *discarding = opaque;
 
-    ferryEngineSubmitAgain(discarding->op, discarding->uuid);
+    if (discarding->begun)
+        ferryEngineSubmitAgain(discarding->op, discarding->uuid);
     ferryOpVolumeDiscardFree(discarding);
 }
 
 
-/* @volumes: of ferryVolume **; those that are NULL do not count. Returns NULL if there are none. */
-static ferryVolumeRemoval *
-ferryOpVolumeRemoval(ferryOp *op,
+/* @volumes: of ferryVolume **; those that are NULL do not count. Sets @removal, to NULL if there are
+ * none. Returns 0, or -1 with an error reported if one is just being created: whoever does that goes
+ * on with @op. */
+static int
+ferryOpVolumePrepare(ferryOp *op,
                      GPtrArray *volumes,
-                     unsigned int wait)
+                     unsigned int wait,
+                     ferryVolumeRemoval **removal)
 {
-    ferryVolumeRemoval *removal = NULL;
     size_t i;
+
+    for (i = 0; i < volumes->len; i++) {
+        ferryVolume *volume = *(ferryVolume **) g_ptr_array_index(volumes, i);
+
+        if (volume && volume->creating) {
+            virReportError(VIR_ERR_OPERATION_FAILED,
+                           _("volume '%1$s' of pool '%2$s' is still being created"), volume->name, volume->pool);
+            return -1;
+        }
+    }
 
     for (i = 0; i < volumes->len; i++) {
         ferryVolume *volume = *(ferryVolume **) g_ptr_array_index(volumes, i);
@@ -133,15 +157,26 @@ ferryOpVolumeRemoval(ferryOp *op,
         if (!volume)
             continue;
 
-        /* the domain's live definition may still have it, as a mirror */
-        if (!removal)
-            removal = ferryVolumeRemovalNew(op->driver,
-                                            op->vm ? ferryUseNewBeside(op->driver, op->vm->def->name) : NULL,
-                                            wait);
-        ferryVolumeRemovalAdd(removal, volume);
+        /* all definitions count, those of the domain, too: no mirror of it is left */
+        if (!*removal)
+            *removal = ferryVolumeRemovalNew(op->driver, /* others= */ NULL, wait);
+        ferryVolumeRemovalAdd(*removal, volume);
     }
 
-    return removal;
+    return 0;
+}
+
+
+/* Returns the pool of the first volume of which there is one. */
+static const char *
+ferryOpVolumePool(GPtrArray *volumes)
+{
+    size_t i = 0;
+
+    while (!*(ferryVolume **) g_ptr_array_index(volumes, i))
+        i++;
+
+    return (*(ferryVolume **) g_ptr_array_index(volumes, i))->pool;
 }
 
 
@@ -169,11 +204,15 @@ int
 ferryOpVolumeDiscard(ferryOp *op,
                      GPtrArray *volumes)
 {
-    ferryVolumeRemoval *removal = ferryOpVolumeRemoval(op, volumes, FERRY_VOLUME_REMOVAL_MS);
+    ferryVolumeRemoval *removal = NULL;
     ferryOpVolumeDiscarding *discarding;
     g_autofree char *names = NULL;
+    g_autofree char *place = NULL;
     const char *failure;
     int rc = 0;
+
+    if (ferryOpVolumePrepare(op, volumes, FERRY_VOLUME_REMOVAL_MS, &removal) < 0)
+        return -1;
 
     if (!removal)
         return 0;
@@ -184,7 +223,9 @@ ferryOpVolumeDiscard(ferryOp *op,
     discarding->removal = removal;
     memcpy(discarding->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
 
-    if (!ferryOpRunUnlocked(op, /* place= */ NULL, ferryOpVolumeDiscardRun, discarding,
+    /* threads that wait for a pool are counted */
+    place = g_strdup_printf("pool %s", ferryOpVolumePool(volumes));
+    if (!ferryOpRunUnlocked(op, place, ferryOpVolumeDiscardRun, discarding,
                             ferryOpVolumeDiscardLate, FERRY_VOLUME_REMOVAL_MS)) {
         if (!ferryOpIsLost(op))
             virReportError(VIR_ERR_OPERATION_TIMEOUT,
@@ -223,7 +264,10 @@ ferryOpVolumeDelete(ferryOp *op,
     const char *failure;
     int rc;
 
-    if (!*removal && !(*removal = ferryOpVolumeRemoval(op, volumes, FERRY_LEFTOVER_MS)))
+    if (!*removal && ferryOpVolumePrepare(op, volumes, FERRY_LEFTOVER_MS, removal) < 0)
+        return -1;
+
+    if (!*removal)
         return 0;
 
     names = ferryVolumeRemovalDescribe(*removal);

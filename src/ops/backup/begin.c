@@ -205,7 +205,7 @@ ferryBackupGrant(ferryOp *op)
         virStorageSource *store = backup->disks[i].def->store;
 
         /* labels are set by name: not on what somebody else has put there */
-        if (ferryImageCheckOurs(op->vm, store, backup->disks[i].file) < 0 ||
+        if (ferryImageCheckOurs(op->vm, store, ferryBackupFileOf(&backup->disks[i])) < 0 ||
             ferryAccessGrant(op->vm, store) < 0)
             return -1;
 

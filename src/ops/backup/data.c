@@ -50,6 +50,19 @@ ferryBackupFree(void *data)
 }
 
 
+/**
+ * ferryBackupFileOf:
+ *
+ * Returns which file the store of @disk is, if it was created for the backup; NULL: it was not, or is
+ * none.
+ */
+const ferryFile *
+ferryBackupFileOf(const ferryBackupDisk *disk)
+{
+    return disk->volume ? disk->volume->file : disk->file;
+}
+
+
 /* Fills in backup->disks with the disks of backup->def that have a store. */
 void
 ferryBackupListDisks(ferryBackup *backup)

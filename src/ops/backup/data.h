@@ -94,6 +94,7 @@ struct _ferryBackup {
 #define FERRY_BACKUP_PHASE_ASKED 1
 
 ferryBackup *ferryBackupNew(void);
+const ferryFile *ferryBackupFileOf(const ferryBackupDisk *disk);
 void ferryBackupFree(void *data);
 FERRY_OP_DATA(ferryBackup, ferryBackupOf, ferryBackupFree);
 ferryOp *ferryBackupFind(virDomainObj *vm);

@@ -121,12 +121,9 @@ static int
 ferryBackupTouch(ferryOp *op,
                  ferryBackupDisk *disk)
 {
-    int rc;
+    int rc = disk->volume ? 0 : ferryOpFileMake(op, disk->def->store, disk->file);
 
-    if (disk->volume)
-        return ferryBackupCreateVolume(op, disk);
-
-    if ((rc = ferryOpFileMake(op, disk->def->store, disk->file)) > 0)
+    if (rc > 0)
         virReportError(VIR_ERR_INVALID_ARG, FERRY_BACKUP_EXISTS, disk->def->store->path,
                        disk->def->name);
 
@@ -139,6 +136,11 @@ ferryBackupFiles(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
     size_t i;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        if (backup->disks[i].volume && ferryBackupCreateVolume(op, &backup->disks[i]) < 0)
+            return -1;
+    }
 
     if (ferryBackupAskStores(op) < 0)
         return -1;
@@ -205,7 +207,7 @@ ferryBackupUnfiles(ferryOp *op)
     }
 
     /* stopped() has deleted them in another way */
-    if (ferryOpVolumeDiscard(op, volumes) < 0) {
+    if (op->vm && op->driven && ferryOpVolumeDiscard(op, volumes) < 0) {
         VIR_WARN("%s", virGetLastErrorMessage());
         op->stuck = true;
     }

@@ -105,7 +105,7 @@ ferryBackupCreate(ferryOp *op)
         g_autofree char *jobname = ferryBackupCreateJobName(op, &backup->disks[i]);
         int rc;
 
-        if (ferryImageCheckOurs(op->vm, store, backup->disks[i].file) < 0 ||
+        if (ferryImageCheckOurs(op->vm, store, ferryBackupFileOf(&backup->disks[i])) < 0 ||
             ferryLikeApply(like, store, ferryBackupDomainDisk(op, &backup->disks[i])->src,
                            /* lasting= */ !ferryBackupIsPull(backup)) < 0 ||
             (rc = ferryImageFormatStart(op->vm, store, /* backing= */ NULL,
@@ -154,7 +154,7 @@ ferryBackupFormatDisk(ferryOp *op,
                                                                        ferryBackupBacking(op, disk);
     g_autoptr(virJSONValue) props = NULL;
 
-    if (ferryImageCheckOurs(op->vm, store, disk->file) < 0 ||
+    if (ferryImageCheckOurs(op->vm, store, ferryBackupFileOf(disk)) < 0 ||
         ferryImageFormatProps(store, backing, &props) < 0)
         return -1;
 
@@ -209,7 +209,7 @@ ferryBackupFormatImages(ferryOp *op)
     for (i = 0, started = 0; i < backup->ndisks; i++) {
         ferryBackupDisk *disk = &backup->disks[i];
 
-        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store, disk->file,
+        if (!same[i] || ferryImageClone(same[i]->def->store, disk->def->store, ferryBackupFileOf(disk),
                                         ferryBackupBypassesCache(op, disk)) == 0)
             continue;
 
@@ -286,7 +286,7 @@ ferryBackupAddNodes(ferryOp *op)
         virStorageSource *store = disk->def->store;
         g_autoptr(virStorageSource) backing = ferryBackupBacking(op, disk);
 
-        if (ferryImageCheckOurs(op->vm, store, disk->file) < 0)
+        if (ferryImageCheckOurs(op->vm, store, ferryBackupFileOf(disk)) < 0)
             return -1;
 
         if ((ferryImageIsPlain(store) ? ferryBackupAddPlain(op, disk, backing) :

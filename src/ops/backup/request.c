@@ -75,6 +75,15 @@ static int
 ferryBackupCheckVolume(virDomainObj *vm,
                        ferryBackupDisk *disk)
 {
+    if (disk->def->store->encryption &&
+        virStorageSourceGetActualType(disk->def->store) == VIR_STORAGE_TYPE_BLOCK) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("a volume for the encrypted backup of disk '%1$s' of domain '%2$s' must exist, "
+                         "since it has to be larger than the disk: create it with 'virsh vol-create-as'"),
+                       disk->def->name, vm->def->name);
+        return -1;
+    }
+
     if (!virFileExists(disk->def->store->path))
         return 0;
 

@@ -199,6 +199,15 @@ ferryCopyAwaitEnd(ferryOp *op)
         return -1;
     }
 
+    if (ferryCopyOf(op)->volume) {
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the copy of disk '%1$s' of domain '%2$s' has ended, but its target, volume '%3$s' of "
+                         "pool '%4$s', cannot be deleted yet: see the daemon's log, and abort the copy again"),
+                       ferryCopyOf(op)->dst, op->vm->def->name, ferryCopyOf(op)->volume->name,
+                       ferryCopyOf(op)->volume->pool);
+        return -1;
+    }
+
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
                    _("the copy of disk '%1$s' of domain '%2$s' has ended, but the storage of its target "
                      "'%3$s' does not answer: what is there is dealt with when it does"),

@@ -35,6 +35,18 @@ ferryCopyFree(void *data)
 
 
 /**
+ * ferryCopyFileOf:
+ *
+ * Returns which file the target is, if it was created for the copy; NULL: it was not, or is none.
+ */
+const ferryFile *
+ferryCopyFileOf(const ferryCopy *copy)
+{
+    return copy->volume ? copy->volume->file : copy->file;
+}
+
+
+/**
  * ferryCopyDisk:
  *
  * Returns the disk of @op, or NULL. Clients cannot unplug a disk that has a mirror, but the

@@ -57,6 +57,7 @@ struct _ferryCopy {
       "name another one, or reuse it (--reuse-external)")
 
 void ferryCopyFree(void *data);
+const ferryFile *ferryCopyFileOf(const ferryCopy *copy);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryCopy, ferryCopyFree);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);

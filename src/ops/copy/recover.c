@@ -345,6 +345,13 @@ ferryCopyRecover(ferryOp *op)
         g_clear_pointer(&op->leader, g_free);
     }
 
+    /* the storage driver, which has to be asked, may be slow: a worker does that */
+    if (!ferryPlanDone(op, &ferryCopyStartPlan) && copy->volume) {
+        copy->refused = true;
+        ignore_value(ferryEngineSubmit(op));
+        return;
+    }
+
     if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
         if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
             ferryOpEnd(op);

@@ -210,6 +210,15 @@ ferryCopyCheckAbsent(ferryCopyCheck *c,
         return -1;
     }
 
+    if (c->copy->volume && c->target->encryption &&
+        virStorageSourceGetActualType(c->target) == VIR_STORAGE_TYPE_BLOCK) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("a volume for the encrypted copy of disk '%1$s' of domain '%2$s' must exist, "
+                         "since it has to be larger than the disk: create it with 'virsh vol-create-as'"),
+                       c->disk->dst, c->vm->def->name);
+        return -1;
+    }
+
     if (lstat(c->target->path, &st) == 0) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("'%1$s' for the copy of disk '%2$s' of domain '%3$s' is a symbolic link to "

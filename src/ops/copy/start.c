@@ -130,8 +130,14 @@ ferryCopyUnfile(ferryOp *op)
         ferryOpFileKeep(op, copy->target);
     } else {
         ferryCopyRestoreTarget(op);
-        if (ferryOpVolumeDiscard(op, volumes) < 0)
+        /* no definition may name a volume that is deleted */
+        if (copy->volume)
+            ferryCopyUnpublish(op);
+        if (ferryOpVolumeDiscard(op, volumes) < 0) {
+            if (!ferryOpIsLost(op))
+                VIR_WARN("domain '%s': %s", op->vm->def->name, virGetLastErrorMessage());
             op->stuck = true;
+        }
     }
 }
 
@@ -144,7 +150,7 @@ ferryCopyGrant(ferryOp *op)
 
     /* labels are set by name: not on what somebody else has put there */
     if (ferryOpFileAnswers(op, copy->target) < 0 ||
-        ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0 ||
+        ferryImageCheckOurs(op->vm, copy->target, ferryCopyFileOf(copy)) < 0 ||
         ferryAccessGrant(op->vm, copy->target) < 0)
         return -1;
 
@@ -216,7 +222,7 @@ ferryCopyCreateLayer(ferryOp *op,
         return 0;
 
     if (ferryOpFileAnswers(op, copy->target) < 0 ||
-        ferryImageCheckOurs(op->vm, copy->target, copy->file) < 0)
+        ferryImageCheckOurs(op->vm, copy->target, ferryCopyFileOf(copy)) < 0)
         return -1;
 
     backing = ferryCopyTargetBacking(op);
@@ -256,7 +262,7 @@ ferryCopyCreate(ferryOp *op)
         return -1;
     }
 
-    if (!(like = ferryLikeAsk(op->vm)) ||
+    if (!(like = ferryLikeAsk(op->vm)) || ferryCopyRequireDisk(op) < 0 ||
         ferryLikeApply(like, copy->target, ferryCopyDisk(op)->src, /* lasting= */ true) < 0)
         return -1;
 
@@ -326,7 +332,7 @@ ferryCopyAddNode(ferryOp *op)
 
     backing = ferryCopyTargetBacking(op);
 
-    if (ferryImageCheckOurs(op->vm, target, ferryCopyOf(op)->file) < 0 ||
+    if (ferryImageCheckOurs(op->vm, target, ferryCopyFileOf(ferryCopyOf(op))) < 0 ||
         (ferryImageIsPlain(target) && ferryCopyAddPlainStorage(op) < 0))
         return -1;
 
@@ -361,11 +367,15 @@ ferryCopyCheckSize(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
-    virStorageSource *src = ferryCopyDisk(op)->src; /* after the wait for QEMU */
+    virStorageSource *src;
     unsigned long long sizes[2];
 
-    if (!nodes ||
-        ferryBitmapsFit(op->vm, nodes, src, copy->target, copy->shallow) < 0 ||
+    /* after the wait for QEMU */
+    if (!nodes || ferryCopyRequireDisk(op) < 0)
+        return -1;
+
+    src = ferryCopyDisk(op)->src;
+    if (ferryBitmapsFit(op->vm, nodes, src, copy->target, copy->shallow) < 0 ||
         ferryNodeCapacity(nodes, src->nodeformat, &sizes[0]) < 0 ||
         ferryNodeCapacity(nodes, copy->target->nodeformat, &sizes[1]) < 0)
         return -1;
@@ -392,6 +402,9 @@ ferryCopyCacheOff(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
+    if (ferryCopyRequireDisk(op) < 0)
+        return -1;
+
     /* "node" opened a plain target with direct I/O already, if possible */
     if (!ferryImageIsPlain(copy->target))
         ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, /* direct= */ true);
@@ -405,8 +418,10 @@ static void
 ferryCopyCacheBack(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, /* direct= */ false);
+    if (disk)
+        ferryNodeReadDirect(op->vm, disk, copy->shallow, /* direct= */ false);
 }
 
 
@@ -428,11 +443,7 @@ ferryCopyMirror(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
-    const char *top = qemuDomainDiskGetTopNodename(disk);
-    const ferryMirrorParams params = {
-        .source = top,
-        /* a copy-on-read filter stays on top: the pivot replaces the image below it */
-        .replaces = STREQ(top, disk->src->nodeformat) ? NULL : disk->src->nodeformat,
+    ferryMirrorParams params = {
         .target = copy->target->nodeformat,
         .shallow = copy->shallow || ferryCopyIsOneLayer(op),
         .synchronous = copy->synchronous,
@@ -441,7 +452,16 @@ ferryCopyMirror(ferryOp *op)
         .bufSize = ferryCopyBufSize(copy),
         .decisive = true,
     };
-    int rc = ferryQMPMirror(op->vm, jobname, &params);
+    int rc;
+
+    if (ferryCopyRequireDisk(op) < 0)
+        return -1;
+
+    params.source = qemuDomainDiskGetTopNodename(disk);
+    /* a copy-on-read filter stays on top: the pivot replaces the image below it */
+    if (STRNEQ(params.source, disk->src->nodeformat))
+        params.replaces = disk->src->nodeformat;
+    rc = ferryQMPMirror(op->vm, jobname, &params);
 
     virDomainAuditDisk(op->vm, /* oldDef= */ NULL, copy->target, "mirror", rc == 0);
     return rc;

@@ -198,16 +198,15 @@ ferryIncomingDiscard(ferryOp *op,
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
     g_autoptr(ferryUse) use = NULL;
+    bool silent = false;
     size_t i;
 
     /* stopped() has asked in another way */
-    if (!op->stopped && !ferryIncomingMayRemove(op, vm)) {
-        op->stuck = true;
-        return;
-    }
+    if (!op->stopped && !ferryIncomingMayRemove(op, vm))
+        op->stuck = silent = true;
 
     use = incoming->domain ? ferryUseNew(op->driver, incoming->domain) : ferryOpFileUse(op);
-    for (i = 0; i < incoming->ndisks; i++) {
+    for (i = 0; !silent && i < incoming->ndisks; i++) {
         ferryIncomingDisk *disk = &incoming->disks[i];
 
         ferryOpFileRemove(op, use, /* vm= */ NULL, disk->image, disk->origin, disk->file);
