@@ -268,7 +268,8 @@ ferryOpGroup(ferryOp *op)
         g_ptr_array_insert(group, ferryOpLeads(other) ? 0 : -1, ferryOpRef(other));
     }
 
-    if (group->len == 0)
+    /* in no group, or in no list yet */
+    if (!g_ptr_array_find(group, op, /* index= */ NULL))
         g_ptr_array_add(group, ferryOpRef(op));
     return group;
 }

@@ -135,5 +135,12 @@ ferryPolicyQuiesce(virDomainObj *vm,
         return -1;
     }
 
-    return ferryQuiesceCheck(vm, quiesce);
+    if (ferryQuiesceCheck(vm, quiesce) == 0)
+        return 0;
+
+    why = g_strdup(virGetLastErrorMessage());
+    virReportError(virGetLastErrorCode(),
+                   _("the policy of domain '%1$s' wants its guest frozen: %2$s; or change the policy with "
+                     "'virsh metadata %1$s %3$s'"), vm->def->name, why, FERRY_POLICY_NAMESPACE);
+    return -1;
 }

@@ -112,7 +112,13 @@ ferryCopyAdoptConfig(ferryOp *op)
         return 0;
 
     for (i = 0; i < group->len; i++) {
-        if (ferryCopyAdoptDisk(g_ptr_array_index(group, i), def) < 0)
+        ferryOp *member = g_ptr_array_index(group, i);
+
+        /* one whose job failed to move its disk is undone */
+        if (member != op && op->vm->pid != 0 && !ferryCopyOf(member)->moved)
+            continue;
+
+        if (ferryCopyAdoptDisk(member, def) < 0)
             return -1;
         copy->unsaved = copy->unsaved || ferryCopyOf(g_ptr_array_index(group, i))->unsaved;
     }

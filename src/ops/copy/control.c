@@ -1,5 +1,5 @@
 /*
- * control.c: block copy: abort, pivot, and reactions to the mirror job
+ * control.c: block copy: abort and pivot
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -145,8 +145,13 @@ ferryCopySettle(ferryOp *op)
 }
 
 
-/* Cancels the mirror job: gracefully if its target shall be kept, else by force. */
-static int
+/**
+ * ferryCopyCancel:
+ *
+ * Cancels the mirror job: gracefully if its target shall be kept, else by force. Domain locked, job
+ * held. Returns 0, or -1 with an error reported.
+ */
+int
 ferryCopyCancel(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
@@ -165,8 +170,39 @@ ferryCopyCancel(ferryOp *op)
 }
 
 
-/* Waits until the cancelled mirror job has ended, and settles the copy. */
-static int
+/**
+ * ferryCopyReportStuck:
+ *
+ * Reports why @op, whose mirror job has ended, is not over.
+ */
+void
+ferryCopyReportStuck(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryOpIsLost(op)) {
+        ferryOpReportLost(op);
+    } else if (copy->volume) {
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the copy of disk '%1$s' of domain '%2$s' has ended, but its target, volume '%3$s' of "
+                         "pool '%4$s', cannot be deleted yet: see the daemon's log, and abort the copy again"),
+                       copy->dst, op->vm->def->name, copy->volume->name, copy->volume->pool);
+    } else {
+        virReportError(VIR_ERR_OPERATION_TIMEOUT,
+                       _("the copy of disk '%1$s' of domain '%2$s' has ended, but the storage of its target "
+                         "'%3$s' does not answer: what is there is dealt with when it does"),
+                       copy->dst, op->vm->def->name, NULLSTR(copy->target->path));
+    }
+}
+
+
+/**
+ * ferryCopyAwaitEnd:
+ *
+ * Waits until the cancelled mirror job has ended, and settles the copy. Domain locked, job held; both
+ * may be released meanwhile. Returns 0, or -1 with an error reported.
+ */
+int
 ferryCopyAwaitEnd(ferryOp *op)
 {
     g_autofree char *jobname = ferryJobName(op, "mirror");
@@ -194,24 +230,7 @@ ferryCopyAwaitEnd(ferryOp *op)
     if (op->over || !op->stuck)
         return 0;
 
-    if (ferryOpIsLost(op)) {
-        ferryOpReportLost(op);
-        return -1;
-    }
-
-    if (ferryCopyOf(op)->volume) {
-        virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                       _("the copy of disk '%1$s' of domain '%2$s' has ended, but its target, volume '%3$s' of "
-                         "pool '%4$s', cannot be deleted yet: see the daemon's log, and abort the copy again"),
-                       ferryCopyOf(op)->dst, op->vm->def->name, ferryCopyOf(op)->volume->name,
-                       ferryCopyOf(op)->volume->pool);
-        return -1;
-    }
-
-    virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                   _("the copy of disk '%1$s' of domain '%2$s' has ended, but the storage of its target "
-                     "'%3$s' does not answer: what is there is dealt with when it does"),
-                   ferryCopyOf(op)->dst, op->vm->def->name, NULLSTR(ferryCopyOf(op)->target->path));
+    ferryCopyReportStuck(op);
     return -1;
 }
 
@@ -347,6 +366,7 @@ ferryCopyPivotFailed(ferryOp *op)
 
     virErrorPreserveLast(&err);
 
+    g_clear_pointer(&op->leader, g_free);
     g_clear_pointer(&copy->old, virObjectUnref);
     if (!ferryPlanReached(op, &ferryCopyPivotPlan, "pause"))
         copy->pause = false;
@@ -428,6 +448,7 @@ ferryCopyPivot(ferryOp *op,
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
     virDomainDiskDef *disk;
+    ferryQuiesce quiesce = { 0 };
     bool again = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
     int rc = 0;
 
@@ -438,7 +459,7 @@ ferryCopyPivot(ferryOp *op,
     }
 
     if (ferryJobQuery(op, jobname, &info) < 0 ||
-        (!again && ferryPolicyQuiesce(op->vm, &copy->quiesce) < 0))
+        (!again && ferryPolicyQuiesce(op->vm, &quiesce) < 0))
         return -1;
 
     if (!ferryJobStatusIsReady(info.status) && !again) {
@@ -447,6 +468,10 @@ ferryCopyPivot(ferryOp *op,
                          "it is, or abort it"), copy->dst, op->vm->def->name);
         return -1;
     }
+
+    /* a guest that is still to be thawed must not be forgotten */
+    if (!again && !copy->quiesce.frozen)
+        copy->quiesce = quiesce;
 
     if (async) {
         /* When the journal has the goal, the pivot happens: by a worker, or by the next
@@ -466,102 +491,4 @@ ferryCopyPivot(ferryOp *op,
     ferryOpRelease(op);
 
     return rc;
-}
-
-
-static void
-ferryCopyReady(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk = ferryCopyDisk(op);
-
-    /* the job leaves and enters READY at every reopen: tell clients only once */
-    if (copy->ready)
-        return;
-
-    copy->ready = true;
-    if (disk) {
-        disk->mirrorState = ferryCopyState(copy);
-        qemuDomainSaveStatus(op->vm);
-    }
-    ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-                            VIR_DOMAIN_BLOCK_JOB_READY);
-}
-
-
-/**
- * ferryCopyJobMatters:
- *
- * Returns true if ferryCopyJobChanged(), or a waiting thread, must react to @status.
- * While the goal is to mirror, READY matters only the first time.
- */
-bool
-ferryCopyJobMatters(ferryOp *op,
-                    int status)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-
-    if (ferryJobStatusIsReady(status))
-        return !copy->ready || copy->goal != FERRY_COPY_GOAL_MIRROR;
-
-    return status == QEMU_MONITOR_JOB_STATUS_PENDING ||
-           status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
-}
-
-
-/**
- * ferryCopyJobChanged:
- *
- * Does what the mirror job's state and the goal require, after events and in recovery.
- * Domain locked, job held, QEMU runs. May wait for the job.
- */
-void
-ferryCopyJobChanged(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    g_auto(ferryJobInfo) info = { 0 };
-    bool ended;
-
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return;
-
-    ended = info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
-            info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN;
-
-    if (ferryJobStatusIsReady(info.status))
-        ferryCopyReady(op);
-
-    /* Behind the point of no return there is only one way, whatever the goal says. */
-    if (ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
-        ignore_value(ferryCopyPivotRun(op));
-        return;
-    }
-
-    switch (copy->goal) {
-    case FERRY_COPY_GOAL_PIVOT:
-        ignore_value(ferryCopyPivotRun(op));
-        break;
-
-    case FERRY_COPY_GOAL_ABORT:
-        /* the driver may have died before its cancel; a second one does no harm */
-        if (!ended && info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
-            ferryCopyCancel(op) < 0)
-            virResetLastError();
-        ignore_value(ferryCopyAwaitEnd(op));
-        break;
-
-    case FERRY_COPY_GOAL_MIRROR:
-        /* PENDING: somebody else sent job-complete. The guest's requests wait for
-         * job-finalize, but the journal has no pivot: end the job. */
-        if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
-            ignore_value(ferryJobKill(op, jobname));
-        if (ended || info.status == QEMU_MONITOR_JOB_STATUS_PENDING)
-            ferryCopySettle(op);
-        break;
-
-    case FERRY_COPY_GOAL_LAST:
-    default:
-        break;
-    }
 }

@@ -39,6 +39,8 @@ struct _ferryCopy {
     bool pause;               /* the guest's CPUs are stopped while the disk is held */
     bool keep;                /* aborted when ready: the target is a full copy, keep it */
 
+    bool rewind;              /* a driver died during the pivot: see ferryCopyRewind() */
+    bool moved;               /* QEMU has said that the guest is on the target */
     bool granted;             /* the "access" step let QEMU open the target */
     bool ready;               /* clients got the READY event */
     bool reported;            /* the log says that the definition cannot be saved */

@@ -37,7 +37,7 @@
 #include "ops/copy/group.h"
 #include "ops/copy/hold.h"
 #include "ops/copy/pivot.h"
-#include "ops/policy.h"
+#include "ops/copy/react.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -46,25 +46,9 @@
 VIR_LOG_INIT("ferry.copy");
 
 
-static ferryOp *
-ferryGroupMember(GPtrArray *group,
-                 size_t i)
-{
-    return g_ptr_array_index(group, i);
-}
-
-
-static ferryCopy *
-ferryGroupCopy(GPtrArray *group,
-               size_t i)
-{
-    return ferryCopyOf(ferryGroupMember(group, i));
-}
-
-
 /* Other threads leave the members alone until ferryGroupRelease(). @worker: a member that this
  * thread drives already, or NULL */
-static void
+void
 ferryGroupDrive(GPtrArray *group,
                 ferryOp *worker)
 {
@@ -77,7 +61,7 @@ ferryGroupDrive(GPtrArray *group,
 }
 
 
-static void
+void
 ferryGroupRelease(GPtrArray *group,
                   ferryOp *worker)
 {
@@ -108,12 +92,21 @@ ferryGroupShow(GPtrArray *group)
 
 /* Makes the copies, whose goal is to mirror, a group with @goal: in memory, in the live XML, and
  * in one journal. Returns 0, or -1 with an error reported and everything as it was. */
-static int
+int
 ferryGroupForm(GPtrArray *group,
                ferryCopyGoal goal)
 {
     const char *leader = ferryGroupMember(group, 0)->name;
+    GPtrArray *ops = ferryOpList(ferryGroupMember(group, 0)->vm);
     size_t i;
+
+    /* of an earlier group: none of it is before its point of no return any more */
+    for (i = 0; i < ops->len; i++) {
+        ferryOp *other = g_ptr_array_index(ops, i);
+
+        if (STREQ_NULLABLE(other->leader, leader))
+            g_clear_pointer(&other->leader, g_free);
+    }
 
     for (i = 0; i < group->len; i++) {
         ferryGroupMember(group, i)->leader = g_strdup(leader);
@@ -135,11 +128,10 @@ ferryGroupForm(GPtrArray *group,
 }
 
 
-/* The group has failed: its members are single copies again, which go on, unless somebody has
- * aborted one. */
+/* The group has failed: its members are single copies again, which go on, unless a client has
+ * aborted one meanwhile. */
 static void
-ferryGroupDisband(GPtrArray *group,
-                  ferryCopyGoal goal)
+ferryGroupDisband(GPtrArray *group)
 {
     virDomainObj *vm = ferryGroupMember(group, 0)->vm;
     size_t i;
@@ -151,7 +143,7 @@ ferryGroupDisband(GPtrArray *group,
         g_clear_pointer(&copy->old, virObjectUnref);
         if (!ferryPlanReached(ferryGroupMember(group, i), &ferryCopyPivotPlan, "pause"))
             copy->pause = false;
-        if (copy->goal == goal) {
+        if (copy->goal == FERRY_COPY_GOAL_PIVOT || copy->keep) {
             copy->goal = FERRY_COPY_GOAL_MIRROR;
             copy->keep = false;
         }
@@ -160,10 +152,14 @@ ferryGroupDisband(GPtrArray *group,
     /* all at once: of a group of which some members were left, the others would pivot alone */
     if (ferryJournalWrite(vm, /* durable= */ false) < 0) {
         for (i = 0; i < group->len; i++) {
-            if (!ferryGroupMember(group, i)->over && ferryJournalWithdraw(ferryGroupMember(group, i)) < 0)
-                VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
-                         "that failed: %s", vm->def->name, ferryGroupCopy(group, i)->dst,
-                         virGetLastErrorMessage());
+            if (ferryGroupMember(group, i)->over || ferryJournalWithdraw(ferryGroupMember(group, i)) == 0)
+                continue;
+
+            VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
+                     "that failed: %s", vm->def->name, ferryGroupCopy(group, i)->dst,
+                     virGetLastErrorMessage());
+            /* the others are a group with this one, or single */
+            break;
         }
     }
 
@@ -174,10 +170,10 @@ ferryGroupDisband(GPtrArray *group,
 /* The guest is on all sources. Takes back what the members have done for a pivot. Keeps the last
  * error. */
 static void
-ferryGroupTakeBack(GPtrArray *group,
-                   ferryCopyGoal goal)
+ferryGroupTakeBack(GPtrArray *group)
 {
     virErrorPtr err = NULL;
+    bool held = false;
     size_t i;
 
     virErrorPreserveLast(&err);
@@ -194,8 +190,15 @@ ferryGroupTakeBack(GPtrArray *group,
             continue;
 
         member->holdJob = hold || ferryGroupCopy(group, i)->pause;
-        ignore_value(ferryJobKill(member, jobname));
+        if (ferryJobKill(member, jobname) < 0 && ferryGroupCopy(group, i)->pause)
+            held = true;
         member->holdJob = hold;
+    }
+
+    /* the end of the job that did not end brings this thread, or another, back */
+    if (held) {
+        virErrorRestore(&err);
+        return;
     }
 
     for (i = group->len; i > 0; i--) {
@@ -206,7 +209,7 @@ ferryGroupTakeBack(GPtrArray *group,
     }
 
     if (!ferryOpIsLost(ferryGroupMember(group, 0)) || ferryGroupMember(group, 0)->over)
-        ferryGroupDisband(group, goal);
+        ferryGroupDisband(group);
 
     for (i = 0; i < group->len; i++) {
         if (!ferryOpIsLost(ferryGroupMember(group, i)))
@@ -251,8 +254,15 @@ ferryGroupHold(GPtrArray *group,
                ferryCopyGoal goal)
 {
     bool pause = false;
+    size_t held = 0;
     size_t i;
     int rc;
+
+    /* a driver that died has told the jobs to complete */
+    for (i = 0; i < group->len; i++)
+        held += ferryPlanReached(ferryGroupMember(group, i), &ferryCopyPivotPlan, "drain");
+    if (held == group->len)
+        goto drain;
 
     for (i = 0; i < group->len; i++) {
         if ((rc = ferryPlanAdvance(ferryGroupMember(group, i), &ferryCopyPivotPlan, "flush")) < 0)
@@ -268,18 +278,21 @@ ferryGroupHold(GPtrArray *group,
             return -1;
     }
 
-    for (i = 0; i < group->len; i++)
-        pause = pause || ferryGroupCopy(group, i)->pause;
-    for (i = 0; i < group->len; i++)
-        ferryGroupCopy(group, i)->pause = pause;
-
     if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "freeze")) < 0)
         return rc;
     if (ferryGroupCheckWhole(group, goal) < 0)
         return -1;
 
-    if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "pause")) < 0 ||
-        (rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "drain")) < 0)
+    for (i = 0; i < group->len; i++)
+        pause = pause || ferryGroupCopy(group, i)->pause;
+    for (i = 0; i < group->len; i++)
+        ferryGroupCopy(group, i)->pause = pause;
+
+    if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "pause")) < 0)
+        return rc;
+
+ drain:
+    if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "drain")) < 0)
         return rc;
 
     return ferryGroupCheckWhole(group, goal);
@@ -288,12 +301,20 @@ ferryGroupHold(GPtrArray *group,
 
 /* Behind the point of no return: each member finishes by itself. @again: what an earlier call could
  * not do */
-static int
+int
 ferryGroupFinish(GPtrArray *group,
                  bool again)
 {
     virErrorPtr err = NULL;
     size_t i;
+
+    if (!again &&
+        (ferryPlanRunTogether(group, &ferryCopyPivotPlan, "unpause") < 0 ||
+         ferryPlanRunTogether(group, &ferryCopyPivotPlan, "thaw") < 0 ||
+         ferryPlanRunTogether(group, &ferryCopyPivotPlan, "adopt") < 0)) {
+        virErrorPreserveLast(&err);
+        again = true;
+    }
 
     for (i = 0; i < group->len; i++) {
         ferryOp *member = ferryGroupMember(group, i);
@@ -326,6 +347,15 @@ ferryGroupDrop(GPtrArray *group)
     size_t i;
     int rc = 0;
 
+    /* From here on each is an abort of its own, whose target stays: a driver that finds only some
+     * of the jobs must not take that for a failure. */
+    for (i = 0; i < group->len; i++)
+        g_clear_pointer(&ferryGroupMember(group, i)->leader, g_free);
+    if (ferryJournalWrite(ferryGroupMember(group, 0)->vm, /* durable= */ false) < 0) {
+        VIR_WARN("domain '%s': %s", ferryGroupMember(group, 0)->vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
     for (i = 0; i < group->len; i++) {
         ferryOp *member = ferryGroupMember(group, i);
         g_autofree char *jobname = ferryJobName(member, "mirror");
@@ -346,7 +376,7 @@ ferryGroupDrop(GPtrArray *group)
             ferryCopySettle(member);
 
         if (!member->over && rc == 0) {
-            ferryOpReportLost(member);
+            ferryCopyReportStuck(member);
             rc = -1;
         }
     }
@@ -356,7 +386,7 @@ ferryGroupDrop(GPtrArray *group)
 
 
 /* Carries out what the group is for. All members are driven by this thread. */
-static int
+int
 ferryGroupRun(GPtrArray *group)
 {
     ferryCopyGoal goal = ferryGroupCopy(group, 0)->goal;
@@ -376,7 +406,7 @@ ferryGroupRun(GPtrArray *group)
         ferryPlanPastReturn(ferryGroupMember(group, 0), &ferryCopyPivotPlan))
         return -1;
 
-    ferryGroupTakeBack(group, goal);
+    ferryGroupTakeBack(group);
     return -1;
 }
 
@@ -404,11 +434,17 @@ ferryGroupJobChanged(ferryOp *op)
     if (ferryGroupMember(group, 0) != op)
         return;
 
+    /* whoever drives one, to abort it, say, does not leave the group as it is */
+    for (i = 1; i < group->len; i++) {
+        if (ferryGroupMember(group, i)->driven)
+            return;
+    }
+
     ferryGroupDrive(group, op);
 
     /* of the one that led it a driver that died has said that it just goes on */
     if (!ferryOpLeads(op)) {
-        ferryGroupTakeBack(group, ferryGroupCopy(group, 0)->goal);
+        ferryGroupTakeBack(group);
         ferryGroupRelease(group, op);
         return;
     }
@@ -423,173 +459,3 @@ ferryGroupJobChanged(ferryOp *op)
     ignore_value(ferryGroupRun(group));
     ferryGroupRelease(group, op);
 }
-
-
-/* Returns 0 if the mirror job of @op may end together with others, or -1 with an error reported.
- * Unless @pivot it need not be ready: sets @ready to false then. */
-static int
-ferryGroupCheckReady(ferryOp *op,
-                     bool pivot,
-                     bool *ready)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    g_auto(ferryJobInfo) info = { 0 };
-
-    if (op->driven || op->leader || op->stuck || copy->goal != FERRY_COPY_GOAL_MIRROR) {
-        virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("block job on disk '%1$s' of domain '%2$s' is still being started or ended; try "
-                         "again"), copy->dst, op->vm->def->name);
-        return -1;
-    }
-
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return -1;
-
-    if (ferryJobStatusIsReady(info.status))
-        return 0;
-
-    *ready = false;
-    if (!pivot)
-        return 0;
-
-    virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
-                   _("block job on disk '%1$s' of domain '%2$s' not ready for pivot yet: wait until "
-                     "it is, or abort it"), copy->dst, op->vm->def->name);
-    return -1;
-}
-
-
-/* There is no one point in time at which all targets are complete. */
-static int
-ferryGroupAbortEach(GPtrArray *group,
-                    bool async)
-{
-    virErrorPtr err = NULL;
-    size_t i;
-
-    for (i = 0; i < group->len; i++) {
-        if (ferryGroupMember(group, i)->over)
-            continue;
-        if (ferryCopyAbort(ferryGroupMember(group, i), async) < 0 && !err)
-            virErrorPreserveLast(&err);
-    }
-
-    if (!err)
-        return 0;
-
-    virErrorRestore(&err);
-    return -1;
-}
-
-
-/* Returns whether the guest is on all targets, and what is left of the pivots could not be done, or
- * nobody knows. */
-static bool
-ferryGroupHasMoved(GPtrArray *group)
-{
-    size_t i;
-
-    for (i = 0; i < group->len; i++) {
-        if (ferryGroupMember(group, i)->driven ||
-            !ferryPlanPastReturn(ferryGroupMember(group, i), &ferryCopyPivotPlan))
-            return false;
-    }
-
-    return true;
-}
-
-
-/* Ends the copies @group, of different disks: moves the guest to all targets (@pivot), or gives
- * them up. Locks and @async as for ferryCopyPivot(). All or none. */
-static int
-ferryGroupEnd(GPtrArray *group,
-              bool pivot,
-              bool async)
-{
-    bool ready = true;
-    size_t i;
-    int rc;
-
-    if (pivot && ferryGroupHasMoved(group)) {
-        ferryGroupDrive(group, /* worker= */ NULL);
-        rc = ferryGroupFinish(group, /* again= */ true);
-        ferryGroupRelease(group, /* worker= */ NULL);
-        return rc;
-    }
-
-    for (i = 0; i < group->len; i++) {
-        if (ferryGroupCheckReady(ferryGroupMember(group, i), pivot, &ready) < 0)
-            return -1;
-    }
-
-    if (!ready)
-        return ferryGroupAbortEach(group, async);
-
-    /* the one that leads freezes the guest for all */
-    if (ferryPolicyQuiesce(ferryGroupMember(group, 0)->vm, &ferryGroupCopy(group, 0)->quiesce) < 0)
-        return -1;
-
-    if (ferryGroupForm(group, pivot ? FERRY_COPY_GOAL_PIVOT : FERRY_COPY_GOAL_ABORT) < 0)
-        return -1;
-
-    if (async) {
-        ignore_value(ferryEngineSubmit(ferryGroupMember(group, 0)));
-        return 0;
-    }
-
-    ferryGroupDrive(group, /* worker= */ NULL);
-    rc = ferryGroupRun(group);
-    ferryGroupRelease(group, /* worker= */ NULL);
-
-    return rc;
-}
-
-
-/* A guest that is to be frozen for the moment of which the target stays: a group of one can do
- * that. */
-static int
-ferryGroupAbortOne(ferryOp *op,
-                   bool async)
-{
-    g_autoptr(GPtrArray) group = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
-    ferryQuiesce quiesce;
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    g_auto(ferryJobInfo) info = { 0 };
-
-    if (!ferryPolicyExists(op->vm) || op->driven || op->leader ||
-        ferryCopyOf(op)->goal != FERRY_COPY_GOAL_MIRROR)
-        return ferryCopyAbort(op, async);
-
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return -1;
-
-    if (!ferryJobStatusIsReady(info.status))
-        return ferryCopyAbort(op, async);
-
-    if (ferryPolicyQuiesce(op->vm, &quiesce) < 0)
-        return -1;
-
-    if (!quiesce.wanted)
-        return ferryCopyAbort(op, async);
-
-    g_ptr_array_add(group, ferryOpRef(op));
-    return ferryGroupEnd(group, /* pivot= */ false, async);
-}
-
-
-static char *
-ferryCopyJobName(ferryOp *op,
-                 const char *dst)
-{
-    return STREQ(ferryCopyOf(op)->dst, dst) ? ferryJobName(op, "mirror") : NULL;
-}
-
-
-const ferryBlockJobHandler ferryCopyBlockJob = {
-    .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
-    .jobName = ferryCopyJobName,
-    .abort = ferryGroupAbortOne,
-    .pivot = ferryCopyPivot,
-    .group = ferryGroupEnd,
-};

@@ -7,8 +7,27 @@
 
 #pragma once
 
-#include "ops/blockjob.h"
+#include "ops/copy/data.h"
 
-extern const ferryBlockJobHandler ferryCopyBlockJob;
+static inline ferryOp *
+ferryGroupMember(GPtrArray *group,
+                 size_t i)
+{
+    return g_ptr_array_index(group, i);
+}
 
+
+static inline ferryCopy *
+ferryGroupCopy(GPtrArray *group,
+               size_t i)
+{
+    return ferryCopyOf(ferryGroupMember(group, i));
+}
+
+
+void ferryGroupDrive(GPtrArray *group, ferryOp *worker);
+void ferryGroupRelease(GPtrArray *group, ferryOp *worker);
+int ferryGroupForm(GPtrArray *group, ferryCopyGoal goal);
+int ferryGroupRun(GPtrArray *group);
+int ferryGroupFinish(GPtrArray *group, bool again);
 void ferryGroupJobChanged(ferryOp *op);

@@ -152,6 +152,22 @@ ferryCopyUnpause(ferryOp *op)
 }
 
 
+/* Returns whether all members of the group of @op are still to end as @op is. */
+static bool
+ferryCopyAgrees(ferryOp *op)
+{
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    size_t i;
+
+    for (i = 0; i < group->len; i++) {
+        if (ferryCopyOf(g_ptr_array_index(group, i))->goal != ferryCopyOf(op)->goal)
+            return false;
+    }
+
+    return true;
+}
+
+
 /**
  * ferryCopyAwaitLevel:
  *
@@ -198,6 +214,10 @@ ferryCopyAwaitLevel(ferryOp *op)
 
         if (ferryOpSleep(op, FERRY_COPY_LEVEL_POLL_MS) < 0)
             return -1;
+
+        /* a client has aborted another member */
+        if (!ferryCopyAgrees(op))
+            return 0;
 
         if (!virDomainObjIsActive(op->vm)) {
             virReportError(VIR_ERR_OPERATION_FAILED,

@@ -45,7 +45,8 @@ VIR_LOG_INIT("ferry.pivot");
 
 #define FERRY_PIVOT_FINALIZE_TRIES 3
 
-/* How long the guest's CPUs may be stopped, or its file systems frozen, for the drain. */
+/* How long the guest's CPUs may be stopped, its file systems frozen, or other disks held, for the
+ * drain. */
 #define FERRY_PIVOT_PAUSE_MS (10 * 1000)
 
 
@@ -53,7 +54,14 @@ VIR_LOG_INIT("ferry.pivot");
 static int
 ferryPivotFreeze(ferryOp *op)
 {
-    return ferryQuiesceFreeze(op, &ferryCopyOf(op)->quiesce);
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (ferryQuiesceFreeze(op, &copy->quiesce) < 0 || ferryCopyRequireDisk(op) < 0)
+        return -1;
+
+    /* after the last wait, and in the journal before "pause" acts */
+    copy->pause = ferryCopyMustPause(op);
+    return 0;
 }
 
 
@@ -121,10 +129,10 @@ ferryPivotAwaitPending(ferryOp *op,
     int rc;
 
     /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
-     * wait: the domain's job is not held meanwhile. */
+     * wait: the domain's job is not held meanwhile. Other disks of a group are held by then. */
     if (!ferryCopyOf(op)->pause)
         return ferryJobWait(op, jobname, states,
-                            ferryCopyOf(op)->quiesce.frozen ? FERRY_PIVOT_PAUSE_MS : 0, info);
+                            op->leader || ferryCopyOf(op)->quiesce.frozen ? FERRY_PIVOT_PAUSE_MS : 0, info);
 
     /* A client that got in now could let the guest go on. The guest does not write, so the
      * mirror has little left to do. */
@@ -316,6 +324,7 @@ ferryPivotFinalize(ferryOp *op)
 
     switch (ferryPivotHappened(op, &info)) {
     case 1:
+        copy->moved = true;
         virResetLastError();
         return 0;
     case 0:

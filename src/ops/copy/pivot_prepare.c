@@ -19,7 +19,6 @@
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
-#include "ops/copy/hold.h"
 #include "ops/copy/pivot_prepare.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -223,13 +222,11 @@ ferryPivotFlush(ferryOp *op)
 
     /* "level" may have waited for long since "chain" has looked at the target */
     if (ferryPivotSync(op) < 0 ||
-        ferryPivotCheckTarget(op) < 0 ||
+        (copy->goal != FERRY_COPY_GOAL_ABORT && ferryPivotCheckTarget(op) < 0) ||
         ferryCopyRequireDisk(op) < 0 ||
         ferryPivotReopenTarget(op, backing, /* copying= */ false) < 0)
         return -1;
 
-    /* in the journal before "pause" acts */
-    copy->pause = ferryCopyMustPause(op);
     return 0;
 }
 

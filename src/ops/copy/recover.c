@@ -16,6 +16,7 @@
 #include "ops/copy/control.h"
 #include "ops/copy/data.h"
 #include "ops/copy/pivot.h"
+#include "ops/copy/react.h"
 #include "ops/copy/recover.h"
 #include "ops/copy/start.h"
 #include "ops/event.h"
@@ -339,6 +340,7 @@ ferryCopyRecover(ferryOp *op)
     }
 
     ferryCopyRejoin(op, disk);
+    copy->moved = ferryPlanReached(op, &ferryCopyPivotPlan, "unpause");
 
     if (op->withdrawn) {
         copy->goal = FERRY_COPY_GOAL_MIRROR;
@@ -367,13 +369,14 @@ ferryCopyRecover(ferryOp *op)
     if (ferryJobQuery(op, jobname, &info) < 0)
         return;
 
-    /* Steps before the point of no return are undone here and taken again, unless the pivot
-     * is still wanted and both images are the same already. */
-    if (!ferryPlanPastReturn(op, &ferryCopyPivotPlan) &&
-        !(copy->goal == FERRY_COPY_GOAL_PIVOT &&
-          ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
-          info.status == QEMU_MONITOR_JOB_STATUS_PENDING) &&
-        ferryPlanUndo(op, &ferryCopyPivotPlan) < 0)
+    /* the agent is connected later */
+    if (copy->quiesce.frozen) {
+        copy->rewind = true;
+        ignore_value(ferryEngineSubmit(op));
+        return;
+    }
+
+    if (ferryCopyRewind(op, &info) < 0)
         return;
 
     if (copy->goal == FERRY_COPY_GOAL_MIRROR ||
