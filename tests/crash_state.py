@@ -48,11 +48,13 @@ def owners(scene):
 
 def locks(scene):
     """The image locks that QEMU holds."""
-    inodes = {str(os.stat(path).st_ino): name for name, path in scene_files(scene)}
+    def number(path):
+        st = os.stat(path)
+        return f'{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}'
+    inodes = {number(path): name for name, path in scene_files(scene)}
     with open('/proc/locks') as f:
         rows = [line.split() for line in f]
-    return sorted((inodes[r[5].split(':')[2]], r[3], r[6], r[7]) for r in rows
-                  if r[1] == 'OFDLCK' and r[5].split(':')[2] in inodes)
+    return sorted((inodes[r[5]], r[3], r[6], r[7]) for r in rows if r[1] == 'OFDLCK' and r[5] in inodes)
 
 
 def listening(scene):

@@ -63,9 +63,9 @@ class TroubledHost(Host):
 
     @contextlib.contextmanager
     def trouble(self, kind, what):
-        """kind and what: journal and a fault of tests/faults.c, folder and full or immutable, hang
-        and a part of the calls that tests/hangs.c describes"""
-        path = {'journal': self.faults, 'hang': self.hangs, 'folder': self.image('full')}[kind]
+        """kind and what: journal and a fault of tests/faults.c, step and a line for it, folder and full
+        or immutable, hang and a part of the calls that tests/hangs.c describes"""
+        path = {'journal': self.faults, 'step': self.faults, 'hang': self.hangs, 'folder': self.image('full')}[kind]
         try:
             if what == 'immutable':
                 self.run('chattr', '+i', self.pair.images)
@@ -74,7 +74,7 @@ class TroubledHost(Host):
                     os.posix_fallocate(f.fileno(), 0, self.ROOM)
             else:
                 with open(path + '.new', 'w') as f:
-                    f.write({'journal': f'any/journal/{what}', 'hang': what}[kind])
+                    f.write(f'any/journal/{what}' if kind == 'journal' else what)
                 os.rename(path + '.new', path)
             yield
         finally:
