@@ -46,8 +46,13 @@
 VIR_LOG_INIT("ferry.copy");
 
 
-/* Other threads leave the members alone until ferryGroupRelease(). @worker: a member that this
- * thread drives already, or NULL */
+/**
+ * ferryGroupDrive:
+ * @worker: a member that this thread drives already, or NULL
+ *
+ * Like ferryOpDrive(), for all members: other threads leave them alone until ferryGroupRelease().
+ * Domain locked.
+ */
 void
 ferryGroupDrive(GPtrArray *group,
                 ferryOp *worker)
@@ -90,8 +95,14 @@ ferryGroupShow(GPtrArray *group)
 }
 
 
-/* Makes the copies, whose goal is to mirror, a group with @goal: in memory, in the live XML, and
- * in one journal. Returns 0, or -1 with an error reported and everything as it was. */
+/**
+ * ferryGroupForm:
+ * @group: copies whose goal is to mirror, with a reference to each
+ *
+ * Makes them a group with @goal, led by the first one: in memory, in the live XML, and in one
+ * journal. Domain locked, job held. Returns 0, or -1 with an error reported and everything as it
+ * was.
+ */
 int
 ferryGroupForm(GPtrArray *group,
                ferryCopyGoal goal)
@@ -299,8 +310,14 @@ ferryGroupHold(GPtrArray *group,
 }
 
 
-/* Behind the point of no return: each member finishes by itself. @again: what an earlier call could
- * not do */
+/**
+ * ferryGroupFinish:
+ * @again: what an earlier call could not do
+ *
+ * Takes the steps behind the point of no return. The configuration is saved for all members at
+ * once; then each finishes by itself. Domain locked, job held, all members driven by this thread.
+ * Returns 0, or -1 with an error reported: a worker tries again.
+ */
 int
 ferryGroupFinish(GPtrArray *group,
                  bool again)
@@ -385,7 +402,13 @@ ferryGroupDrop(GPtrArray *group)
 }
 
 
-/* Carries out what the group is for. All members are driven by this thread. */
+/**
+ * ferryGroupRun:
+ *
+ * Carries out what the group is for. Domain locked, job held, all members driven by this thread.
+ * Returns 0, or -1 with an error reported: then the guest is on all its sources and the copies are
+ * single ones again, or it is not known where it is.
+ */
 int
 ferryGroupRun(GPtrArray *group)
 {
