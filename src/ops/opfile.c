@@ -272,6 +272,7 @@ ferryOpFileAskFolder(ferryOp *op,
     ferryOpFileQuestion *question = g_new0(ferryOpFileQuestion, 1);
     g_autofree char *first = g_strdup(g_ptr_array_index(paths, 0));
     g_autofree char *what = NULL;
+    bool hold = op->holdJob;
     bool answered;
 
     question->op = ferryOpRef(op);
@@ -279,8 +280,12 @@ ferryOpFileAskFolder(ferryOp *op,
     question->removal = op->undoing;
     memcpy(question->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
 
+    /* what begins keeps its job, for at most that time: calls that wait for it are not refused
+     * because they come in between its steps */
+    op->holdJob = hold || !ferryOpFileMustEnd(op);
     answered = ferryOpRunUnlocked(op, first, ferryOpFileQuestionRun, question,
                                   ferryOpFileQuestionLate, FERRY_BOUNDED_STORAGE_MS);
+    op->holdJob = hold;
     if (answered)
         ferryOpFileQuestionFree(question);
 
