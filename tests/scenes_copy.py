@@ -43,8 +43,8 @@ class Copy(faultmatrix.Scene):
     def wait_ready(self):
         def ready():
             self.call('blockJobInfo', self.DISKS[0], 0)
-            return " ready='yes'" in self.call('XMLDesc', 0)
-        wait_for(ready, 60, 0.02, 'the mirror to be ready')
+            return self.is_ready()
+        wait_for(ready, 60, 0.02, 'the copy to be ready')
 
     def copied(self):
         self.copy()
@@ -87,16 +87,22 @@ class Copy(faultmatrix.Scene):
         for image in [self.config_source()] if not self.transient else self.there():
             self.check_image(image)
 
+    def is_ready(self):
+        return " ready='yes'" in self.call('XMLDesc', 0)
+
+    def may_copy(self, states):
+        return self.state() == states[0]
+
     def again(self, states):
         """A restarted driver may finish the pivot by itself before this call."""
         def done():
             if self.config_source() == self.target and not self.journal():
                 return True
             try:
-                if self.state() == states[0]:
-                    self.copy()
-                elif " ready='yes'" in self.call('XMLDesc', 0):
+                if self.is_ready():
                     self.pivot()
+                elif self.may_copy(states):
+                    self.copy()
                 else:
                     self.call('blockJobInfo', self.DISKS[0], 0)
             except LibvirtError:
@@ -154,8 +160,9 @@ class Group(Copy):
     def is_ready(self):
         return self.call('XMLDesc', 0).count(" ready='yes'") == len(self.DISKS)
 
-    def wait_ready(self):
-        wait_for(self.is_ready, 60, 0.02, 'the mirrors to be ready')
+    def may_copy(self, states):
+        """Some may have ended, and others not have begun."""
+        return '<mirror' not in self.call('XMLDesc', 0) or super().may_copy(states)
 
     def nudge(self, act):
         """Some may have finished, so they are no group any more."""
@@ -187,21 +194,5 @@ class Group(Copy):
         for target in self.targets():
             if not self.check_sides() and os.path.exists(target):
                 os.unlink(target)
-
-    def again(self, states):
-        def done():
-            if self.config_source() == self.target and not self.journal():
-                return True
-            try:
-                if self.is_ready():
-                    self.pivot()
-                elif '<mirror' not in self.call('XMLDesc', 0) or self.state() == states[0]:
-                    self.copy()
-                else:
-                    self.call('blockJobInfo', self.DISKS[0], 0)
-            except LibvirtError:
-                pass
-            return False
-        wait_for(done, 60, 0.05, 'the second try to succeed')
 
     PLANS = {('copy', 'pivot'): (Copy.copied, pivot)}

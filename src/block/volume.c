@@ -274,7 +274,7 @@ ferryVolumeAsk(virDomainObj *vm,
     call->identity = virIdentityGetCurrent();
     if (spec) {
         call->spec = *spec;
-        call->removal = ferryVolumeRemovalNew(QEMU_DOMAIN_PRIVATE(vm)->driver, /* others= */ NULL,
+        call->removal = ferryVolumeRemovalNew(QEMU_DOMAIN_PRIVATE(vm)->driver, /* own= */ NULL,
                                               /* wait= */ 0);
     }
 

@@ -38,7 +38,7 @@ VIR_LOG_INIT("ferry.volume");
 
 struct _ferryVolumeRemoval {
     int refs;         /* atomic */
-    ferryUse *others; /* definitions, but for those of one domain; NULL: there is no such exception */
+    ferryUse *others; /* definitions of all domains but one; NULL: there is no such exception */
     ferryUse *all;    /* definitions of all domains */
     gint64 until;     /* us, monotonic clock: from then on nobody waits */
     GPtrArray *volumes; /* of ferryVolume */
@@ -48,18 +48,18 @@ struct _ferryVolumeRemoval {
 
 /**
  * ferryVolumeRemovalNew:
- * @others: the definitions that count while the caller waits; taken over; NULL: all count
+ * @own: name of a domain whose definition does not count while the caller waits; NULL: all count
  * @wait: for how many milliseconds the caller is going to wait
  */
 ferryVolumeRemoval *
 ferryVolumeRemovalNew(virQEMUDriver *driver,
-                      ferryUse *others,
+                      const char *own,
                       unsigned int wait)
 {
     ferryVolumeRemoval *removal = g_new0(ferryVolumeRemoval, 1);
 
     removal->refs = 1;
-    removal->others = others;
+    removal->others = own ? ferryUseNew(driver, own) : NULL;
     removal->all = ferryUseNew(driver, /* except= */ NULL);
     removal->until = g_get_monotonic_time() + wait * G_GINT64_CONSTANT(1000);
     removal->volumes = g_ptr_array_new_with_free_func((GDestroyNotify) ferryVolumeFree);

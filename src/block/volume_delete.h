@@ -7,7 +7,6 @@
 
 #pragma once
 
-#include "block/use.h"
 #include "block/volumeid.h"
 #include "qemu/qemu_conf.h"
 #include "qemu/qemu_domain.h"
@@ -19,7 +18,7 @@
 typedef struct _ferryVolumeRemoval ferryVolumeRemoval;
 
 ferryVolumeRemoval *ferryVolumeRemovalNew(virQEMUDriver *driver,
-                                          ferryUse *others,
+                                          const char *own,
                                           unsigned int wait);
 ferryVolumeRemoval *ferryVolumeRemovalRef(ferryVolumeRemoval *removal);
 void ferryVolumeRemovalUnref(void *opaque);

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "engine/engine.h"
 #include "engine/unlocked.h"
 #include "engine/wait.h"
 
@@ -34,4 +35,77 @@ ferryOpRunUnlocked(ferryOp *op,
     ignore_value(ferryOpResume(op));
 
     return done;
+}
+
+
+/* Work for which an operation may not wait to the end. */
+typedef struct {
+    ferryOp *op; /* of which the thread uses nothing: its domain is not locked */
+    unsigned char uuid[VIR_UUID_BUFLEN];
+    ferryBoundedFunc func;
+    void *data;
+    GDestroyNotify clear;
+    bool begun;
+} ferryUnlockedWork;
+
+
+static void
+ferryUnlockedFree(ferryUnlockedWork *work)
+{
+    ferryOpUnref(work->op);
+    g_free(work);
+}
+
+
+static void
+ferryUnlockedRun(void *opaque)
+{
+    ferryUnlockedWork *work = opaque;
+
+    work->begun = true;
+    work->func(work->data);
+}
+
+
+/* Nobody waited for it any more. If no thread could begin, since there are too many, the next call
+ * or driver tries again. */
+static void
+ferryUnlockedLate(void *opaque)
+{
+    ferryUnlockedWork *work = opaque;
+
+    if (work->begun)
+        ferryEngineSubmitAgain(work->op, work->uuid);
+    work->clear(work->data);
+    ferryUnlockedFree(work);
+}
+
+
+/**
+ * ferryOpRunUnlockedAgain:
+ *
+ * Like ferryOpRunUnlocked(). If @func ends only after @timeout, a worker goes on with @op then
+ * (ferryEngineSubmitAgain()).
+ */
+bool
+ferryOpRunUnlockedAgain(ferryOp *op,
+                        const char *place,
+                        ferryBoundedFunc func,
+                        void *data,
+                        GDestroyNotify clear,
+                        unsigned int timeout)
+{
+    ferryUnlockedWork *work = g_new0(ferryUnlockedWork, 1);
+
+    work->op = ferryOpRef(op);
+    memcpy(work->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
+    work->func = func;
+    work->data = data;
+    work->clear = clear;
+
+    if (!ferryOpRunUnlocked(op, place, ferryUnlockedRun, work, ferryUnlockedLate, timeout))
+        return false;
+
+    ferryUnlockedFree(work);
+    return true;
 }

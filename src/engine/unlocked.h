@@ -16,3 +16,9 @@ bool ferryOpRunUnlocked(ferryOp *op,
                         void *data,
                         GDestroyNotify clear,
                         unsigned int timeout);
+bool ferryOpRunUnlockedAgain(ferryOp *op,
+                             const char *place,
+                             ferryBoundedFunc func,
+                             void *data,
+                             GDestroyNotify clear,
+                             unsigned int timeout);

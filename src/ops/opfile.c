@@ -179,11 +179,9 @@ ferryOpFileAwait(ferryOp *op,
 
 /* Question to the storage of files of one folder, for an operation whose QEMU runs. */
 typedef struct {
-    ferryOp *op; /* of which the thread that asks uses only the driver: its domain is not locked */
-    unsigned char uuid[VIR_UUID_BUFLEN];
+    virQEMUDriver *driver;
     GPtrArray *paths;
     bool removal; /* the files are going to be removed */
-    bool begun;
 } ferryOpFileQuestion;
 
 
@@ -191,7 +189,7 @@ typedef struct {
 static void
 ferryOpFileAskNamesakes(ferryOpFileQuestion *question)
 {
-    g_autoptr(GPtrArray) named = ferryDefinitionsPaths(question->op->driver, /* locked= */ NULL);
+    g_autoptr(GPtrArray) named = ferryDefinitionsPaths(question->driver, /* locked= */ NULL);
     struct stat st;
     size_t i;
     size_t k;
@@ -216,8 +214,6 @@ ferryOpFileQuestionRun(void *opaque)
     struct stat st;
     size_t i;
 
-    question->begun = true;
-
     for (i = 0; i < question->paths->len; i++)
         ignore_value(stat(g_ptr_array_index(question->paths, i), &st));
 
@@ -227,24 +223,12 @@ ferryOpFileQuestionRun(void *opaque)
 
 
 static void
-ferryOpFileQuestionFree(ferryOpFileQuestion *question)
-{
-    ferryOpUnref(question->op);
-    g_ptr_array_unref(question->paths);
-    g_free(question);
-}
-
-
-/* Nobody waited for the answer any more. If the question was not asked, since there are too
- * many threads, the next call or driver asks. */
-static void
-ferryOpFileQuestionLate(void *opaque)
+ferryOpFileQuestionFree(void *opaque)
 {
     ferryOpFileQuestion *question = opaque;
 
-    if (question->begun)
-        ferryEngineSubmitAgain(question->op, question->uuid);
-    ferryOpFileQuestionFree(question);
+    g_ptr_array_unref(question->paths);
+    g_free(question);
 }
 
 
@@ -275,16 +259,15 @@ ferryOpFileAskFolder(ferryOp *op,
     bool hold = op->holdJob;
     bool answered;
 
-    question->op = ferryOpRef(op);
+    question->driver = op->driver;
     question->paths = paths;
     question->removal = op->undoing;
-    memcpy(question->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
 
     /* what begins keeps its job, for at most that time: calls that wait for it are not refused
      * because they come in between its steps */
     op->holdJob = hold || !ferryOpFileMustEnd(op);
-    answered = ferryOpRunUnlocked(op, first, ferryOpFileQuestionRun, question,
-                                  ferryOpFileQuestionLate, FERRY_BOUNDED_STORAGE_MS);
+    answered = ferryOpRunUnlockedAgain(op, first, ferryOpFileQuestionRun, question,
+                                       ferryOpFileQuestionFree, FERRY_BOUNDED_STORAGE_MS);
     op->holdJob = hold;
     if (answered)
         ferryOpFileQuestionFree(question);
@@ -310,7 +293,7 @@ ferryOpFileAskFolder(ferryOp *op,
  * ferryOpFileAdd:
  * @paths: strings of its own
  *
- * Adds to @paths, for ferryOpFileAnswer(), the local files and devices of the chain of @image.
+ * Adds to @paths, for ferryOpFilePathsAnswer(), the local files and devices of the chain of @image.
  */
 void
 ferryOpFileAdd(GPtrArray *paths,
@@ -326,20 +309,21 @@ ferryOpFileAdd(GPtrArray *paths,
 
 
 /**
- * ferryOpFileAnswer:
+ * ferryOpFilePathsAnswer:
  * @paths: local files and devices
  *
  * Asks the storage of @paths, which a step of @op is about to work on with the domain locked,
- * whether it answers. Domain locked, by the thread that drives @op; the lock and (unless
- * op->holdJob) the job are released meanwhile: nothing that is the domain's stays valid, and
- * after an error check ferryOpIsLost().
+ * whether it answers. Domain locked, by the thread that drives @op; the lock is released
+ * meanwhile, and the job, too, if @op is being undone or past its point of no return (unless
+ * op->holdJob): nothing that is the domain's stays valid then, and after an error check
+ * ferryOpIsLost().
  *
  * Returns 0, also if there is no QEMU (see ferryOpFileAwait()), or -1 with an error reported.
  * Then jobChanged of @op is called as soon as the storage has answered.
  */
 int
-ferryOpFileAnswer(ferryOp *op,
-                  GPtrArray *paths)
+ferryOpFilePathsAnswer(ferryOp *op,
+                       GPtrArray *paths)
 {
     size_t i;
     size_t k;
@@ -371,7 +355,7 @@ ferryOpFileAnswer(ferryOp *op,
 /**
  * ferryOpFileAnswers:
  *
- * Like ferryOpFileAnswer(), for the whole chain of @image.
+ * Like ferryOpFilePathsAnswer(), for the whole chain of @image.
  */
 int
 ferryOpFileAnswers(ferryOp *op,
@@ -380,7 +364,7 @@ ferryOpFileAnswers(ferryOp *op,
     g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
 
     ferryOpFileAdd(paths, image);
-    return ferryOpFileAnswer(op, paths);
+    return ferryOpFilePathsAnswer(op, paths);
 }
 
 

@@ -13,7 +13,7 @@
 int ferryOpFileMake(ferryOp *op, virStorageSource *image, ferryFile *file);
 void ferryOpFileKeep(ferryOp *op, virStorageSource *image);
 void ferryOpFileAdd(GPtrArray *paths, virStorageSource *image);
-int ferryOpFileAnswer(ferryOp *op, GPtrArray *paths);
+int ferryOpFilePathsAnswer(ferryOp *op, GPtrArray *paths);
 int ferryOpFileAnswers(ferryOp *op, virStorageSource *image);
 ferryUse *ferryOpFileUse(ferryOp *op);
 void ferryOpFileList(GPtrArray *paths, virStorageSource *image, ferryImageOrigin origin);

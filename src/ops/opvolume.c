@@ -12,6 +12,8 @@
 
 #include <config.h>
 
+#include "block/image.h"
+#include "block/node.h"
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/leftover.h"
@@ -35,7 +37,7 @@ ferryOpVolumeIsLate(ferryOp *op,
 
     if (op->over && *volume) {
         /* whoever settled @op could not delete it yet */
-        removal = ferryVolumeRemovalNew(op->driver, /* others= */ NULL, /* wait= */ 0);
+        removal = ferryVolumeRemovalNew(op->driver, /* own= */ NULL, /* wait= */ 0);
         ferryVolumeRemovalAdd(removal, *volume);
         ignore_value(ferryVolumeRemovalAwait(op->vm, removal));
         ferryVolumeRemovalUnref(removal);
@@ -52,27 +54,33 @@ ferryOpVolumeIsLate(ferryOp *op,
 
 /**
  * ferryOpVolumeCreate:
- * @path: where the volume must be
+ * @image: what the volume is for, with its path and format
+ * @disk: disk of the domain whose size the volume gets
  * @volume: names it; replaced by the record of what was created
  *
- * Creates the volume. Domain locked, by the thread that drives @op; the lock and (unless
- * op->holdJob) the job are released meanwhile. Returns 0, or -1 with an error reported: check
- * ferryOpIsLost().
+ * Creates the volume. Whoever wants it formats it as if it were a file. Domain locked, job held, by
+ * the thread that drives @op; both are released meanwhile (the job unless op->holdJob). Returns 0,
+ * or -1 with an error reported: check ferryOpIsLost().
  */
 int
 ferryOpVolumeCreate(ferryOp *op,
-                    const char *path,
-                    const ferryVolumeSpec *spec,
+                    virStorageSource *image,
+                    virDomainDiskDef *disk,
                     ferryVolume **volume)
 {
     g_autofree char *pool = g_strdup((*volume)->pool);
     g_autofree char *name = g_strdup((*volume)->name);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    ferryVolumeSpec spec = { .format = image->format };
     ferryVolume *made;
+
+    if (!nodes || ferryNodeCapacity(nodes, disk->src->nodeformat, &spec.capacity) < 0)
+        return -1;
 
     (*volume)->creating = true;
 
     ferryOpYield(op);
-    made = ferryVolumeCreate(op->vm, pool, name, path, spec);
+    made = ferryVolumeCreate(op->vm, pool, name, image->path, &spec);
 
     if (!made && virGetLastErrorCode() == VIR_ERR_OPERATION_TIMEOUT)
         VIR_WARN("volume '%s' of pool '%s' may still be created; then it is deleted at once, unless this "
@@ -86,47 +94,11 @@ ferryOpVolumeCreate(ferryOp *op,
         return -1;
     }
 
-    return made ? ferryJournalWrite(op->vm, /* durable= */ true) : -1;
-}
+    if (!made || ferryJournalWrite(op->vm, /* durable= */ true) < 0)
+        return -1;
 
-
-typedef struct {
-    ferryOp *op; /* of which the thread that deletes uses nothing: its domain is not locked */
-    unsigned char uuid[VIR_UUID_BUFLEN];
-    ferryVolumeRemoval *removal;
-    bool begun;
-} ferryOpVolumeDiscarding;
-
-
-static void
-ferryOpVolumeDiscardRun(void *opaque)
-{
-    ferryOpVolumeDiscarding *discarding = opaque;
-
-    discarding->begun = true;
-    ferryVolumeRemovalRun(discarding->removal);
-}
-
-
-static void
-ferryOpVolumeDiscardFree(ferryOpVolumeDiscarding *discarding)
-{
-    ferryOpUnref(discarding->op);
-    ferryVolumeRemovalUnref(discarding->removal);
-    g_free(discarding);
-}
-
-
-/* Nobody waited any more: the undo is tried again, which finds the volumes gone. If no thread could
- * begin, since too many wait already, the next call or driver tries again. */
-static void
-ferryOpVolumeDiscardLate(void *opaque)
-{
-    ferryOpVolumeDiscarding *discarding = opaque;
-
-    if (discarding->begun)
-        ferryEngineSubmitAgain(discarding->op, discarding->uuid);
-    ferryOpVolumeDiscardFree(discarding);
+    ferryImageCutToSize(image, spec.capacity);
+    return 0;
 }
 
 
@@ -159,7 +131,7 @@ ferryOpVolumePrepare(ferryOp *op,
 
         /* all definitions count, those of the domain, too: no mirror of it is left */
         if (!*removal)
-            *removal = ferryVolumeRemovalNew(op->driver, /* others= */ NULL, wait);
+            *removal = ferryVolumeRemovalNew(op->driver, /* own= */ NULL, wait);
         ferryVolumeRemovalAdd(*removal, volume);
     }
 
@@ -205,7 +177,6 @@ ferryOpVolumeDiscard(ferryOp *op,
                      GPtrArray *volumes)
 {
     ferryVolumeRemoval *removal = NULL;
-    ferryOpVolumeDiscarding *discarding;
     g_autofree char *names = NULL;
     g_autofree char *place = NULL;
     const char *failure;
@@ -218,15 +189,10 @@ ferryOpVolumeDiscard(ferryOp *op,
         return 0;
 
     names = ferryVolumeRemovalDescribe(removal);
-    discarding = g_new0(ferryOpVolumeDiscarding, 1);
-    discarding->op = ferryOpRef(op);
-    discarding->removal = removal;
-    memcpy(discarding->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
-
     /* threads that wait for a pool are counted */
     place = g_strdup_printf("pool %s", ferryOpVolumePool(volumes));
-    if (!ferryOpRunUnlocked(op, place, ferryOpVolumeDiscardRun, discarding,
-                            ferryOpVolumeDiscardLate, FERRY_VOLUME_REMOVAL_MS)) {
+    if (!ferryOpRunUnlockedAgain(op, place, ferryVolumeRemovalRun, removal, ferryVolumeRemovalUnref,
+                                 FERRY_VOLUME_REMOVAL_MS)) {
         if (!ferryOpIsLost(op))
             virReportError(VIR_ERR_OPERATION_TIMEOUT,
                            _("the storage driver must answer before volumes that operation '%1$s' has left "
@@ -241,7 +207,7 @@ ferryOpVolumeDiscard(ferryOp *op,
         ferryOpVolumeForget(volumes);
     }
 
-    ferryOpVolumeDiscardFree(discarding);
+    ferryVolumeRemovalUnref(removal);
     return rc;
 }
 

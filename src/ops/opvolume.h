@@ -12,8 +12,8 @@
 #include "engine/op.h"
 
 int ferryOpVolumeCreate(ferryOp *op,
-                        const char *path,
-                        const ferryVolumeSpec *spec,
+                        virStorageSource *image,
+                        virDomainDiskDef *disk,
                         ferryVolume **volume);
 int ferryOpVolumeDiscard(ferryOp *op, GPtrArray *volumes);
 int ferryOpVolumeDelete(ferryOp *op, GPtrArray *volumes, ferryVolumeRemoval **removal);

@@ -36,7 +36,8 @@ VIR_ENUM_IMPL(ferryPolicyQuiesceMode,
               "no", "try", "required");
 
 
-/* Returns the element of Ferry's namespace in the metadata of @def, or NULL. */
+/* Returns the element of Ferry's namespace in the metadata of @def, or NULL. libvirt has a function
+ * for that (virXMLFindChildNodeByNs), but not for modules. */
 static xmlNodePtr
 ferryPolicyNode(virDomainDef *def)
 {
@@ -44,7 +45,7 @@ ferryPolicyNode(virDomainDef *def)
 
     for (node = def->metadata ? def->metadata->children : NULL; node; node = node->next) {
         if (node->type == XML_ELEMENT_NODE && node->ns &&
-            STREQ_NULLABLE((const char *) node->ns->href, FERRY_POLICY_NAMESPACE))
+            STREQ((const char *) node->ns->href, FERRY_POLICY_NAMESPACE))
             return node;
     }
 
@@ -104,7 +105,7 @@ ferryPolicyParse(xmlNodePtr node,
 bool
 ferryPolicyExists(virDomainObj *vm)
 {
-    return ferryPolicyNode(vm->def);
+    return ferryPolicyNode(vm->def) != NULL;
 }
 
 

@@ -48,8 +48,9 @@ VIR_LOG_INIT("ferry.quiesce");
 /**
  * ferryQuiesceCheck:
  *
- * Returns 0 if the guest has an agent to freeze it or need not be frozen (then it is not going to
- * be), or -1 with an error reported. Called before anything is changed.
+ * Returns 0 if the guest has an agent to freeze it or need not be frozen, or -1 with an error
+ * reported. If freezing is optional and cannot work, quiesce->wanted becomes false. Called before
+ * anything is changed.
  */
 int
 ferryQuiesceCheck(virDomainObj *vm,

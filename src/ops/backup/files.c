@@ -7,7 +7,6 @@
 
 #include <config.h>
 
-#include "block/node.h"
 #include "engine/wait.h"
 #include "ops/backup/data.h"
 #include "ops/backup/files.h"
@@ -38,7 +37,7 @@ ferryBackupAskStores(ferryOp *op)
     for (i = 0; i < backup->ndisks; i++)
         ferryOpFileAdd(paths, backup->disks[i].def->store);
 
-    return ferryOpFileAnswer(op, paths);
+    return ferryOpFilePathsAnswer(op, paths);
 }
 
 
@@ -57,7 +56,7 @@ ferryBackupAskSocket(ferryOp *op)
     if (ferryBackupIsPull(backup) && backup->def->server->socket)
         g_ptr_array_add(paths, g_strdup(backup->def->server->socket));
 
-    return ferryOpFileAnswer(op, paths);
+    return ferryOpFilePathsAnswer(op, paths);
 }
 
 
@@ -96,25 +95,6 @@ ferryBackupSocketAnswers(ferryOp *op)
 }
 
 
-/* Creates the store of @disk through its pool. The backup formats it then, as it does with a file. */
-static int
-ferryBackupCreateVolume(ferryOp *op,
-                        ferryBackupDisk *disk)
-{
-    virStorageSource *store = disk->def->store;
-    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
-    ferryVolumeSpec spec = { .format = store->format };
-
-    if (!nodes || ferryBackupRequireDisks(op) < 0 ||
-        ferryNodeCapacity(nodes, ferryBackupDomainDisk(op, disk)->src->nodeformat, &spec.capacity) < 0 ||
-        ferryOpVolumeCreate(op, store->path, &spec, &disk->volume) < 0)
-        return -1;
-
-    ferryImageCutToSize(store, spec.capacity);
-    return 0;
-}
-
-
 /* files: gives the images, which are empty, their names, so that they can be labelled, and
  * writes the file of the checkpoint */
 static int
@@ -138,7 +118,11 @@ ferryBackupFiles(ferryOp *op)
     size_t i;
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (backup->disks[i].volume && ferryBackupCreateVolume(op, &backup->disks[i]) < 0)
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        if (disk->volume &&
+            (ferryBackupRequireDisks(op) < 0 ||
+             ferryOpVolumeCreate(op, disk->def->store, ferryBackupDomainDisk(op, disk), &disk->volume) < 0))
             return -1;
     }
 

@@ -259,21 +259,29 @@ ferryGroupCheckWhole(GPtrArray *group,
 }
 
 
-/* Gets all jobs to PENDING. Returns as ferryPlanAdvance(). */
+/* Returns whether all jobs may have been told to complete: by a driver that died. */
+static bool
+ferryGroupIsTold(GPtrArray *group)
+{
+    size_t i;
+
+    for (i = 0; i < group->len; i++) {
+        if (!ferryPlanReached(ferryGroupMember(group, i), &ferryCopyPivotPlan, "drain"))
+            return false;
+    }
+
+    return true;
+}
+
+
+/* Takes all steps before the jobs are told to complete. Returns as ferryPlanAdvance(). */
 static int
-ferryGroupHold(GPtrArray *group,
-               ferryCopyGoal goal)
+ferryGroupPrepare(GPtrArray *group,
+                  ferryCopyGoal goal)
 {
     bool pause = false;
-    size_t held = 0;
     size_t i;
     int rc;
-
-    /* a driver that died has told the jobs to complete */
-    for (i = 0; i < group->len; i++)
-        held += ferryPlanReached(ferryGroupMember(group, i), &ferryCopyPivotPlan, "drain");
-    if (held == group->len)
-        goto drain;
 
     for (i = 0; i < group->len; i++) {
         if ((rc = ferryPlanAdvance(ferryGroupMember(group, i), &ferryCopyPivotPlan, "flush")) < 0)
@@ -299,10 +307,20 @@ ferryGroupHold(GPtrArray *group,
     for (i = 0; i < group->len; i++)
         ferryGroupCopy(group, i)->pause = pause;
 
-    if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "pause")) < 0)
+    return ferryPlanRunTogether(group, &ferryCopyPivotPlan, "pause");
+}
+
+
+/* Gets all jobs to PENDING. Returns as ferryPlanAdvance(). */
+static int
+ferryGroupHold(GPtrArray *group,
+               ferryCopyGoal goal)
+{
+    int rc;
+
+    if (!ferryGroupIsTold(group) && (rc = ferryGroupPrepare(group, goal)) < 0)
         return rc;
 
- drain:
     if ((rc = ferryPlanRunTogether(group, &ferryCopyPivotPlan, "drain")) < 0)
         return rc;
 
@@ -329,7 +347,8 @@ ferryGroupFinish(GPtrArray *group,
         (ferryPlanRunTogether(group, &ferryCopyPivotPlan, "unpause") < 0 ||
          ferryPlanRunTogether(group, &ferryCopyPivotPlan, "thaw") < 0 ||
          ferryPlanRunTogether(group, &ferryCopyPivotPlan, "adopt") < 0)) {
-        virErrorPreserveLast(&err);
+        /* each finds out by itself what that means for it */
+        virResetLastError();
         again = true;
     }
 
@@ -444,7 +463,6 @@ void
 ferryGroupJobChanged(ferryOp *op)
 {
     g_autoptr(GPtrArray) group = NULL;
-    size_t held = 0;
     size_t i;
 
     if (!op->leader || ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {
@@ -472,11 +490,8 @@ ferryGroupJobChanged(ferryOp *op)
         return;
     }
 
-    for (i = 0; i < group->len; i++)
-        held += ferryPlanReached(ferryGroupMember(group, i), &ferryCopyPivotPlan, "drain");
-
     /* what a driver that died has done before it told the jobs to complete is done again */
-    for (i = 0; held < group->len && i < group->len; i++)
+    for (i = 0; !ferryGroupIsTold(group) && i < group->len; i++)
         ignore_value(ferryPlanUndo(ferryGroupMember(group, i), &ferryCopyPivotPlan));
 
     ignore_value(ferryGroupRun(group));

@@ -78,26 +78,6 @@ ferryCopyUnpublish(ferryOp *op)
 }
 
 
-/* Creates the target through its pool. The driver formats it for the copy then, as it does with
- * a file. */
-static int
-ferryCopyCreateVolume(ferryOp *op)
-{
-    ferryCopy *copy = ferryCopyOf(op);
-    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
-    virDomainDiskDef *disk = ferryCopyDisk(op); /* after the wait for QEMU */
-    ferryVolumeSpec spec = { .format = copy->target->format };
-
-    if (!nodes || ferryCopyRequireDisk(op) < 0 ||
-        ferryNodeCapacity(nodes, disk->src->nodeformat, &spec.capacity) < 0 ||
-        ferryOpVolumeCreate(op, copy->target->path, &spec, &copy->volume) < 0)
-        return -1;
-
-    ferryImageCutToSize(copy->target, spec.capacity);
-    return 0;
-}
-
-
 /* file: gives the target, an empty file, its name, so that "access" can label it */
 static int
 ferryCopyFile(ferryOp *op)
@@ -106,7 +86,8 @@ ferryCopyFile(ferryOp *op)
     int rc = ferryOpFileAnswers(op, copy->target);
 
     if (rc == 0 && copy->volume)
-        return ferryCopyCreateVolume(op);
+        return ferryCopyRequireDisk(op) < 0 ? -1 : ferryOpVolumeCreate(op, copy->target, ferryCopyDisk(op),
+                                                                       &copy->volume);
 
     if (rc < 0 || (rc = ferryOpFileMake(op, copy->target, copy->file)) < 0)
         return -1;

@@ -201,7 +201,7 @@ ferryIncomingRemoval(ferryOp *op,
             continue;
 
         if (!removal)
-            removal = ferryVolumeRemovalNew(op->driver, own ? ferryUseNew(op->driver, own) : NULL, wait);
+            removal = ferryVolumeRemovalNew(op->driver, own, wait);
         ferryVolumeRemovalAdd(removal, incoming->disks[i].volume);
     }
 
