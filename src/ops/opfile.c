@@ -135,8 +135,8 @@ ferryOpFileAsk(void *opaque)
  * @op: its QEMU is gone
  * @paths: files, which need not exist; strings of its own; taken over
  *
- * Asks the storage of @paths, which stopped() of @op is about to remove files from, whether it
- * answers: the domain is locked. So is that of the domain's own images, which may be the same
+ * Asks the storage of @paths, which stopped() of @op is about to remove files from or to revoke
+ * access to, whether it answers: the domain is locked. So is that of the domain's own images, which may be the same
  * files by another name, and for the same reason as in ferryOpFileRemove() that of all domains'
  * images. Then the lock is released meanwhile.
  *
@@ -170,8 +170,8 @@ ferryOpFileAwait(ferryOp *op,
         return 0;
 
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
-                   _("before '%1$s', which operation '%2$s' has left, can be removed, its storage and "
-                     "that of the domains' images must answer; check the mounts and devices"),
+                   _("the storage of '%1$s', which operation '%2$s' has left, and that of the domains' "
+                     "images must answer before the operation can end; check the mounts and devices"),
                    first, op->name);
     return -1;
 }

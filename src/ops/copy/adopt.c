@@ -137,3 +137,27 @@ ferryCopyAdoptConfig(ferryOp *op)
         ferryCopyOf(g_ptr_array_index(group, i))->unsaved = false;
     return 0;
 }
+
+
+/**
+ * ferryCopyCutOld:
+ *
+ * Takes out of the old image's chain what the disk's chain has now: after a restart the old chain
+ * comes from the journal, whole. Domain locked.
+ */
+void
+ferryCopyCutOld(ferryOp *op)
+{
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    virStorageSource *n;
+    virStorageSource *m;
+
+    for (n = ferryCopyOf(op)->old; virStorageSourceIsBacking(n); n = n->backingStore) {
+        for (m = disk ? disk->src : NULL; virStorageSourceIsBacking(m); m = m->backingStore) {
+            if (n->backingStore && STREQ_NULLABLE(n->backingStore->nodeformat, m->nodeformat)) {
+                g_clear_pointer(&n->backingStore, virObjectUnref);
+                break;
+            }
+        }
+    }
+}

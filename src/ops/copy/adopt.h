@@ -10,3 +10,4 @@
 #include "engine/op.h"
 
 int ferryCopyAdoptConfig(ferryOp *op);
+void ferryCopyCutOld(ferryOp *op);

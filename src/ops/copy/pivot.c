@@ -391,27 +391,12 @@ static int
 ferryPivotRelease(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    virDomainDiskDef *disk;
     g_autofree char *jobname = ferryJobName(op, "mirror");
-    virStorageSource *n;
 
     if (copy->old && ferryOpFileAnswers(op, copy->old) < 0)
         return FERRY_STEP_UNKNOWN;
 
-    disk = ferryCopyDisk(op);
-
-    /* after a restart copy->old comes from the journal, with images of the new chain */
-    for (n = copy->old; virStorageSourceIsBacking(n); n = n->backingStore) {
-        virStorageSource *m;
-
-        for (m = disk ? disk->src : NULL; virStorageSourceIsBacking(m); m = m->backingStore) {
-            if (n->backingStore && STREQ_NULLABLE(n->backingStore->nodeformat, m->nodeformat)) {
-                g_clear_pointer(&n->backingStore, virObjectUnref);
-                break;
-            }
-        }
-    }
-
+    ferryCopyCutOld(op);
     ferryJobDismiss(op, jobname);
     if (copy->old)
         ferryNodeReleaseSource(op->vm, copy->old);

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/qmp.h"
 #include "block/source.h"
 #include "engine/engine.h"
@@ -443,13 +444,41 @@ ferryCopyAwaitTarget(ferryOp *op)
 }
 
 
+/* Revokes access to the old image, which the driver would have done if QEMU had lived: the live
+ * definition does not name it any more, so that the stock driver leaves it as it was for QEMU.
+ * Returns 0, or -1 if its storage does not answer. */
+static int
+ferryCopyReleaseOld(ferryOp *op,
+                    virDomainDiskDef *disk)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    GPtrArray *paths = NULL;
+
+    if (!disk || !copy->old || virStorageSourceIsSameLocation(disk->src, copy->old))
+        return 0;
+
+    ferryCopyCutOld(op);
+    paths = g_ptr_array_new_with_free_func(g_free);
+    ferryOpFileAdd(paths, copy->old);
+    if (ferryOpFileAwait(op, paths) < 0) {
+        VIR_WARN("disk '%s' of domain '%s' has left '%s', which keeps QEMU's labels until its "
+                 "storage answers: %s", copy->dst, op->vm->def->name, NULLSTR(copy->old->path),
+                 virGetLastErrorMessage());
+        return -1;
+    }
+
+    ferryAccessRevoke(op->vm, copy->old);
+    return 0;
+}
+
+
 /**
  * ferryCopyStopped:
  *
  * QEMU is gone, or the host was restarted. If the guest may have written to the target,
  * makes the configuration name the target; else removes what the copy created. Ends the
- * operation, unless the configuration cannot be saved, or the target's storage does not answer:
- * an error is reported then. Without the configuration the domain must not start. Domain
+ * operation, unless the configuration cannot be saved, or the storage of what is left does not
+ * answer: an error is reported then. Without the configuration the domain must not start. Domain
  * locked; op->vm is NULL if the domain is gone.
  */
 void
@@ -481,7 +510,7 @@ ferryCopyStopped(ferryOp *op)
         ferryOpEnd(op);
     } else if (op->vm && ferryCopyAdoptConfig(op) < 0) {
         ferryCopyReportUnsaved(op);
-    } else {
+    } else if (ferryCopyReleaseOld(op, disk) == 0) {
         ferryOpEnd(op);
     }
 
