@@ -14,7 +14,7 @@ class Step(ctypes.Structure):
     """struct _ferryStep, engine/op.h"""
     _fields_ = [('name', ctypes.c_char_p), ('run', ctypes.c_void_p),
                 ('undo', ctypes.c_void_p), ('durable', ctypes.c_bool),
-                ('alone', ctypes.c_bool), ('unrecorded', ctypes.c_bool)]
+                ('alone', ctypes.c_bool), ('unrecorded', ctypes.c_bool), ('idle', ctypes.c_void_p)]
 
 
 class Plan(ctypes.Structure):

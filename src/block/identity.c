@@ -329,7 +329,8 @@ ferryIdentityRemember(virDomainObj *vm,
 /**
  * ferryIdentityLearn:
  *
- * Remembers which file QEMU has open for @src, which it has just opened. Domain locked, job
+ * Remembers which file QEMU has open for @src, which it has just opened, so that no earlier
+ * driver can hold it (ferryIdentityIsHeld()). Domain locked, job
  * held; releases the lock meanwhile. Reports no error.
  */
 void
@@ -338,8 +339,10 @@ ferryIdentityLearn(virDomainObj *vm,
 {
     ferryIdentityProbe *probe = ferryIdentityProbeNew(vm);
 
-    if (ferryIdentityHasName(src))
+    if (ferryIdentityHasName(src)) {
         ferryIdentityProbeAdd(probe, src);
+        ferryIdentitySetHeld(vm, src, /* held= */ false);
+    }
 
     ferryIdentityRemember(vm, probe);
 }

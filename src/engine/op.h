@@ -52,6 +52,10 @@ struct _ferryStep {
     /* Recovery need not know whether the step ran, so the journal does not record it. It
      * must be neither the first nor the last step of its plan. */
     bool unrecorded;
+
+    /* Returns whether run() has nothing to do this time, nor undo(): then, too, the step is not
+     * recorded, since an entry costs more than most steps. NULL: it always has. */
+    bool (*idle)(ferryOp *op);
 };
 
 typedef struct _ferryPlan ferryPlan;

@@ -44,6 +44,15 @@ ferryStepUndo(ferryOp *op,
 }
 
 
+/* Returns whether the journal must know of @step before @op runs it. */
+static bool
+ferryPlanMustRecord(ferryOp *op,
+                    const ferryStep *step)
+{
+    return !step->unrecorded && (!step->idle || !step->idle(op));
+}
+
+
 /* Records in the journal that @step is about to run. The guest may wait at the point of
  * no return. So the whole journal is synced at the step before, and only a mark is
  * written at the point, unless another operation has rewritten the journal since. */
@@ -51,7 +60,7 @@ static int
 ferryPlanRecord(ferryOp *op,
                 const ferryStep *step)
 {
-    if (step->unrecorded)
+    if (!ferryPlanMustRecord(op, step))
         return 0;
 
     if (ferryStepIsReturn(step) && op->synced)
@@ -253,16 +262,20 @@ ferryPlanRecordTogether(GPtrArray *ops,
     const ferryStep *step = &plan->steps[i];
     g_autofree size_t *before = g_new0(size_t, ops->len);
     bool durable = step->durable || ferryStepIsReturn(ferryStepNextRecorded(step));
+    bool record = false;
     size_t k;
 
     for (k = 0; k < ops->len; k++) {
-        size_t *progress = ferryPlanProgress(g_ptr_array_index(ops, k), plan);
+        ferryOp *op = g_ptr_array_index(ops, k);
+        size_t *progress = ferryPlanProgress(op, plan);
 
         before[k] = *progress;
         *progress = i + 1;
+        record = record || ferryPlanMustRecord(op, step);
     }
 
-    if ((ferryStepIsReturn(step) && leader->synced ? ferryJournalCommit(leader) :
+    if (!record ||
+        (ferryStepIsReturn(step) && leader->synced ? ferryJournalCommit(leader) :
                                                      ferryJournalWrite(leader->vm, durable)) == 0)
         return 0;
 
@@ -275,9 +288,9 @@ ferryPlanRecordTogether(GPtrArray *ops,
 /**
  * ferryPlanRunTogether:
  * @ops: operations of one domain, that which leads the others first
- * @name: of a step that the journal records; all steps before it have run for all of @ops
+ * @name: of a step; all steps before it have run for all of @ops
  *
- * Runs one step for all of @ops. One write to the journal records it for all: after the point of
+ * Runs one step for all of @ops. At most one write to the journal records it for all: after the point of
  * no return a later driver finds all of them past it, or none. Domain locked, job held, @ops
  * driven by this thread. Nothing is undone.
  *

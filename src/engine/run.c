@@ -44,17 +44,21 @@ ferryRunCopy(ferryRun *run,
 }
 
 
-/* Returns the ID of the host's boot, or NULL if it cannot be read. */
-static char *
+/* Returns the ID of the host's boot, or NULL if it cannot be read. It is read once: each entry of the
+ * journal has it. */
+static const char *
 ferryRunBoot(void)
 {
-    g_autofree char *boot = NULL;
+    static gsize read;
+    static char *boot;
 
-    if (virFileReadAllQuiet(FERRY_RUN_BOOT_FILE, FERRY_RUN_BOOT_MAX, &boot) < 0)
-        return NULL;
+    if (g_once_init_enter(&read)) {
+        if (virFileReadAllQuiet(FERRY_RUN_BOOT_FILE, FERRY_RUN_BOOT_MAX, &boot) >= 0)
+            virStringTrimOptionalNewline(boot);
+        g_once_init_leave(&read, 1);
+    }
 
-    virStringTrimOptionalNewline(boot);
-    return g_steal_pointer(&boot);
+    return boot;
 }
 
 
@@ -84,7 +88,7 @@ ferryRunFormat(virBuffer *attrs,
                pid_t pid)
 {
     unsigned long long start = pid > 0 ? ferryRunStart(pid) : 0;
-    g_autofree char *boot = NULL;
+    const char *boot;
 
     if (start == 0 || !(boot = ferryRunBoot()))
         return;
@@ -127,7 +131,7 @@ ferryRunIsOther(const ferryRun *run,
                 pid_t pid)
 {
     unsigned long long start;
-    g_autofree char *boot = NULL;
+    const char *boot;
 
     if (run->pid == 0 || !run->boot)
         return false;

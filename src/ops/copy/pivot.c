@@ -51,6 +51,13 @@ VIR_LOG_INIT("ferry.pivot");
 
 
 /* freeze, thaw: the guest is frozen while its requests are held, if its policy says so */
+static bool
+ferryPivotNeedsNoFreeze(ferryOp *op)
+{
+    return !ferryCopyOf(op)->quiesce.wanted;
+}
+
+
 static int
 ferryPivotFreeze(ferryOp *op)
 {
@@ -81,6 +88,13 @@ ferryPivotThaw(ferryOp *op)
 
 
 /* pause: stops the guest's CPUs where QEMU cannot hold its requests safely */
+static bool
+ferryPivotNeedsNoPause(ferryOp *op)
+{
+    return !ferryCopyOf(op)->pause;
+}
+
+
 static int
 ferryPivotPause(ferryOp *op)
 {
@@ -414,12 +428,14 @@ const ferryPlan ferryCopyPivotPlan = {
         { .name = "bitmaps", .run = ferryPivotCarryBitmaps, .undo = ferryPivotDropBitmaps },
         { .name = "level", .run = ferryCopyAwaitLevel, .unrecorded = true },
         { .name = "flush", .run = ferryPivotFlush, .undo = ferryPivotUnflush },
-        { .name = "freeze", .run = ferryPivotFreeze, .undo = ferryPivotUnfreeze },
-        { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause },
+        { .name = "freeze", .run = ferryPivotFreeze, .undo = ferryPivotUnfreeze,
+          .idle = ferryPivotNeedsNoFreeze },
+        { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause,
+          .idle = ferryPivotNeedsNoPause },
         { .name = "drain", .run = ferryPivotDrain, .undo = ferryPivotUndrain },
         { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
-        { .name = "unpause", .run = ferryPivotRunUnpause },
-        { .name = "thaw", .run = ferryPivotThaw },
+        { .name = "unpause", .run = ferryPivotRunUnpause, .unrecorded = true },
+        { .name = "thaw", .run = ferryPivotThaw, .unrecorded = true },
         { .name = "adopt", .run = ferryPivotAdopt },
         /* alone: the disk shows no copy any more that would keep others off it */
         { .name = "release", .run = ferryPivotRelease, .alone = true },

@@ -165,6 +165,13 @@ ferryCopyHasOwnBacking(ferryCopy *copy)
 }
 
 
+static bool
+ferryCopyAddsNoBacking(ferryOp *op)
+{
+    return !ferryCopyHasOwnBacking(ferryCopyOf(op));
+}
+
+
 static int
 ferryCopyAddBacking(ferryOp *op)
 {
@@ -267,14 +274,19 @@ ferryCopyUncreate(ferryOp *op)
 }
 
 
+static bool
+ferryCopyIsPlain(ferryOp *op)
+{
+    return ferryImageIsPlain(ferryCopyOf(op)->target);
+}
+
+
 /* storage, node: add the target's nodes to QEMU. For a plain image "node" adds both,
  * because QEMU formats it without a storage node. */
 static int
 ferryCopyAddStorage(ferryOp *op)
 {
-    virStorageSource *target = ferryCopyOf(op)->target;
-
-    return ferryImageIsPlain(target) ? 0 : ferryNodeAddStorage(op->vm, target);
+    return ferryCopyIsPlain(op) ? 0 : ferryNodeAddStorage(op->vm, ferryCopyOf(op)->target);
 }
 
 
@@ -470,9 +482,11 @@ const ferryPlan ferryCopyStartPlan = {
         { .name = "publish", .run = ferryCopyPublish, .undo = ferryCopyUnpublish },
         { .name = "file", .run = ferryCopyFile, .undo = ferryCopyUnfile, .durable = true },
         { .name = "access", .run = ferryCopyGrant, .undo = ferryCopyRevoke },
-        { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking },
+        { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking,
+          .idle = ferryCopyAddsNoBacking },
         { .name = "create", .run = ferryCopyCreate, .undo = ferryCopyUncreate, .alone = true },
-        { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes },
+        { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes,
+          .idle = ferryCopyIsPlain },
         { .name = "format", .run = ferryCopyFormatImage, .undo = ferryCopyUncreate, .alone = true },
         { .name = "node", .run = ferryCopyAddNode },
         { .name = "size", .run = ferryCopyCheckSize },
