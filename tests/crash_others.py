@@ -75,7 +75,7 @@ class Client(threading.Thread):
 def undefine(scene):
     if not scene.transient:
         # metadata of checkpoints would refuse it otherwise
-        scene.call('undefineFlags', 1 << 4)
+        scene.call('undefineFlags', faultmatrix.UNDEFINE_METADATA)
         scene.transient = True
 
 

@@ -12,6 +12,7 @@ import signal
 import crash
 import scenes_backup
 import scenes_copy
+import scenes_snapshot
 from ferrytest import LibvirtError, check, check_qcow2, run, wait_for
 
 BANDWIDTH_BYTES = 64
@@ -28,13 +29,14 @@ class Copied:
     which is no step, is synced between them. BELOW: endings of the names of images that others are
     based on and that are only read. libvirt gives them to QEMU's user and never gives them
     back, since other domains may read them, too, so their owners are not compared. SECOND:
-    what another client calls meanwhile. SWAPS: endings of the names of files of the
-    operation that somebody replaces."""
+    what another client calls meanwhile; JOBLESS: while QEMU answers a command. SWAPS: endings of
+    the names of files of the operation that somebody replaces."""
 
     ALONE = True
     TOGETHER = False
     BELOW = ()
     SECOND = crash.SECOND[:-1]
+    JOBLESS = crash.JOBLESS
     SWAPS = ()
     JOBS = ('vda',)
     WHOLE = ''
@@ -108,6 +110,27 @@ class Group(Copied, scenes_copy.Group):
     def images(self):
         return [i for i in self.targets() if os.path.exists(i)] if self.check_sides() else list(
             map(self.image, self.DISKS))
+
+
+class Snapshot(Copied, scenes_snapshot.Snapshot):
+    SWAPS = ('vda-snap.qcow2', 'vda-mirror.qcow2')
+    BELOW = ('-vda.qcow2', '-vdb.qcow2')
+    # the stock driver's snapshot uses the configuration that another client has replaced, and crashes
+    SECOND = tuple(s for s in Copied.SECOND if s != 'second-define')
+    JOBLESS = tuple(s for s in Copied.JOBLESS if s != 'second-define')
+    ROWS = {('snapshot', 'create'): 'snapshot'}
+
+    def images(self):
+        return self.overlays if self.taken() else list(map(self.image, self.DISKS))
+
+    def check_left(self, log):
+        check(not os.path.exists(self.mirror), 'the mirror was left behind')
+
+    def spoilt(self):
+        return []
+
+    def restarted(self):
+        pass
 
 
 class Abort(Copied, scenes_copy.Copy):
@@ -229,6 +252,7 @@ class Kept:
     ALONE = True
     BELOW = ()
     SECOND = crash.SECOND
+    JOBLESS = crash.JOBLESS
     SWAPS = ()
     swapped = Copied.__dict__['swapped']
     JOBS = ()
@@ -322,5 +346,5 @@ class TransientPush(Push):
         super().check_stopped()
 
 
-EMBEDDED = [Copy, Shallow, Group, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved, MovedAbort,
-            Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]
+EMBEDDED = [Copy, Shallow, Group, Snapshot, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved,
+            MovedAbort, Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]

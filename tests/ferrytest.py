@@ -59,9 +59,16 @@ def run(*args, env=None, check_exit=True, timeout=120):
     return p.stdout
 
 
+def patience(seconds):
+    """How long to wait for what takes less than so many seconds on a machine that is not busy: no
+    test may fail because others run beside it."""
+    return seconds * max(1, os.getloadavg()[0] / os.cpu_count())
+
+
 def wait_for(condition, seconds=30, step=0.05, what='a condition'):
-    """Polls until condition() is true; returns its value."""
-    end = time.monotonic() + seconds
+    """Polls until condition() is true; returns its value. What is expected not to come, in less
+    than 5 s, is not waited for any longer on a busy machine."""
+    end = time.monotonic() + (patience(seconds) if seconds >= 5 else seconds)
     while True:
         value = condition()
         if value:

@@ -27,8 +27,9 @@ class OpClass(ctypes.Structure):
     _fields_ = [('name', ctypes.c_char_p), ('plans', ctypes.POINTER(ctypes.POINTER(Plan)))]
 
 
-# past: the plan cannot go back from here on; recorded: the step is written to the journal
-Point = collections.namedtuple('Point', 'name past recorded')
+# past: the plan cannot go back from here on; recorded: the step is written to the journal; idle: not
+# when it has nothing to do
+Point = collections.namedtuple('Point', 'name past recorded idle')
 
 
 def plans(driver_dir):
@@ -50,7 +51,7 @@ def plans(driver_dir):
                 if not step.name:
                     break
                 past = past or (step.durable and not step.undo)
-                steps.append(Point(step.name.decode(), past, not step.unrecorded))
+                steps.append(Point(step.name.decode(), past, not step.unrecorded, bool(step.idle)))
             yield cls.contents.name.decode(), plan.contents.name.decode(), steps
 
 

@@ -87,6 +87,8 @@ def main():
                     obj = conn
                 else:
                     obj = conn.lookupByName(req['domain'])
+                if 'snapshot' in req:
+                    obj = obj.snapshotLookupByName(req['snapshot'])
                 if 'checkpoint' in req:
                     obj = obj.checkpointLookupByName(req['checkpoint'])
                 result = getattr(obj, req['method'])(*req['args'])

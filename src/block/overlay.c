@@ -228,6 +228,32 @@ ferryOverlayLook(ferryOverlay *overlay)
 }
 
 
+/**
+ * ferryOverlayLookAt:
+ * @uid, @gid: QEMU's, for storage that root may not read
+ *
+ * Like ferryOverlayHasContent(), for a thread that may wait for storage: no domain is locked.
+ * Returns -1 with errno set.
+ */
+int
+ferryOverlayLookAt(const char *path,
+                   uid_t uid,
+                   gid_t gid)
+{
+    ferryOverlay *overlay = g_new0(ferryOverlay, 1);
+    int rc;
+
+    overlay->path = g_strdup(path);
+    overlay->uid = uid;
+    overlay->gid = gid;
+    overlay->fd = -1;
+    rc = ferryOverlayLook(overlay);
+    ferryOverlayFree(overlay);
+
+    return rc;
+}
+
+
 static void
 ferryOverlayRun(void *opaque)
 {

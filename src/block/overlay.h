@@ -9,4 +9,5 @@
 
 #include "qemu/qemu_domain.h"
 
+int ferryOverlayLookAt(const char *path, uid_t uid, gid_t gid);
 int ferryOverlayHasContent(virDomainObj *vm, virStorageSource *src, const char *disk);

@@ -17,6 +17,7 @@
 #include "hook/api.h"
 #include "hook/api_blockjob.h"
 #include "hook/api_migration.h"
+#include "hook/api_snapshot.h"
 #include "ops/backup/backup.h"
 #include "ops/backup/control.h"
 #include "ops/backup/data.h"
@@ -258,6 +259,7 @@ ferryApiInstall(virHypervisorDriver *table)
     stock = *table;
     ferryApiInstallBlockJob(table);
     ferryApiInstallMigration(table);
+    ferryApiInstallSnapshot(table);
 
     table->domainBackupBegin = ferryDomainBackupBegin; /* 6.0.0 */
     table->domainBackupGetXMLDesc = ferryDomainBackupGetXMLDesc; /* 6.0.0 */

@@ -14,12 +14,14 @@
 #include "ops/migration/destination.h"
 #include "ops/migration/source.h"
 #include "ops/quiesce.h"
+#include "ops/snapshot/snapshot.h"
 
 /* Ends with NULL. The tests walk the plans of these classes (tests/plans.py). */
 const ferryOpClass *const ferryClasses[] = {
     &ferryCopyClass,
     &ferryBackupClass,
     &ferryCheckpointClass,
+    &ferrySnapshotClass,
     &ferryThawClass,
     &ferryMigrationClass,
     &ferryIncomingClass,

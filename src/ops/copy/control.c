@@ -116,6 +116,7 @@ ferryCopySettle(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
     virDomainDiskDef *disk = ferryCopyDisk(op);
+    ferryOp *snapshot;
     virErrorPtr err = NULL;
     int status = copy->goal == FERRY_COPY_GOAL_ABORT ? VIR_DOMAIN_BLOCK_JOB_CANCELED :
                                                        VIR_DOMAIN_BLOCK_JOB_FAILED;
@@ -139,6 +140,9 @@ ferryCopySettle(ferryOp *op)
         ferryOpEnd(op);
         if (!copy->refused)
             ferryEventBlockJobNamed(op->vm, copy->dst, VIR_DOMAIN_BLOCK_JOB_TYPE_COPY, status);
+        /* the snapshot is taken back when its copies are gone */
+        if (copy->pending && (snapshot = ferryOpFind(op->vm, FERRY_COPY_SNAPSHOT)))
+            ignore_value(ferryEngineSubmit(snapshot));
     }
 
     virErrorRestore(&err);

@@ -90,6 +90,32 @@ ferryCopyAskAhead(virDomainObj *vm,
 
 
 /**
+ * ferryCopyAdd:
+ * @copy: of ferryCopyPrepare(); taken over
+ *
+ * Adds a copy to the operations of @vm, which is locked and whose job is held; the caller walks its
+ * plan. Returns a reference, or NULL with an error reported.
+ */
+ferryOp *
+ferryCopyAdd(virDomainObj *vm,
+             ferryCopy *copy)
+{
+    g_autofree char *name = g_strdup_printf("copy-%s", copy->dst);
+
+    /* the guest has moved, but the storage of its old image does not answer yet */
+    if (ferryOpFind(vm, name)) {
+        virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
+                       _("the last copy of disk '%1$s' of domain '%2$s' is not over: it waits for the "
+                         "storage of an image, see the daemon's log"), copy->dst, vm->def->name);
+        ferryCopyFree(copy);
+        return NULL;
+    }
+
+    return ferryOpNew(vm, &ferryCopyClass, name, copy);
+}
+
+
+/**
  * ferryCopyStart:
  * @vm: domain, locked, with a modify job
  *
@@ -101,25 +127,11 @@ ferryCopyStart(virDomainObj *vm,
                const ferryCopyRequest *req)
 {
     g_autoptr(ferryOp) op = NULL;
-    g_autofree char *name = NULL;
     ferryCopy *copy;
     int rc;
 
-    if (!(copy = ferryCopyPrepare(vm, req)))
+    if (!(copy = ferryCopyPrepare(vm, req)) || !(op = ferryCopyAdd(vm, copy)))
         return -1;
-
-    name = g_strdup_printf("copy-%s", copy->dst);
-
-    /* the guest has moved, but the storage of its old image does not answer yet */
-    if (ferryOpFind(vm, name)) {
-        virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
-                       _("the last copy of disk '%1$s' of domain '%2$s' is not over: it waits for the "
-                         "storage of an image, see the daemon's log"), copy->dst, vm->def->name);
-        ferryCopyFree(copy);
-        return -1;
-    }
-
-    op = ferryOpNew(vm, &ferryCopyClass, name, copy);
 
     ferryOpDrive(op);
     rc = ferryPlanRun(op, &ferryCopyStartPlan);

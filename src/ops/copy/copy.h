@@ -13,4 +13,5 @@
 extern const ferryOpClass ferryCopyClass;
 
 int ferryCopyAskAhead(virDomainObj *vm, ferryCopyRequest *req, GPtrArray **aliases);
+ferryOp *ferryCopyAdd(virDomainObj *vm, ferryCopy *copy);
 int ferryCopyStart(virDomainObj *vm, const ferryCopyRequest *req);

@@ -113,7 +113,7 @@ ferryCopyClearMirror(ferryOp *op)
  * ferryCopyTargetBacking:
  *
  * Returns a new reference to the image below the target while the copy runs. For a
- * reused image this is an empty source, meaning no backing image: its chain is opened
+ * late chain this is an empty source, meaning no backing image: the chain is opened
  * only at the pivot, because oVirt fills it while the top image is being copied.
  */
 virStorageSource *
@@ -122,7 +122,7 @@ ferryCopyTargetBacking(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (copy->reuse || !disk)
+    if (copy->late || copy->reuse || !disk)
         return virStorageSourceNew();
 
     if (copy->shallow && !virStorageSourceHasBacking(copy->target))

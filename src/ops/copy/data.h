@@ -36,6 +36,9 @@ struct _ferryCopy {
     ferryQuiesce quiesce;     /* of the pivot, or abort, that has begun */
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target exists and is formatted: do not create it */
+    bool late;                /* shallow: its owner fills the target's chain, opened at the pivot */
+    bool overlay;             /* of a snapshot's overlay, which is made after "size" */
+    bool pending;             /* of a snapshot that is not complete: no client's yet */
     bool pause;               /* the guest's CPUs are stopped while the disk is held */
     bool keep;                /* aborted when ready: the target is a full copy, keep it */
 
@@ -52,6 +55,9 @@ struct _ferryCopy {
     unsigned long long granularity; /* bytes; 0: QEMU chooses */
     unsigned long long bufSize;     /* bytes; 0: the mirror step chooses */
 };
+
+/* The operation that pending copies belong to: a domain has only one. */
+#define FERRY_COPY_SNAPSHOT "snapshot"
 
 /* Reported when there is something at the target's path, also if it has just come there. */
 #define FERRY_COPY_EXISTS \

@@ -11,6 +11,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/bitmap.h"
 #include "block/cache.h"
 #include "block/durable.h"
@@ -20,6 +21,7 @@
 #include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/pivot_prepare.h"
+#include "ops/opfile.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -100,7 +102,25 @@ ferryPivotCheckTarget(ferryOp *op)
 static bool
 ferryPivotHasLateChain(ferryCopy *copy)
 {
-    return copy->reuse && copy->shallow && virStorageSourceHasBacking(copy->target);
+    return copy->late && virStorageSourceHasBacking(copy->target);
+}
+
+
+/* The images below the target of a mirrored snapshot may have been put there since it began. Finds
+ * out what they are, and lets QEMU use them. */
+static int
+ferryPivotTakeOverlayChain(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (!copy->overlay)
+        return 0;
+
+    if (ferryOpFileAnswers(op, copy->target) < 0 || ferryCopyRequireDisk(op) < 0 ||
+        qemuDomainDetermineDiskChain(op->driver, op->vm, ferryCopyDisk(op), copy->target) < 0)
+        return -1;
+
+    return ferryAccessGrant(op->vm, copy->target->backingStore);
 }
 
 
@@ -119,7 +139,8 @@ ferryPivotAddChain(ferryOp *op)
     if (!ferryPivotHasLateChain(copy))
         return 0;
 
-    if (ferryNodeAddChain(op->vm, copy->target->backingStore) < 0 ||
+    if (ferryPivotTakeOverlayChain(op) < 0 ||
+        ferryNodeAddChain(op->vm, copy->target->backingStore) < 0 ||
         qemuMonitorTransactionSnapshotBlockdev(actions,
                                                copy->target->backingStore->nodeformat,
                                                copy->target->nodeformat) < 0)
@@ -143,6 +164,8 @@ ferryPivotRemoveChain(ferryOp *op)
         VIR_WARN("target of disk '%s' keeps its backing chain: %s",
                  copy->dst, virGetLastErrorMessage());
     ferryNodeRemove(op->vm, copy->target->backingStore);
+    if (copy->overlay)
+        ferryAccessRevoke(op->vm, copy->target->backingStore);
 }
 
 
@@ -180,7 +203,8 @@ ferryPivotTargetBacking(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (ferryPivotHasLateChain(copy))
+    /* for an abort, "chain" has not opened it */
+    if (ferryPivotHasLateChain(copy) && copy->goal != FERRY_COPY_GOAL_ABORT)
         return virObjectRef(copy->target->backingStore);
 
     return ferryCopyTargetBacking(op);

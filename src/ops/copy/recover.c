@@ -91,6 +91,10 @@ ferryCopyFormat(ferryOp *op,
         ferryFileFormat(&attrs, copy->file);
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
+    if (copy->overlay)
+        virBufferAddLit(&attrs, " overlay='yes'");
+    if (copy->pending)
+        virBufferAddLit(&attrs, " pending='yes'");
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
     virBufferAsprintf(&attrs, " pause='%s'", copy->pause ? "yes" : "no");
     virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
@@ -136,6 +140,8 @@ ferryCopyParse(virQEMUDriver *driver,
     xmlNodePtr old = virXPathNode("./old/disk", ctxt);
     virTristateBool detected;
     virTristateBool pause;
+    virTristateBool overlay;
+    virTristateBool pending;
 
     if (!node || !target) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("the journal lacks the copy or its target"));
@@ -152,6 +158,8 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
+        virXMLPropTristateBool(node, "overlay", VIR_XML_PROP_NONE, &overlay) < 0 ||
+        virXMLPropTristateBool(node, "pending", VIR_XML_PROP_NONE, &pending) < 0 ||
         virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
         virXMLPropTristateBool(node, "pause", VIR_XML_PROP_NONE, &pause) < 0 ||
         ferryQuiesceParse(ctxt, &copy->quiesce) < 0 ||
@@ -160,6 +168,9 @@ ferryCopyParse(virQEMUDriver *driver,
         goto error;
 
     copy->pause = pause == VIR_TRISTATE_BOOL_YES;
+    copy->overlay = overlay == VIR_TRISTATE_BOOL_YES;
+    copy->pending = copy->refused = pending == VIR_TRISTATE_BOOL_YES;
+    copy->late = copy->shallow && (copy->reuse || copy->overlay);
     if (detected == VIR_TRISTATE_BOOL_YES)
         ferryCopySetDetected(copy->target);
 
@@ -355,7 +366,7 @@ ferryCopyRecover(ferryOp *op)
         return;
     }
 
-    if (!ferryPlanDone(op, &ferryCopyStartPlan)) {
+    if (!ferryPlanDone(op, &ferryCopyStartPlan) || copy->pending) {
         if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
             ferryOpEnd(op);
         return;

@@ -162,9 +162,11 @@ ferryCopyCheckBacking(ferryCopyCheck *c)
     ferryCopy *copy = c->copy;
 
     copy->reuse = c->req->flags & VIR_DOMAIN_BLOCK_COPY_REUSE_EXT;
+    copy->overlay = c->req->overlay;
     /* without backing images, shallow and full are the same */
-    copy->shallow = (c->req->flags & VIR_DOMAIN_BLOCK_COPY_SHALLOW) &&
-                    virStorageSourceHasBacking(c->disk->src);
+    copy->shallow = copy->overlay || ((c->req->flags & VIR_DOMAIN_BLOCK_COPY_SHALLOW) &&
+                                      virStorageSourceHasBacking(c->disk->src));
+    copy->late = copy->shallow && (copy->reuse || copy->overlay);
 
     if (virStorageSourceHasBacking(c->target)) {
         if (!copy->shallow) {
@@ -346,7 +348,7 @@ ferryCopyCheckFormat(ferryCopyCheck *c)
         return ferryCopyCheckReused(c);
 
     if (!c->copy->reuse) {
-        c->target->format = c->disk->src->format;
+        c->target->format = c->copy->overlay ? VIR_STORAGE_FILE_QCOW2 : c->disk->src->format;
         return 0;
     }
 
@@ -387,6 +389,51 @@ ferryCopyCheckLarger(ferryCopyCheck *c)
 }
 
 
+/* Sets the image below the target of a mirrored snapshot: by default that of the overlay, which is
+ * the disk's image of now; or what a reused image names, which need not be there yet. QEMU may
+ * write to the target from now on, so that its header must not be trusted any more later. */
+static int
+ferryCopyCheckOverlay(ferryCopyCheck *c)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
+    uid_t uid;
+    gid_t gid;
+
+    if (!c->copy->overlay || c->target->backingStore)
+        return 0;
+
+    if (!c->copy->reuse) {
+        c->target->backingStore = virStorageSourceCopy(c->disk->src, /* backingChain= */ true);
+        /* nobody writes to it any more then */
+        c->target->backingStore->readonly = true;
+        return 0;
+    }
+
+    qemuDomainGetImageIds(cfg, c->vm, c->target, /* parentSrc= */ NULL, &uid, &gid);
+    if (virStorageSourceGetMetadata(c->target, uid, gid, /* max_depth= */ 1, /* report_broken= */ false) < 0)
+        return -1;
+
+    /* of the images below, one deep was looked at */
+    virResetLastError();
+    g_clear_pointer(&c->target->backingStore, virObjectUnref);
+    if (!c->target->backingStoreRaw || c->target->backingStoreRawFormat <= VIR_STORAGE_FILE_NONE) {
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("the mirror '%1$s' of disk '%2$s' of domain '%3$s' must name a backing image and its "
+                         "format: use 'qemu-img create -u -b IMAGE -F FORMAT'"),
+                       c->target->path, c->disk->dst, c->vm->def->name);
+        return -1;
+    }
+
+    if (virStorageSourceNewFromBacking(c->target, &c->target->backingStore) < 0)
+        return -1;
+
+    c->target->backingStore->format = c->target->backingStoreRawFormat;
+    c->target->backingStore->readonly = true;
+    c->target->backingStore->detected = true;
+    return 0;
+}
+
+
 /* Fills in what QEMU needs to open the target: node names, secrets, and the chain below
  * an existing image. */
 static int
@@ -408,7 +455,7 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
 
     c->target->detect_zeroes = c->disk->detect_zeroes;
 
-    if (c->copy->reuse && !c->target->backingStore &&
+    if (c->copy->reuse && !c->copy->overlay && !c->target->backingStore &&
         c->target->format >= VIR_STORAGE_FILE_BACKING)
         return qemuDomainDetermineDiskChain(c->priv->driver, c->vm, c->disk, c->target);
 
@@ -426,6 +473,7 @@ static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
     ferryCopyCheckFormat,
     ferryCopyCheckSharing,
     ferryCopyCheckLarger,
+    ferryCopyCheckOverlay,
     ferryCopyCheckNodes,
 };
 

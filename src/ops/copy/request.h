@@ -19,6 +19,7 @@ struct _ferryCopyRequest {
     unsigned int granularity;     /* bytes */
     unsigned long long bufSize;   /* bytes */
     unsigned int flags;           /* virDomainBlockCopyFlags */
+    bool overlay;                 /* copy the overlay that a snapshot is about to add to the disk */
     GPtrArray *aliases;           /* of the target (block/alias.c), borrowed; NULL: not known */
 };
 

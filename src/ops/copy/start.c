@@ -49,17 +49,27 @@ VIR_LOG_INIT("ferry.copy");
 
 /* publish: makes the target the disk's <mirror>, which keeps other operations off, and
  * creates the target's file without a name: the entry of "file" has its inode (file.c) */
-static int
-ferryCopyPublish(ferryOp *op)
+static void
+ferryCopyShow(ferryOp *op)
 {
-    ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    disk->mirror = virObjectRef(copy->target);
+    disk->mirror = virObjectRef(ferryCopyOf(op)->target);
     disk->mirrorJob = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY;
     disk->mirrorState = VIR_DOMAIN_DISK_MIRROR_STATE_NONE;
 
     qemuDomainSaveStatus(op->vm);
+}
+
+
+static int
+ferryCopyPublish(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    /* it would keep off the snapshot, too: see ferryCopyCacheOff() */
+    if (!copy->overlay)
+        ferryCopyShow(op);
 
     if (ferryOpFileAnswers(op, copy->target) < 0)
         return -1;
@@ -128,15 +138,23 @@ static int
 ferryCopyGrant(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    virStorageSource *backing = NULL;
+    int rc;
 
     /* labels are set by name: not on what somebody else has put there */
     if (ferryOpFileAnswers(op, copy->target) < 0 ||
-        ferryImageCheckOurs(op->vm, copy->target, ferryCopyFileOf(copy)) < 0 ||
-        ferryAccessGrant(op->vm, copy->target) < 0)
+        ferryImageCheckOurs(op->vm, copy->target, ferryCopyFileOf(copy)) < 0)
         return -1;
 
-    copy->granted = true;
-    return 0;
+    /* it need not be there yet */
+    if (copy->overlay)
+        backing = g_steal_pointer(&copy->target->backingStore);
+    rc = ferryAccessGrant(op->vm, copy->target);
+    if (copy->overlay)
+        copy->target->backingStore = backing;
+
+    copy->granted = rc == 0;
+    return rc;
 }
 
 
@@ -161,7 +179,7 @@ ferryCopyRevoke(ferryOp *op)
 static bool
 ferryCopyHasOwnBacking(ferryCopy *copy)
 {
-    return copy->shallow && !copy->reuse && virStorageSourceHasBacking(copy->target);
+    return copy->shallow && !copy->late && virStorageSourceHasBacking(copy->target);
 }
 
 
@@ -213,7 +231,7 @@ ferryCopyCreateLayer(ferryOp *op,
         ferryImageCheckOurs(op->vm, copy->target, ferryCopyFileOf(copy)) < 0)
         return -1;
 
-    backing = ferryCopyTargetBacking(op);
+    backing = copy->overlay ? virObjectRef(copy->target->backingStore) : ferryCopyTargetBacking(op);
 
     if ((rc = ferryImageFormatStart(op->vm, copy->target, backing, storage, jobname)) <= 0)
         return rc;
@@ -397,6 +415,9 @@ ferryCopyCacheOff(ferryOp *op)
 
     if (ferryCopyRequireDisk(op) < 0)
         return -1;
+
+    if (copy->overlay)
+        ferryCopyShow(op);
 
     /* "node" opened a plain target with direct I/O already, if possible */
     if (!ferryImageIsPlain(copy->target))

@@ -1,0 +1,12 @@
+/*
+ * api_snapshot.h: our entries of the QEMU driver's API table: snapshots
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "driver.h"
+
+void ferryApiInstallSnapshot(virHypervisorDriver *table);

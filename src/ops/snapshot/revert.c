@@ -1,0 +1,298 @@
+/*
+ * revert.c: mirrored snapshots: take a snapshot back
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * What the guest has written since the snapshot is in the overlays: it is committed to the images
+ * below, which takes as long as copying that takes, and the guest goes on all the time. QEMU is
+ * asked what is so, not the definition: a driver may have died while the stock driver's call ran,
+ * and the definition that the next one reads can name either image.
+ */
+
+#include <config.h>
+
+#include <unistd.h>
+
+#include "block/access.h"
+#include "block/durable.h"
+#include "block/node.h"
+#include "block/qmp.h"
+#include "block/source.h"
+#include "engine/wait.h"
+#include "ops/opfile.h"
+#include "ops/snapshot/revert.h"
+#include "qemu/qemu_monitor.h"
+#include "qemu/qemu_security.h"
+#include "virdomainsnapshotobjlist.h"
+#include "virerror.h"
+#include "virfile.h"
+#include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.snapshot");
+
+/* How libvirt's names of nodes end. */
+#define FERRY_SNAPSHOT_STORAGE "-storage"
+#define FERRY_SNAPSHOT_FORMAT "-format"
+
+
+/* Returns the nodes of QEMU that have the file of @overlay open, as an image by which
+ * ferryNodeRemove() finds them; or NULL if there are none. Only the storage node says which file it
+ * is: for a format node without its backing image, QEMU makes a name up. */
+static virStorageSource *
+ferrySnapshotFindNodes(ferryOp *op,
+                       virStorageSource *overlay)
+{
+    g_autoptr(virJSONValue) nodes = ferryNodeList(op->vm);
+    g_autoptr(virStorageSource) found = virStorageSourceNew();
+    g_autofree char *format = NULL;
+    size_t i;
+
+    virResetLastError();
+
+    for (i = 0; nodes && i < virJSONValueArraySize(nodes) && !found->nodestorage; i++) {
+        virJSONValue *node = virJSONValueArrayGet(nodes, i);
+        const char *name = virJSONValueObjectGetString(node, "node-name");
+
+        if (overlay->path && name && g_str_has_suffix(name, FERRY_SNAPSHOT_STORAGE) &&
+            STREQ_NULLABLE(virJSONValueObjectGetString(node, "file"), overlay->path))
+            found->nodestorage = g_strdup(name);
+    }
+
+    if (!found->nodestorage)
+        return NULL;
+
+    /* as libvirt names the nodes of an image */
+    format = g_strndup(found->nodestorage, strlen(found->nodestorage) - strlen(FERRY_SNAPSHOT_STORAGE));
+    for (i = 0; i < virJSONValueArraySize(nodes) && !found->nodeformat; i++) {
+        const char *name = virJSONValueObjectGetString(virJSONValueArrayGet(nodes, i), "node-name");
+
+        if (name && g_str_has_prefix(name, format) && STREQ(name + strlen(format), FERRY_SNAPSHOT_FORMAT))
+            found->nodeformat = g_strdup(name);
+    }
+
+    found->type = overlay->type;
+    found->path = g_strdup(overlay->path);
+    found->format = overlay->format;
+    return g_steal_pointer(&found);
+}
+
+
+/* Commits the overlay, which is @node, to the image below. Returns 0, or -1 with an error reported. */
+static int
+ferrySnapshotCommit(ferryOp *op,
+                    ferrySnapshotDisk *sdisk,
+                    const char *node)
+{
+    g_autofree char *what = g_strdup_printf("commit-%s", sdisk->dst);
+    g_autofree char *jobname = ferryJobName(op, what);
+    g_auto(ferryJobInfo) info = { 0 };
+    int rc;
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return -1;
+
+    if (info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN) {
+        qemuDomainObjEnterMonitor(op->vm);
+        rc = qemuMonitorBlockCommit(qemuDomainGetMonitor(op->vm), node, jobname, node, sdisk->base,
+                                    /* backingName= */ NULL, /* bandwidth= */ 0, VIR_TRISTATE_BOOL_YES);
+        qemuDomainObjExitMonitor(op->vm);
+        if (rc < 0)
+            return -1;
+    }
+
+    ferryJobInfoClear(&info);
+    if (ferryJobWait(op, jobname,
+                     FERRY_JOB_STATE(READY) | FERRY_JOB_STATE(STANDBY) | FERRY_JOB_STATE(CONCLUDED),
+                     /* timeout= */ 0, &info) < 0)
+        return -1;
+
+    if (info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
+        qemuDomainObjEnterMonitor(op->vm);
+        rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
+        qemuDomainObjExitMonitor(op->vm);
+
+        ferryJobInfoClear(&info);
+        if (rc < 0 ||
+            ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
+            return -1;
+    }
+
+    ferryJobDismiss(op, jobname);
+    if (!info.error)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_FAILED,
+                   _("what disk '%1$s' of domain '%2$s' has written since snapshot '%3$s' cannot be "
+                     "committed to the image below: %4$s"),
+                   sdisk->dst, op->vm->def->name, ferrySnapshotOf(op)->name, info.error);
+    return -1;
+}
+
+
+/* Makes the configuration name @base again, in place of the overlay: as it did before, if the stock
+ * driver has kept that below the overlay. Returns 0, or -1 with an error reported. */
+static int
+ferrySnapshotRevertConfig(ferryOp *op,
+                          ferrySnapshotDisk *sdisk,
+                          virStorageSource *base)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+    virDomainDiskDef *disk = op->vm->newDef ? virDomainDiskByTarget(op->vm->newDef, sdisk->dst) : NULL;
+    virStorageSource *src;
+
+    if (!disk || STRNEQ_NULLABLE(disk->src->path, sdisk->overlay->path))
+        return 0;
+
+    if (disk->src->backingStore && virStorageSourceIsSameLocation(disk->src->backingStore, base)) {
+        src = g_steal_pointer(&disk->src->backingStore);
+        src->readonly = disk->src->readonly;
+    } else if (!(src = ferrySourceAsConfig(base, op->driver->xmlopt))) {
+        return -1;
+    }
+
+    if (virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0) {
+        virObjectUnref(src);
+        return -1;
+    }
+
+    virObjectUnref(disk->src);
+    disk->src = src;
+
+    if (op->vm->persistent &&
+        (virDomainDefSave(op->vm->newDef, op->driver->xmlopt, cfg->configDir) < 0 ||
+         ferryDurableFolder(cfg->configDir) < 0))
+        return -1;
+
+    return 0;
+}
+
+
+/* The guest is on the image below: so says the definition then, and the overlay is let go of.
+ * Returns 0, or -1 with an error reported. */
+static int
+ferrySnapshotAdoptBase(ferryOp *op,
+                       ferrySnapshotDisk *sdisk,
+                       virDomainDiskDef *disk)
+{
+    g_autoptr(virStorageSource) overlay = NULL;
+    virStorageSource *base = disk->src;
+
+    if (STRNEQ_NULLABLE(disk->src->nodeformat, sdisk->base)) {
+        if (!virStorageSourceHasBacking(disk->src) ||
+            STRNEQ_NULLABLE(disk->src->backingStore->nodeformat, sdisk->base))
+            return 0;
+
+        overlay = g_steal_pointer(&disk->src);
+        base = g_steal_pointer(&overlay->backingStore);
+        base->readonly = overlay->readonly;
+        disk->src = base;
+        if (qemuSecurityMoveImageMetadata(op->driver, op->vm, overlay, base) < 0)
+            virResetLastError();
+    } else {
+        overlay = ferrySnapshotFindNodes(op, sdisk->overlay);
+    }
+
+    /* a driver that died may have added one node only */
+    if (overlay && overlay->nodeformat)
+        ferryNodeRemove(op->vm, overlay);
+    else if (overlay)
+        ferryNodeRemoveStorage(op->vm, overlay);
+    if (overlay)
+        ferryAccessRevoke(op->vm, overlay);
+
+    qemuDomainSaveStatus(op->vm);
+    return ferrySnapshotRevertConfig(op, sdisk, base);
+}
+
+
+/**
+ * ferrySnapshotRevertDisk:
+ *
+ * Brings a disk back to the image that it had before the snapshot, with all that the guest has
+ * written since. Domain locked, job held; both may be released meanwhile. Idempotent. Returns 0, or
+ * -1 with an error reported.
+ */
+int
+ferrySnapshotRevertDisk(ferryOp *op,
+                        ferrySnapshotDisk *sdisk)
+{
+    virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, sdisk->dst);
+    g_autofree char *node = NULL;
+    g_autoptr(virStorageSource) nodes = NULL;
+
+    if (!disk)
+        return 0;
+
+    if (ferryOpFileAnswers(op, disk->src) < 0 || ferryOpFileAnswers(op, sdisk->overlay) < 0 ||
+        !(disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)) ||
+        !(node = ferryQMPDiskNode(op->vm, disk)))
+        return -1;
+
+    if (STRNEQ(node, sdisk->base)) {
+        nodes = ferrySnapshotFindNodes(op, sdisk->overlay);
+
+        if (!nodes || STRNEQ_NULLABLE(nodes->nodeformat, node)) {
+            VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
+                     "snapshot '%s' had made: it stays there", sdisk->dst, op->vm->def->name,
+                     NULLSTR(sdisk->overlay->path), ferrySnapshotOf(op)->name);
+            return 0;
+        }
+
+        if (ferrySnapshotCommit(op, sdisk, node) < 0)
+            return -1;
+    }
+
+    if (!(disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
+        return 0;
+
+    return ferrySnapshotAdoptBase(op, sdisk, disk);
+}
+
+
+/**
+ * ferrySnapshotForget:
+ *
+ * Removes the snapshot from the domain's list, and its file, if it got there. Domain locked, job
+ * held. Returns 0, or -1 with an error reported.
+ */
+int
+ferrySnapshotForget(ferryOp *op)
+{
+    ferrySnapshot *snapshot = ferrySnapshotOf(op);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
+    g_autofree char *folder = g_strdup_printf("%s/%s", cfg->snapshotDir, op->vm->def->name);
+    g_autofree char *file = g_strdup_printf("%s/%s.xml", folder, snapshot->name);
+    virDomainMomentObj *moment;
+    virDomainMomentObj *parent;
+
+    if (!snapshot->metadata)
+        return 0;
+
+    if (unlink(file) < 0 && errno != ENOENT && errno != ENOTDIR) {
+        virReportSystemError(errno, _("cannot remove '%1$s'"), file);
+        return -1;
+    }
+
+    if (virFileIsDir(folder) && ferryDurableFolder(folder) < 0)
+        return -1;
+
+    if (!(moment = virDomainSnapshotFindByName(op->vm->snapshots, snapshot->name)))
+        return 0;
+
+    if (moment == virDomainSnapshotGetCurrent(op->vm->snapshots)) {
+        parent = moment->def->parent_name ?
+                 virDomainSnapshotFindByName(op->vm->snapshots, moment->def->parent_name) : NULL;
+        virDomainSnapshotSetCurrent(op->vm->snapshots, parent);
+        if (parent && qemuDomainSnapshotWriteMetadata(op->vm, parent, op->driver->xmlopt,
+                                                      cfg->snapshotDir) < 0)
+            VIR_WARN("domain '%s': snapshot '%s' is not written as the current one: %s",
+                     op->vm->def->name, parent->def->name, virGetLastErrorMessage());
+    }
+
+    virDomainMomentDropParent(moment);
+    virDomainSnapshotObjListRemove(op->vm->snapshots, moment);
+    return 0;
+}
