@@ -21,6 +21,9 @@
 
 static virHypervisorDriver stock;
 
+/* This thread is inside the stock entry, for a snapshot with mirrors. */
+static __thread bool taking;
+
 /* A call of the stock entry, and its result. */
 typedef struct {
     virDomainPtr dom;
@@ -35,8 +38,28 @@ ferryApiTakeSnapshot(void *opaque)
 {
     ferryApiSnapshot *call = opaque;
 
+    taking = true;
     call->result = stock.domainSnapshotCreateXML(call->dom, call->xml, call->flags);
+    taking = false;
     return call->result ? 0 : -1;
+}
+
+
+/**
+ * ferryApiSnapshotBegun:
+ *
+ * The thread has got an asynchronous job of @vm. Returns 0; or -1, with an error reported and the job
+ * ended, if it is for a mirrored snapshot, and the domain has ended meanwhile: of one that is off the
+ * stock driver takes another kind of snapshot.
+ */
+int
+ferryApiSnapshotBegun(virDomainObj *vm)
+{
+    if (!taking || virDomainObjCheckActive(vm) == 0)
+        return 0;
+
+    virDomainObjEndAsyncJob(vm);
+    return -1;
 }
 
 

@@ -8,5 +8,7 @@
 #pragma once
 
 #include "driver.h"
+#include "qemu/qemu_domain.h"
 
+int ferryApiSnapshotBegun(virDomainObj *vm);
 void ferryApiInstallSnapshot(virHypervisorDriver *table);

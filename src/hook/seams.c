@@ -16,6 +16,7 @@
 #include "engine/settle.h"
 #include "hook/api.h"
 #include "hook/api_blockjob.h"
+#include "hook/api_snapshot.h"
 #include "hook/version.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/control.h"
@@ -551,7 +552,10 @@ __wrap_virDomainObjBeginAsyncJob(virDomainObj *vm,
     if (ferryBesideMayBegin(vm, VIR_JOB_ASYNC, asyncJob) < 0)
         return -1;
 
-    return __real_virDomainObjBeginAsyncJob(vm, asyncJob, operation, apiFlags);
+    if (__real_virDomainObjBeginAsyncJob(vm, asyncJob, operation, apiFlags) < 0)
+        return -1;
+
+    return ferryApiSnapshotBegun(vm);
 }
 
 
