@@ -5,11 +5,10 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * Nothing can interrupt a thread that waits in the kernel for a dead NFS server, and
- * getaddrinfo() has no time limit. So such a call runs in another thread, and the caller
- * waits for the thread only until a deadline. After the deadline the thread is left alone: it
- * goes on whenever the call returns. What the call reads and writes is therefore neither on the
- * caller's stack nor the domain's; a thread that is left alone frees it. Threads are kept: to
- * start one takes about as long as the question whether storage answers.
+ * getaddrinfo() has no time limit. So such a call runs in a thread of its own, and the
+ * caller waits for the thread only until a deadline. After the deadline the thread is left
+ * alone: it ends whenever the call returns. What the call reads and writes is therefore
+ * neither on the caller's stack nor the domain's; a thread that is left alone frees it.
  *
  * A client that repeats a call on dead storage must not add to these threads for ever, so
  * their number is limited: for each mount on its own, since one dead server must not take
@@ -23,7 +22,6 @@
 #include "virerror.h"
 #include "virlog.h"
 #include "virthread.h"
-#include "virthreadpool.h"
 #include "virtime.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -33,9 +31,6 @@ VIR_LOG_INIT("ferry.bounded");
 /* Threads that may wait for the same mount, or for the name service, at the same time. Each
  * costs its stack. */
 #define FERRY_BOUNDED_MAX 64
-
-/* Threads for all mounts. Those that are behind the limit wait like those behind the other one. */
-#define FERRY_BOUNDED_THREADS 1024
 
 typedef struct {
     char *place; /* what the thread may wait for; NULL: there is no limit */
@@ -50,7 +45,6 @@ static struct {
     virMutex lock; /* protects the numbers, and the flags of all calls */
     virCond cond;  /* a call is done */
     GHashTable *running; /* place -> number of threads */
-    virThreadPool *pool; /* for the rest of the process's life; NULL: no call yet */
 } bounded = {
     .lock = VIR_MUTEX_INITIALIZER,
     .cond = { .cond = PTHREAD_COND_INITIALIZER },
@@ -90,10 +84,9 @@ ferryBoundedCount(ferryBoundedCall *call,
 
 
 static void
-ferryBoundedThread(void *job,
-                   void *opaque G_GNUC_UNUSED)
+ferryBoundedThread(void *opaque)
 {
-    ferryBoundedCall *call = job;
+    ferryBoundedCall *call = opaque;
     bool abandoned = false;
 
     call->func(call->data);
@@ -112,11 +105,13 @@ ferryBoundedThread(void *job,
 }
 
 
-/* Gives @call to a thread, as soon as there are not too many. Returns 0 or -1. bounded.lock is held. */
+/* Starts the thread, as soon as there are not too many. Returns 0 or -1. */
 static int
 ferryBoundedStart(ferryBoundedCall *call,
                   unsigned long long deadline)
 {
+    virThread thread;
+
     while (ferryBoundedCount(call, 0) >= FERRY_BOUNDED_MAX) {
         if (virCondWaitUntil(&bounded.cond, &bounded.lock, deadline) < 0) {
             VIR_WARN("%d calls wait for '%s', which does not answer", FERRY_BOUNDED_MAX,
@@ -125,13 +120,8 @@ ferryBoundedStart(ferryBoundedCall *call,
         }
     }
 
-    if (!bounded.pool &&
-        !(bounded.pool = virThreadPoolNewFull(/* minWorkers= */ 0, FERRY_BOUNDED_THREADS, /* prioWorkers= */ 0,
-                                              ferryBoundedThread, "ferry-bounded", /* identity= */ NULL,
-                                              /* opaque= */ NULL)))
-        return -1;
-
-    if (virThreadPoolSendJob(bounded.pool, /* priority= */ 0, call) < 0)
+    if (virThreadCreateFull(&thread, /* joinable= */ false, ferryBoundedThread, "ferry-bounded",
+                            /* worker= */ false, call) < 0)
         return -1;
 
     ferryBoundedCount(call, 1);
@@ -147,7 +137,7 @@ ferryBoundedStart(ferryBoundedCall *call,
  * @clear: frees @data
  * @timeout: milliseconds
  *
- * Runs @func in another thread. If a domain is locked, @timeout must be short.
+ * Runs @func in a thread of its own. If a domain is locked, @timeout must be short.
  *
  * Returns true when @func has returned: the caller goes on owning @data. Returns false,
  * without an error reported, when @func has not returned within @timeout, or could not be

@@ -116,8 +116,18 @@ ferryPivotTakeOverlayChain(ferryOp *op)
     if (!copy->overlay)
         return 0;
 
-    if (ferryOpFileAnswers(op, copy->target) < 0 || ferryCopyRequireDisk(op) < 0 ||
-        qemuDomainDetermineDiskChain(op->driver, op->vm, ferryCopyDisk(op), copy->target) < 0)
+    if (ferryOpFileAnswers(op, copy->target) < 0 || ferryCopyRequireDisk(op) < 0)
+        return -1;
+
+    /* libvirt would wait for a FIFO's other end */
+    if (!ferryImageIsOpenable(copy->target->backingStore)) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("'%1$s', below the mirror of disk '%2$s' of domain '%3$s', is neither a file nor a block "
+                         "device"), NULLSTR(copy->target->backingStore->path), copy->dst, op->vm->def->name);
+        return -1;
+    }
+
+    if (qemuDomainDetermineDiskChain(op->driver, op->vm, ferryCopyDisk(op), copy->target) < 0)
         return -1;
 
     return ferryAccessGrant(op->vm, copy->target->backingStore);

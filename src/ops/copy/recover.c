@@ -273,7 +273,7 @@ ferryCopyRejoin(ferryOp *op,
 
     if (STREQ_NULLABLE(disk->src->nodeformat, copy->target->nodeformat))
         live = disk->src;
-    else if (disk->mirror)
+    else if (disk->mirror && STREQ_NULLABLE(disk->mirror->nodeformat, copy->target->nodeformat))
         live = disk->mirror;
 
     if (live) {

@@ -399,9 +399,10 @@ ferryCopyCheckOverlay(ferryCopyCheck *c)
     uid_t uid;
     gid_t gid;
 
-    if (!c->copy->overlay || c->target->backingStore)
+    if (!c->copy->overlay || virStorageSourceHasBacking(c->target))
         return 0;
 
+    g_clear_pointer(&c->target->backingStore, virObjectUnref);
     if (!c->copy->reuse) {
         c->target->backingStore = virStorageSourceCopy(c->disk->src, /* backingChain= */ true);
         /* nobody writes to it any more then */

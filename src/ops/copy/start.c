@@ -83,7 +83,7 @@ ferryCopyUnpublish(ferryOp *op)
 {
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (disk && disk->mirror)
+    if (disk && disk->mirror && disk->mirror == ferryCopyOf(op)->target)
         ferryCopyClearMirror(op);
 }
 

@@ -138,6 +138,7 @@ ferrySnapshotBeginCopies(ferryOp *op)
 
         disk->copy = NULL;
         ferryOpDrive(copy);
+        g_ptr_array_add(snapshot->driven, ferryOpRef(copy));
         if (ferryPlanAdvance(copy, &ferryCopyStartPlan, "size") < 0)
             return -1;
     }
@@ -150,13 +151,21 @@ ferrySnapshotBeginCopies(ferryOp *op)
 static void
 ferrySnapshotDropCopies(ferryOp *op)
 {
+    ferrySnapshot *snapshot = ferrySnapshotOf(op);
     g_autoptr(GPtrArray) copies = ferrySnapshotCopies(op);
     size_t i;
 
     for (i = copies->len; i > 0; i--) {
         ferryOp *copy = g_ptr_array_index(copies, i - 1);
+        bool ours = snapshot->driven && g_ptr_array_find(snapshot->driven, copy, NULL);
 
-        if (!copy->driven)
+        /* another thread takes it back, and submits this operation then: ferryCopySettle() */
+        if (copy->driven && !ours) {
+            op->stuck = true;
+            continue;
+        }
+
+        if (!ours)
             ferryOpDrive(copy);
 
         if (ferryPlanUndo(copy, &ferryCopyStartPlan) == 0 && !copy->over)
@@ -164,7 +173,8 @@ ferrySnapshotDropCopies(ferryOp *op)
         else if (!copy->over)
             op->stuck = true;
 
-        ferryOpRelease(copy);
+        if (!ours)
+            ferryOpRelease(copy);
     }
 }
 
@@ -211,7 +221,7 @@ ferrySnapshotCheckTaken(ferryOp *op)
         ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
         virDomainDiskDef *def = virDomainDiskByTarget(op->vm->def, disk->dst);
 
-        if (def && STREQ_NULLABLE(def->src->path, disk->overlay->path) &&
+        if (def && !def->mirror && STREQ_NULLABLE(def->src->path, disk->overlay->path) &&
             virStorageSourceHasBacking(def->src) &&
             STREQ_NULLABLE(def->src->backingStore->nodeformat, disk->base))
             continue;
@@ -251,8 +261,10 @@ ferrySnapshotTake(ferryOp *op)
 
     ferryOpYield(op);
     virObjectUnlock(op->vm);
+    snapshot->taking = true;
     rc = snapshot->take(snapshot->opaque);
     virObjectLock(op->vm);
+    snapshot->taking = false;
 
     virErrorPreserveLast(&err);
     if (ferryOpResume(op) < 0) {
@@ -280,6 +292,9 @@ ferrySnapshotUntake(ferryOp *op)
     ferrySnapshot *snapshot = ferrySnapshotOf(op);
     size_t i;
 
+    /* what follows may take long */
+    ferrySnapshotUnfreeze(op);
+
     for (i = 0; i < snapshot->disks->len; i++) {
         if (ferrySnapshotRevertDisk(op, ferrySnapshotDiskAt(snapshot, i)) == 0)
             continue;
@@ -306,6 +321,10 @@ ferrySnapshotStartMirrors(ferryOp *op)
 {
     g_autoptr(GPtrArray) copies = ferrySnapshotCopies(op);
     size_t i;
+
+    /* "thaw" may have let another client in */
+    if (ferrySnapshotCheckTaken(op) < 0)
+        return -1;
 
     for (i = 0; i < copies->len; i++) {
         if (ferryPlanAdvance(g_ptr_array_index(copies, i), &ferryCopyStartPlan, "mirror") < 0)

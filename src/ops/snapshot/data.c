@@ -39,6 +39,8 @@ ferrySnapshotFree(void *data)
 
     g_free(snapshot->name);
     ferrySnapshotLooksUnref(snapshot->looks);
+    if (snapshot->driven)
+        g_ptr_array_unref(snapshot->driven);
     g_ptr_array_unref(snapshot->disks);
     g_free(snapshot);
 }
@@ -133,6 +135,8 @@ ferrySnapshotFormat(ferryOp *op,
                           virStorageFileFormatTypeToString(disk->overlay->format));
         virBufferAsprintf(&diskAttrs, " origin='%s'", ferryImageOriginTypeToString(disk->origin));
         ferryFileFormat(&diskAttrs, disk->file);
+        if (disk->reverted)
+            virBufferAddLit(&diskAttrs, " reverted='yes'");
         virXMLFormatElement(buf, "overlay", &diskAttrs, /* childBuf= */ NULL);
     }
 
@@ -145,6 +149,7 @@ ferrySnapshotParseDisk(xmlNodePtr node,
                        ferrySnapshotDisk *disk)
 {
     unsigned int format;
+    virTristateBool reverted;
 
     disk->overlay->type = VIR_STORAGE_TYPE_FILE;
     disk->overlay->path = virXMLPropString(node, "path");
@@ -155,8 +160,11 @@ ferrySnapshotParseDisk(xmlNodePtr node,
                        VIR_XML_PROP_REQUIRED, &format) < 0 ||
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &disk->origin) < 0 ||
+        virXMLPropTristateBool(node, "reverted", VIR_XML_PROP_NONE, &reverted) < 0 ||
         ferryFileParse(node, &disk->file) < 0)
         return -1;
+
+    disk->reverted = reverted == VIR_TRISTATE_BOOL_YES;
 
     disk->overlay->format = format;
     return 0;

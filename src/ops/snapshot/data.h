@@ -23,7 +23,9 @@ typedef struct {
     virStorageSource *overlay;  /* by name only; the stock driver has its own of the same name */
     ferryImageOrigin origin;    /* what was at the overlay's path before */
     ferryFile *file;            /* the overlay's file, if it was made for the snapshot */
+    bool reverted;              /* the image below has all that the guest has written */
 
+    bool unsaved;               /* the configuration in memory names the base again, its file does not */
     virStorageSource *mirror;   /* target of its copy; NULL: there is none */
     ferryCopy *copy;            /* the checked copy, until "copies" has begun it */
 } ferrySnapshotDisk;
@@ -38,6 +40,8 @@ struct _ferrySnapshot {
     ferryQuiesce quiesce;
     bool complete;              /* nothing is to be taken back any more */
 
+    bool taking;                /* the stock driver is at it */
+    GPtrArray *driven;          /* copies that the client's thread drives; NULL: there is none */
     bool reuse;                 /* overlays and mirrors exist and are formatted */
     ferrySnapshotTaker take;    /* valid while the client's call lasts, as is the next */
     void *opaque;

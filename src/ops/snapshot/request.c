@@ -204,13 +204,17 @@ ferrySnapshotSetName(ferrySnapshotRequestData *r)
 {
     g_autofree char *name = virXPathString("string(./name)", r->ctxt);
     unsigned long long now;
+    xmlNodePtr node;
 
     if (!name || !*name) {
         if (virTimeMillisNow(&now) < 0)
             return -1;
         g_free(name);
         name = g_strdup_printf("%llu", now / 1000);
-        xmlNewTextChild(xmlDocGetRootElement(r->doc), /* ns= */ NULL, BAD_CAST "name", BAD_CAST name);
+        if ((node = virXPathNode("./name", r->ctxt)))
+            xmlNodeSetContent(node, BAD_CAST name);
+        else
+            xmlNewTextChild(xmlDocGetRootElement(r->doc), /* ns= */ NULL, BAD_CAST "name", BAD_CAST name);
     }
 
     if (strchr(name, '/') || *name == '.') {
@@ -301,6 +305,40 @@ ferrySnapshotTakeDisks(ferrySnapshotRequestData *r,
 }
 
 
+/* libvirt would make up the names of images that are not named, and look at their storage for that
+ * with the domain locked. Returns 0 if all are, or -1 with an error reported. */
+static int
+ferrySnapshotCheckSources(ferrySnapshotRequestData *r,
+                          virDomainSnapshotDef *def)
+{
+    size_t i;
+    size_t k;
+
+    for (i = 0; i < r->vm->def->ndisks; i++) {
+        virDomainDiskDef *disk = r->vm->def->disks[i];
+        virDomainSnapshotDiskDef *found = NULL;
+
+        for (k = 0; k < def->ndisks; k++) {
+            if (virDomainDiskByName(r->vm->def, def->disks[k].name, /* allow_ambiguous= */ false) == disk)
+                found = &def->disks[k];
+        }
+
+        if (found ? found->snapshot == VIR_DOMAIN_SNAPSHOT_LOCATION_NO || found->src->path ||
+                    found->src->srcpool || virStorageSourceGetActualType(found->src) == VIR_STORAGE_TYPE_NETWORK :
+                    virStorageSourceIsEmpty(disk->src) || disk->src->readonly ||
+                    disk->snapshot == VIR_DOMAIN_SNAPSHOT_LOCATION_NO)
+            continue;
+
+        virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                       _("a snapshot of domain '%1$s' with <mirror> must name the new image of disk '%2$s': give "
+                         "the disk a <source>, or snapshot='no'"), r->vm->def->name, disk->dst);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 static int
 ferrySnapshotReadRequest(ferrySnapshotRequestData *r,
                          xmlNodePtr *nodes,
@@ -310,6 +348,7 @@ ferrySnapshotReadRequest(ferrySnapshotRequestData *r,
     g_autoptr(virDomainSnapshotDef) def = NULL;
     g_autofree char *text = NULL;
     unsigned int parse = VIR_DOMAIN_SNAPSHOT_PARSE_OFFLINE;
+    int rc;
 
     if (r->flags & VIR_DOMAIN_SNAPSHOT_CREATE_VALIDATE)
         parse |= VIR_DOMAIN_SNAPSHOT_PARSE_VALIDATE;
@@ -319,9 +358,16 @@ ferrySnapshotReadRequest(ferrySnapshotRequestData *r,
         !(text = virXMLNodeToString(r->doc, xmlDocGetRootElement(r->doc))) ||
         !(def = virDomainSnapshotDefParseString(text, r->priv->driver->xmlopt, r->priv->qemuCaps,
                                                 /* current= */ NULL, parse)) ||
-        virDomainSnapshotAlignDisks(def, r->vm->def, VIR_DOMAIN_SNAPSHOT_LOCATION_EXTERNAL,
-                                    /* uniform= */ true) < 0 ||
-        ferrySnapshotTakeDisks(r, def) < 0)
+        ferrySnapshotCheckSources(r, def) < 0)
+        return -1;
+
+    /* borrowed for the moment */
+    def->parent.dom = r->vm->def;
+    rc = virDomainSnapshotAlignDisks(def, /* existingDomainDef= */ NULL, VIR_DOMAIN_SNAPSHOT_LOCATION_EXTERNAL,
+                                     /* uniform= */ true);
+    def->parent.dom = NULL;
+
+    if (rc < 0 || ferrySnapshotTakeDisks(r, def) < 0)
         return -1;
 
     r->snapshot->quiesce.wanted = r->flags & VIR_DOMAIN_SNAPSHOT_CREATE_QUIESCE;

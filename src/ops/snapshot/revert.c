@@ -16,9 +16,11 @@
 
 #include "block/access.h"
 #include "block/durable.h"
+#include "block/identity.h"
 #include "block/node.h"
 #include "block/qmp.h"
 #include "block/source.h"
+#include "engine/journal.h"
 #include "engine/wait.h"
 #include "ops/opfile.h"
 #include "ops/snapshot/revert.h"
@@ -80,6 +82,16 @@ ferrySnapshotFindNodes(ferryOp *op,
 }
 
 
+/* Returns whether the commit is held when both images are the same, until the journal on the disk says
+ * so. QEMU 7.2 may abort when a disk that was held moves to an image that is not qcow2 (docs/guarantees.rst):
+ * then QEMU, or the host, must not die between the end of the commit and the saved definition. */
+static bool
+ferrySnapshotMayHold(virStorageSource *base)
+{
+    return base && base->format == VIR_STORAGE_FILE_QCOW2;
+}
+
+
 /* Commits the overlay, which is @node, to the image below. Returns 0, or -1 with an error reported. */
 static int
 ferrySnapshotCommit(ferryOp *op,
@@ -89,15 +101,28 @@ ferrySnapshotCommit(ferryOp *op,
     g_autofree char *what = g_strdup_printf("commit-%s", sdisk->dst);
     g_autofree char *jobname = ferryJobName(op, what);
     g_auto(ferryJobInfo) info = { 0 };
+    virDomainDiskDef *disk;
+    g_autoptr(virStorageSource) base = NULL;
     int rc;
 
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
 
+    if ((disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
+        base = virObjectRef(STREQ_NULLABLE(disk->src->nodeformat, sdisk->base) ? disk->src :
+                                                                                 disk->src->backingStore);
+
     if (info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN) {
+        /* QEMU opens it for writing, by its name */
+        if (base && (ferryIdentityRequire(op->vm, base) < 0 ||
+                     qemuDomainStorageSourceAccessAllow(op->driver, op->vm, base, /* readonly= */ false,
+                                                        /* newSource= */ false, /* chainTop= */ false) < 0))
+            return -1;
+
         qemuDomainObjEnterMonitor(op->vm);
         rc = qemuMonitorBlockCommit(qemuDomainGetMonitor(op->vm), node, jobname, node, sdisk->base,
-                                    /* backingName= */ NULL, /* bandwidth= */ 0, VIR_TRISTATE_BOOL_YES);
+                                    /* backingName= */ NULL, /* bandwidth= */ 0,
+                                    virTristateBoolFromBool(!ferrySnapshotMayHold(base)));
         qemuDomainObjExitMonitor(op->vm);
         if (rc < 0)
             return -1;
@@ -105,13 +130,32 @@ ferrySnapshotCommit(ferryOp *op,
 
     ferryJobInfoClear(&info);
     if (ferryJobWait(op, jobname,
-                     FERRY_JOB_STATE(READY) | FERRY_JOB_STATE(STANDBY) | FERRY_JOB_STATE(CONCLUDED),
-                     /* timeout= */ 0, &info) < 0)
+                     FERRY_JOB_STATE(READY) | FERRY_JOB_STATE(STANDBY) | FERRY_JOB_STATE(PENDING) |
+                     FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
         return -1;
 
-    if (info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
+    if (ferryJobStatusIsReady(info.status)) {
         qemuDomainObjEnterMonitor(op->vm);
         rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
+        qemuDomainObjExitMonitor(op->vm);
+
+        ferryJobInfoClear(&info);
+        if (rc < 0 ||
+            ferryJobWait(op, jobname, FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED),
+                         /* timeout= */ 0, &info) < 0)
+            return -1;
+    }
+
+    if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING) {
+        sdisk->reverted = true;
+        if (ferryJournalWrite(op->vm, /* durable= */ true) < 0) {
+            sdisk->reverted = false;
+            ignore_value(ferryJobKill(op, jobname));
+            return -1;
+        }
+
+        qemuDomainObjEnterMonitor(op->vm);
+        rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
         qemuDomainObjExitMonitor(op->vm);
 
         ferryJobInfoClear(&info);
@@ -132,19 +176,52 @@ ferrySnapshotCommit(ferryOp *op,
 }
 
 
-/* Makes the configuration name @base again, in place of the overlay: as it did before, if the stock
- * driver has kept that below the overlay. Returns 0, or -1 with an error reported. */
 static int
-ferrySnapshotRevertConfig(ferryOp *op,
-                          ferrySnapshotDisk *sdisk,
-                          virStorageSource *base)
+ferrySnapshotSaveConfig(ferryOp *op,
+                        ferrySnapshotDisk *sdisk,
+                        virDomainDef *def)
 {
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
-    virDomainDiskDef *disk = op->vm->newDef ? virDomainDiskByTarget(op->vm->newDef, sdisk->dst) : NULL;
+
+    if (op->vm->persistent &&
+        (virDomainDefSave(def, op->driver->xmlopt, cfg->configDir) < 0 ||
+         ferryDurableFolder(cfg->configDir) < 0))
+        return -1;
+
+    sdisk->unsaved = false;
+    return 0;
+}
+
+
+/**
+ * ferrySnapshotRevertConfig:
+ * @def: the configuration, or NULL
+ * @base: the disk's image before the snapshot; NULL: the one that @def has below the overlay
+ *
+ * Makes the configuration name @base again, in place of the overlay: as it did before, if the stock
+ * driver has kept that below the overlay. Returns 0, or -1 with an error reported.
+ */
+int
+ferrySnapshotRevertConfig(ferryOp *op,
+                          ferrySnapshotDisk *sdisk,
+                          virDomainDef *def,
+                          virStorageSource *base)
+{
+    virDomainDiskDef *disk = def ? virDomainDiskByTarget(def, sdisk->dst) : NULL;
     virStorageSource *src;
 
-    if (!disk || STRNEQ_NULLABLE(disk->src->path, sdisk->overlay->path))
+    if (!disk || (STRNEQ_NULLABLE(disk->src->path, sdisk->overlay->path) && !sdisk->unsaved))
         return 0;
+
+    if (sdisk->unsaved)
+        return ferrySnapshotSaveConfig(op, sdisk, def);
+
+    base = base ? base : disk->src->backingStore;
+    if (!base) {
+        virReportError(VIR_ERR_INTERNAL_ERROR, _("the configuration of disk '%1$s' names no image below '%2$s'"),
+                       sdisk->dst, NULLSTR(sdisk->overlay->path));
+        return -1;
+    }
 
     if (disk->src->backingStore && virStorageSourceIsSameLocation(disk->src->backingStore, base)) {
         src = g_steal_pointer(&disk->src->backingStore);
@@ -160,13 +237,8 @@ ferrySnapshotRevertConfig(ferryOp *op,
 
     virObjectUnref(disk->src);
     disk->src = src;
-
-    if (op->vm->persistent &&
-        (virDomainDefSave(op->vm->newDef, op->driver->xmlopt, cfg->configDir) < 0 ||
-         ferryDurableFolder(cfg->configDir) < 0))
-        return -1;
-
-    return 0;
+    sdisk->unsaved = true;
+    return ferrySnapshotSaveConfig(op, sdisk, def);
 }
 
 
@@ -204,7 +276,7 @@ ferrySnapshotAdoptBase(ferryOp *op,
         ferryAccessRevoke(op->vm, overlay);
 
     qemuDomainSaveStatus(op->vm);
-    return ferrySnapshotRevertConfig(op, sdisk, base);
+    return ferrySnapshotRevertConfig(op, sdisk, op->vm->newDef, base);
 }
 
 
@@ -252,6 +324,27 @@ ferrySnapshotRevertDisk(ferryOp *op,
 }
 
 
+/* Returns whether @moment has the images of @snapshot: another client may have taken the name. */
+static bool
+ferrySnapshotIsOurs(ferrySnapshot *snapshot,
+                    virDomainMomentObj *moment)
+{
+    virDomainSnapshotDef *def = virDomainSnapshotObjGetDef(moment);
+    size_t i;
+    size_t k;
+
+    for (i = 0; i < def->ndisks; i++) {
+        for (k = 0; k < snapshot->disks->len; k++) {
+            if (def->disks[i].src &&
+                virStorageSourceIsSameLocation(def->disks[i].src, ferrySnapshotDiskAt(snapshot, k)->overlay))
+                return true;
+        }
+    }
+
+    return false;
+}
+
+
 /**
  * ferrySnapshotForget:
  *
@@ -268,8 +361,20 @@ ferrySnapshotForget(ferryOp *op)
     virDomainMomentObj *moment;
     virDomainMomentObj *parent;
 
-    if (!snapshot->metadata)
+    /* the stock driver removes it when its call fails */
+    if (!snapshot->metadata || snapshot->taking)
         return 0;
+
+    if (!(moment = virDomainSnapshotFindByName(op->vm->snapshots, snapshot->name)) ||
+        !ferrySnapshotIsOurs(snapshot, moment))
+        return 0;
+
+    if (moment->nchildren > 0) {
+        VIR_WARN("snapshot '%s' of domain '%s' was taken back, and stays in the list, since others were taken "
+                 "after it: delete it with 'virsh snapshot-delete --metadata'", snapshot->name,
+                 op->vm->def->name);
+        return 0;
+    }
 
     if (unlink(file) < 0 && errno != ENOENT && errno != ENOTDIR) {
         virReportSystemError(errno, _("cannot remove '%1$s'"), file);
@@ -278,9 +383,6 @@ ferrySnapshotForget(ferryOp *op)
 
     if (virFileIsDir(folder) && ferryDurableFolder(folder) < 0)
         return -1;
-
-    if (!(moment = virDomainSnapshotFindByName(op->vm->snapshots, snapshot->name)))
-        return 0;
 
     if (moment == virDomainSnapshotGetCurrent(op->vm->snapshots)) {
         parent = moment->def->parent_name ?
@@ -292,7 +394,8 @@ ferrySnapshotForget(ferryOp *op)
                      op->vm->def->name, parent->def->name, virGetLastErrorMessage());
     }
 
-    virDomainMomentDropParent(moment);
+    if (moment->parent)
+        virDomainMomentDropParent(moment);
     virDomainSnapshotObjListRemove(op->vm->snapshots, moment);
     return 0;
 }

@@ -10,4 +10,8 @@
 #include "ops/snapshot/data.h"
 
 int ferrySnapshotRevertDisk(ferryOp *op, ferrySnapshotDisk *sdisk);
+int ferrySnapshotRevertConfig(ferryOp *op,
+                              ferrySnapshotDisk *sdisk,
+                              virDomainDef *def,
+                              virStorageSource *base);
 int ferrySnapshotForget(ferryOp *op);

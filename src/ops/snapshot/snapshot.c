@@ -137,13 +137,16 @@ ferrySnapshotCheck(virDomainObj *vm,
                    ferrySnapshot *snapshot,
                    GPtrArray *aliases)
 {
+    ferryOp *earlier;
     size_t mirrors = 0;
     size_t i;
 
     if (virDomainObjCheckActive(vm) < 0)
         return -1;
 
-    if (ferryOpFind(vm, FERRY_COPY_SNAPSHOT)) {
+    if ((earlier = ferryOpFind(vm, FERRY_COPY_SNAPSHOT))) {
+        if (!earlier->driven)
+            ignore_value(ferryEngineSubmit(earlier));
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("an earlier snapshot of domain '%1$s' is not finished yet; try again"),
                        vm->def->name);
@@ -164,6 +167,14 @@ ferrySnapshotCheck(virDomainObj *vm,
             virReportError(VIR_ERR_OPERATION_FAILED,
                            _("disk '%1$s' of domain '%2$s' was changed meanwhile; try again"),
                            disk->dst, vm->def->name);
+            return -1;
+        }
+
+        /* what is so must be asked of QEMU by the names of nodes and files if it is to be taken back */
+        if (def->copy_on_read == VIR_TRISTATE_SWITCH_ON || !virStorageSourceIsLocalStorage(disk->overlay)) {
+            virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                           _("disk '%1$s' of domain '%2$s' cannot be in a snapshot with <mirror>: it has "
+                             "copy_on_read, or its new image is not on this host"), disk->dst, vm->def->name);
             return -1;
         }
 
@@ -203,10 +214,8 @@ ferrySnapshotComplete(ferryOp *op)
     }
 
     ferryOpEnd(op);
-    for (i = 0; i < copies->len; i++) {
+    for (i = 0; i < copies->len; i++)
         ferryCopyOf(g_ptr_array_index(copies, i))->refused = false;
-        ferryOpRelease(g_ptr_array_index(copies, i));
-    }
 
     return 0;
 }
@@ -218,8 +227,10 @@ ferrySnapshotRun(virDomainObj *vm,
 {
     g_autoptr(ferryOp) op = ferryOpNew(vm, &ferrySnapshotClass, FERRY_COPY_SNAPSHOT, snapshot);
     virErrorPtr err = NULL;
+    size_t i;
     int rc;
 
+    snapshot->driven = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
     ferryOpDrive(op);
     rc = ferryPlanRun(op, &ferrySnapshotPlan);
     if (rc == 0 && (rc = ferrySnapshotComplete(op)) < 0) {
@@ -230,6 +241,10 @@ ferrySnapshotRun(virDomainObj *vm,
 
     if (rc < 0 && !op->over && *ferryPlanProgress(op, &ferrySnapshotPlan) == 0)
         ferryOpEnd(op);
+
+    for (i = 0; i < snapshot->driven->len; i++)
+        ferryOpRelease(g_ptr_array_index(snapshot->driven, i));
+    g_clear_pointer(&snapshot->driven, g_ptr_array_unref);
     ferryOpRelease(op);
 
     return rc;

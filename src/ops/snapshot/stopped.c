@@ -140,7 +140,8 @@ ferrySnapshotSettleOverlay(ferryOp *op,
     if (ferrySnapshotIsConfigured(op, disk))
         return;
 
-    if (look->content == 0) {
+    /* when it was taken back, what it holds is in the image below */
+    if (look->content == 0 || disk->reverted || !ferryPlanReached(op, &ferrySnapshotPlan, "take")) {
         ferryOpFileRemove(op, use, op->vm, disk->overlay, disk->origin, disk->file);
         return;
     }
@@ -166,6 +167,19 @@ ferrySnapshotStopped(ferryOp *op)
     g_autoptr(ferryUse) use = NULL;
     bool stays = snapshot->complete;
     size_t i;
+
+    for (i = 0; op->vm && i < snapshot->disks->len; i++) {
+        ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
+
+        if (disk->reverted &&
+            ferrySnapshotRevertConfig(op, disk, op->vm->newDef ? op->vm->newDef : op->vm->def, NULL) < 0) {
+            VIR_ERROR(_("domain '%1$s' cannot start yet: disk '%2$s' has gone back from '%3$s', which the "
+                        "configuration names, and that cannot be saved: %4$s"), op->vm->def->name, disk->dst,
+                      NULLSTR(disk->overlay->path), virGetLastErrorMessage());
+            op->blocksStart = true;
+            return;
+        }
+    }
 
     for (i = 0; i < snapshot->disks->len; i++)
         stays = stays || ferrySnapshotIsConfigured(op, ferrySnapshotDiskAt(snapshot, i));
