@@ -330,8 +330,8 @@ ferryIdentityRemember(virDomainObj *vm,
  * ferryIdentityLearn:
  *
  * Remembers which file QEMU has open for @src, which it has just opened, so that no earlier
- * driver can hold it (ferryIdentityIsHeld()). Domain locked, job
- * held; releases the lock meanwhile. Reports no error.
+ * driver can hold it (ferryIdentityIsHeld()). Domain locked, job held; releases the lock
+ * meanwhile. Reports no error.
  */
 void
 ferryIdentityLearn(virDomainObj *vm,

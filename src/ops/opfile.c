@@ -136,9 +136,9 @@ ferryOpFileAsk(void *opaque)
  * @paths: files, which need not exist; strings of its own; taken over
  *
  * Asks the storage of @paths, which stopped() of @op is about to remove files from or to revoke
- * access to, whether it answers: the domain is locked. So is that of the domain's own images, which may be the same
- * files by another name, and for the same reason as in ferryOpFileRemove() that of all domains'
- * images. Then the lock is released meanwhile.
+ * access to, whether it answers: the domain is locked. So is that of the domain's own images, which
+ * may be the same files by another name, and for the same reason as in ferryOpFileRemove() that of
+ * all domains' images. Then the lock is released meanwhile.
  *
  * Returns 0, or -1 with an error reported if it has not answered yet: stopped() is called again
  * when it has (leftover.c), and must not end @op before.

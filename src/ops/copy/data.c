@@ -47,6 +47,19 @@ ferryCopyFileOf(const ferryCopy *copy)
 
 
 /**
+ * ferryCopyOpensLate:
+ *
+ * Returns whether the images below the target are opened only at the pivot, because somebody else
+ * puts them there while the top image is copied.
+ */
+bool
+ferryCopyOpensLate(const ferryCopy *copy)
+{
+    return copy->shallow && (copy->reuse || copy->overlay);
+}
+
+
+/**
  * ferryCopyDisk:
  *
  * Returns the disk of @op, or NULL. Clients cannot unplug a disk that has a mirror, but the
@@ -122,7 +135,7 @@ ferryCopyTargetBacking(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (copy->late || copy->reuse || !disk)
+    if (ferryCopyOpensLate(copy) || copy->reuse || !disk)
         return virStorageSourceNew();
 
     if (copy->shallow && !virStorageSourceHasBacking(copy->target))

@@ -36,7 +36,6 @@ struct _ferryCopy {
     ferryQuiesce quiesce;     /* of the pivot, or abort, that has begun */
     bool shallow;             /* copy the top image only */
     bool reuse;               /* the target exists and is formatted: do not create it */
-    bool late;                /* shallow: its owner fills the target's chain, opened at the pivot */
     bool overlay;             /* of a snapshot's overlay, which is made after "size" */
     bool pending;             /* of a snapshot that is not complete: no client's yet */
     bool pause;               /* the guest's CPUs are stopped while the disk is held */
@@ -68,6 +67,7 @@ void ferryCopyFree(void *data);
 const ferryFile *ferryCopyFileOf(const ferryCopy *copy);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryCopy, ferryCopyFree);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
+bool ferryCopyOpensLate(const ferryCopy *copy);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 int ferryCopyRequireDisk(ferryOp *op);
 void ferryCopyTakeOptions(virStorageSource *target, const virDomainDiskDef *disk);

@@ -372,7 +372,7 @@ ferryPivotAdopt(ferryOp *op)
     if (disk && disk->src != copy->target) {
         /* a shallow copy that we created uses the old image's backing chain; the owner of
          * a reused image chose its chain */
-        if (copy->shallow && !copy->late &&
+        if (copy->shallow && !ferryCopyOpensLate(copy) &&
             !virStorageSourceIsBacking(copy->target->backingStore)) {
             virObjectUnref(copy->target->backingStore);
             copy->target->backingStore = g_steal_pointer(&copy->old->backingStore);

@@ -102,7 +102,7 @@ ferryPivotCheckTarget(ferryOp *op)
 static bool
 ferryPivotHasLateChain(ferryCopy *copy)
 {
-    return copy->late && virStorageSourceHasBacking(copy->target);
+    return ferryCopyOpensLate(copy) && virStorageSourceHasBacking(copy->target);
 }
 
 

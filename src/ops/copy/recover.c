@@ -170,7 +170,6 @@ ferryCopyParse(virQEMUDriver *driver,
     copy->pause = pause == VIR_TRISTATE_BOOL_YES;
     copy->overlay = overlay == VIR_TRISTATE_BOOL_YES;
     copy->pending = copy->refused = pending == VIR_TRISTATE_BOOL_YES;
-    copy->late = copy->shallow && (copy->reuse || copy->overlay);
     if (detected == VIR_TRISTATE_BOOL_YES)
         ferryCopySetDetected(copy->target);
 

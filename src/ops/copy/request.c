@@ -166,7 +166,6 @@ ferryCopyCheckBacking(ferryCopyCheck *c)
     /* without backing images, shallow and full are the same */
     copy->shallow = copy->overlay || ((c->req->flags & VIR_DOMAIN_BLOCK_COPY_SHALLOW) &&
                                       virStorageSourceHasBacking(c->disk->src));
-    copy->late = copy->shallow && (copy->reuse || copy->overlay);
 
     if (virStorageSourceHasBacking(c->target)) {
         if (!copy->shallow) {

@@ -47,8 +47,7 @@ VIR_LOG_INIT("ferry.copy");
 #define FERRY_COPY_CREATE_MS (20 * 1000)
 
 
-/* publish: makes the target the disk's <mirror>, which keeps other operations off, and
- * creates the target's file without a name: the entry of "file" has its inode (file.c) */
+/* Makes the target the disk's <mirror>. */
 static void
 ferryCopyShow(ferryOp *op)
 {
@@ -62,6 +61,8 @@ ferryCopyShow(ferryOp *op)
 }
 
 
+/* publish: makes the target the disk's <mirror>, which keeps other operations off, and
+ * creates the target's file without a name: the entry of "file" has its inode (file.c) */
 static int
 ferryCopyPublish(ferryOp *op)
 {
@@ -179,7 +180,7 @@ ferryCopyRevoke(ferryOp *op)
 static bool
 ferryCopyHasOwnBacking(ferryCopy *copy)
 {
-    return copy->shallow && !copy->late && virStorageSourceHasBacking(copy->target);
+    return copy->shallow && !ferryCopyOpensLate(copy) && virStorageSourceHasBacking(copy->target);
 }
 
 

@@ -15,8 +15,8 @@
  * The files of the overlays are made here, empty, since the stock driver accepts such files: so the
  * journal knows which they are, and what a driver that dies leaves can be removed.
  *
- * There is no point of no return: the snapshot is complete when the journal does not name the
- * operation any more, and no copy as pending.
+ * There is no point of no return: the snapshot is complete when one entry of the journal says so, in
+ * which no copy is pending any more (ferrySnapshotComplete()). Until then everything is taken back.
  */
 
 #include <config.h>

@@ -82,6 +82,29 @@ ferrySnapshotDiskAt(ferrySnapshot *snapshot,
 
 
 /**
+ * ferrySnapshotHasImage:
+ *
+ * Returns whether snapshot @moment, in a domain's list, has added @image to disk @dst.
+ */
+bool
+ferrySnapshotHasImage(virDomainMomentObj *moment,
+                      const char *dst,
+                      virStorageSource *image)
+{
+    virDomainSnapshotDef *def = virDomainSnapshotObjGetDef(moment);
+    size_t i;
+
+    for (i = 0; i < def->ndisks; i++) {
+        if (STREQ_NULLABLE(def->disks[i].name, dst) && def->disks[i].src &&
+            virStorageSourceIsSameLocation(def->disks[i].src, image))
+            return true;
+    }
+
+    return false;
+}
+
+
+/**
  * ferrySnapshotCopies:
  *
  * Returns the copies that @op has begun and that are not clients' yet, with a reference to each.

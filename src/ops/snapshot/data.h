@@ -11,6 +11,7 @@
 #include "engine/op.h"
 #include "ops/copy/request.h"
 #include "ops/quiesce.h"
+#include "virdomainsnapshotobjlist.h"
 
 /* Takes the snapshot: the stock driver's call. No lock or job is held. Returns 0, or -1 with an
  * error reported. */
@@ -56,6 +57,7 @@ FERRY_OP_DATA(ferrySnapshot, ferrySnapshotOf, ferrySnapshotFree);
 ferrySnapshot *ferrySnapshotNew(void);
 ferrySnapshotDisk *ferrySnapshotAddDisk(ferrySnapshot *snapshot);
 ferrySnapshotDisk *ferrySnapshotDiskAt(ferrySnapshot *snapshot, size_t i);
+bool ferrySnapshotHasImage(virDomainMomentObj *moment, const char *dst, virStorageSource *image);
 GPtrArray *ferrySnapshotCopies(ferryOp *op);
 int ferrySnapshotFormat(ferryOp *op, virBuffer *buf);
 void *ferrySnapshotParse(virQEMUDriver *driver, xmlXPathContextPtr ctxt);

@@ -329,16 +329,13 @@ static bool
 ferrySnapshotIsOurs(ferrySnapshot *snapshot,
                     virDomainMomentObj *moment)
 {
-    virDomainSnapshotDef *def = virDomainSnapshotObjGetDef(moment);
     size_t i;
-    size_t k;
 
-    for (i = 0; i < def->ndisks; i++) {
-        for (k = 0; k < snapshot->disks->len; k++) {
-            if (def->disks[i].src &&
-                virStorageSourceIsSameLocation(def->disks[i].src, ferrySnapshotDiskAt(snapshot, k)->overlay))
-                return true;
-        }
+    for (i = 0; i < snapshot->disks->len; i++) {
+        ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
+
+        if (ferrySnapshotHasImage(moment, disk->dst, disk->overlay))
+            return true;
     }
 
     return false;

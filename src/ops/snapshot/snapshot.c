@@ -170,7 +170,8 @@ ferrySnapshotCheck(virDomainObj *vm,
             return -1;
         }
 
-        /* what is so must be asked of QEMU by the names of nodes and files if it is to be taken back */
+        /* could not be taken back: QEMU would name the filter, not the image, or no file by which
+         * ferrySnapshotRevertDisk() knows the overlay */
         if (def->copy_on_read == VIR_TRISTATE_SWITCH_ON || !virStorageSourceIsLocalStorage(disk->overlay)) {
             virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                            _("disk '%1$s' of domain '%2$s' cannot be in a snapshot with <mirror>: it has "
@@ -289,24 +290,6 @@ ferrySnapshotCreate(virDomainObj *vm,
 }
 
 
-/* Returns whether @disk is on the overlay that snapshot @moment has added to it. */
-static bool
-ferrySnapshotIsOf(virDomainMomentObj *moment,
-                  virDomainDiskDef *disk)
-{
-    virDomainSnapshotDef *def = virDomainSnapshotObjGetDef(moment);
-    size_t i;
-
-    for (i = 0; i < def->ndisks; i++) {
-        if (STREQ_NULLABLE(def->disks[i].name, disk->dst) &&
-            virStorageSourceIsSameLocation(def->disks[i].src, disk->src))
-            return true;
-    }
-
-    return false;
-}
-
-
 /**
  * ferrySnapshotMayDelete:
  * @vm: domain, locked
@@ -329,7 +312,7 @@ ferrySnapshotMayDelete(virDomainObj *vm,
         virDomainDiskDef *disk;
 
         if (op->klass != &ferryCopyClass || op->stopped || !ferryCopyOf(op)->overlay ||
-            !(disk = ferryCopyDisk(op)) || (!others && !ferrySnapshotIsOf(moment, disk)))
+            !(disk = ferryCopyDisk(op)) || (!others && !ferrySnapshotHasImage(moment, disk->dst, disk->src)))
             continue;
 
         virReportError(VIR_ERR_OPERATION_INVALID,

@@ -129,6 +129,23 @@ ferrySnapshotLookAtOverlays(ferryOp *op)
 }
 
 
+/* Returns the names of the overlays' files. The caller frees the list. */
+static GPtrArray *
+ferrySnapshotFiles(ferrySnapshot *snapshot)
+{
+    GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+    size_t i;
+
+    for (i = 0; i < snapshot->disks->len; i++) {
+        ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
+
+        ferryOpFileList(paths, disk->overlay, disk->origin);
+    }
+
+    return paths;
+}
+
+
 static void
 ferrySnapshotSettleOverlay(ferryOp *op,
                            ferryUse *use,
@@ -163,7 +180,6 @@ void
 ferrySnapshotStopped(ferryOp *op)
 {
     ferrySnapshot *snapshot = ferrySnapshotOf(op);
-    GPtrArray *paths;
     g_autoptr(ferryUse) use = NULL;
     bool stays = snapshot->complete;
     size_t i;
@@ -185,14 +201,8 @@ ferrySnapshotStopped(ferryOp *op)
         stays = stays || ferrySnapshotIsConfigured(op, ferrySnapshotDiskAt(snapshot, i));
 
     if (!stays && ferryPlanReached(op, &ferrySnapshotPlan, "files")) {
-        paths = g_ptr_array_new_with_free_func(g_free);
-        for (i = 0; i < snapshot->disks->len; i++) {
-            ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
-
-            ferryOpFileList(paths, disk->overlay, disk->origin);
-        }
-
-        if (!ferrySnapshotLookAtOverlays(op) || ferryOpFileAwait(op, paths) < 0) {
+        if (!ferrySnapshotLookAtOverlays(op) ||
+            ferryOpFileAwait(op, ferrySnapshotFiles(snapshot)) < 0) {
             VIR_WARN("what snapshot '%s' has left waits for its storage: check the mounts and devices",
                      snapshot->name);
             return;
