@@ -14,7 +14,7 @@ import time
 
 import crash
 import faultmatrix
-from ferrytest import Failed, LibvirtError, Monitor, Session, check, run, wait_for
+from ferrytest import QUICK, Failed, LibvirtError, Monitor, Session, check, run, wait_for
 
 # seconds in which a second call may end by itself; otherwise it waits for the first one
 SECOND = 1
@@ -134,7 +134,7 @@ def beside(bench, scene, act):
 def without_ferry(bench, scene, restart):
     """A stock driver runs for a while. restart: it stops the domain and starts it again"""
     host = copy.copy(bench.host)
-    host.env = {k: v for k, v in host.env.items() if k not in ('LIBVIRT_DRIVER_DIR', 'LD_PRELOAD')}
+    host.env = {k: v for k, v in host.env.items() if k != 'LIBVIRT_DRIVER_DIR'} | {'LD_PRELOAD': QUICK}
     with Session(host) as session:
         # it has reconnected when it answers
         try:

@@ -30,7 +30,8 @@ class Copied:
     based on and that are only read. libvirt gives them to QEMU's user and never gives them
     back, since other domains may read them, too, so their owners are not compared. SECOND:
     what another client calls meanwhile; JOBLESS: while QEMU answers a command. SWAPS: endings of
-    the names of files of the operation that somebody replaces."""
+    the names of files of the operation that somebody replaces. LATER: it goes on behind the call that
+    begins it, so that clients are told when it fails."""
 
     ALONE = True
     TOGETHER = False
@@ -38,6 +39,7 @@ class Copied:
     SECOND = crash.SECOND[:-1]
     JOBLESS = crash.JOBLESS
     SWAPS = ()
+    LATER = False
     JOBS = ('vda',)
     WHOLE = ''
     DEATHS = (signal.SIGKILL,)
@@ -86,6 +88,13 @@ class Copy(Copied, scenes_copy.Copy):
 class Shallow(Copied, scenes_copy.Shallow):
     BELOW = ('-base.qcow2', '-base2.qcow2')
     ROWS = Copy.ROWS
+
+
+class Partial(Copied, scenes_copy.Partial):
+    SWAPS = ('target.qcow2',)
+    BELOW = ('-base.qcow2', '-mid1.qcow2', '-mid2.qcow2')
+    LATER = True
+    ROWS = {('copy', 'start'): 'partial copy', ('copy', 'pivot'): 'pivot of a partial copy'}
 
 
 class Group(Copied, scenes_copy.Group):
@@ -346,5 +355,5 @@ class TransientPush(Push):
         super().check_stopped()
 
 
-EMBEDDED = [Copy, Shallow, Group, Snapshot, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd, Held, Moved,
-            MovedAbort, Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]
+EMBEDDED = [Copy, Shallow, Partial, Group, Snapshot, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd,
+            Held, Moved, MovedAbort, Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]

@@ -27,6 +27,8 @@ import uuid
 TOP = os.environ.get('FERRY_TOP', os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get('FERRY_BUILD', os.path.join(TOP, 'build'))
 DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')
+# see quick.c
+QUICK = os.path.join(BUILD, 'meson', 'tests', 'libferryquick.so')
 QEMU = shutil.which('qemu-system-x86_64')
 
 
@@ -209,7 +211,10 @@ class Monitor:
             line = self.file.readline()
             if not line:
                 raise Failed('QEMU is gone')
-            reply = json.loads(line)
+            try:
+                reply = json.loads(line)
+            except ValueError:
+                raise Failed(f'QEMU answered {command} with {line!r}') from None
             if 'error' in reply:
                 raise Failed(reply['error'].get('desc', str(reply)))
             if 'return' in reply:
@@ -250,8 +255,7 @@ class Host:
         if driver == 'ferry':
             check(DRIVER_DIR, 'FERRY_DRIVER_DIR is not set: run this through ./ferry')
             self.env['LIBVIRT_DRIVER_DIR'] = DRIVER_DIR
-        if preload:
-            self.env['LD_PRELOAD'] = preload
+        self.env['LD_PRELOAD'] = preload or QUICK
         os.makedirs(os.path.join(self.root, 'etc'), exist_ok=True)
         with open(os.path.join(TOP, 'tests', 'qemu.conf')) as f:
             conf = f.readlines()

@@ -7,7 +7,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 
 import faultmatrix
-from ferrytest import LibvirtError, check, check_qcow2, create_image, run, wait_for, write_image
+from ferrytest import LibvirtError, check, check_qcow2, copy_xml, create_image, run, wait_for, write_image
 
 SIZE = '8M'
 WRITTEN_AT = 5 << 20
@@ -15,6 +15,7 @@ CHUNK = 64 << 10
 
 COPY, SHALLOW, REUSE, RAW = 8, 1, 2, 4
 PIVOT = 2
+OPERATION_FAILED = 9
 
 
 class Copy(faultmatrix.Scene):
@@ -130,6 +131,54 @@ class Shallow(Copy):
         create_image(self.source, None, backing=(base, 'qcow2'))
         write_image(self.source, 0x11, '1M', '3M')
         create_image(self.target, None, backing=(base2, 'qcow2'))
+
+
+class Partial(Copy):
+    """A copy of all images of a chain but the lowest, onto that. The call is over when the first of
+    them is being copied, but the operation goes on, so it is waited for."""
+
+    flags = SHALLOW
+    # what each image below the top has, and where
+    BELOW = (('base', 0x22, '0', '8M'), ('mid1', 0x44, '3M', '1M'), ('mid2', 0x55, '3584k', '512k'))
+
+    def prepare_images(self):
+        below = None
+        for name, pattern, offset, length in self.BELOW:
+            image = self.path(f'{name}.qcow2')
+            create_image(image, SIZE, backing=below)
+            write_image(image, pattern, offset, length)
+            below = image, 'qcow2'
+        create_image(self.source, None, backing=below)
+        write_image(self.source, 0x11, '1M', '2M')
+
+    def check_image(self, image):
+        super().check_image(image)
+        for pattern, at in (0x22, '0'), (0x44, '3M'), (0x55, '3584k'), (0x22, '4M'):
+            out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {at} 256k', image)
+            check('Pattern verification failed' not in out, f'{image} has lost data at {at}')
+
+    def copy(self):
+        base = (f"<backingStore type='file'><format type='qcow2'/><source file='{self.path('base.qcow2')}'/>"
+                '</backingStore>')
+        return self.call('blockCopy', self.DISKS[0], copy_xml(self.target, extra=base), {}, self.flags)
+
+    def copy_all(self):
+        """Raises what the log says if the copy fails behind the call."""
+        before = len(self.host.log_text())
+        self.copy()
+
+        def ready():
+            self.call('blockJobInfo', self.DISKS[0], 0)
+            xml = self.call('XMLDesc', 0)
+            if '<mirror' not in xml:
+                raise LibvirtError(OPERATION_FAILED, self.host.log_text()[before:])
+            return " ready='yes'" in xml
+        wait_for(ready, 60, 0.02, 'the copy to be ready')
+
+    PLANS = {
+        ('copy', 'start'): (lambda scene: None, copy_all),
+        ('copy', 'pivot'): (Copy.copied, Copy.pivot),
+    }
 
 
 class Group(Copy):

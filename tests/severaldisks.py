@@ -125,7 +125,7 @@ class Scene:
     def restart(self):
         """Without what happened to the driver before."""
         self.session.kill()
-        self.host.env.pop('LD_PRELOAD', None)
+        self.host.env['LD_PRELOAD'] = QUICK
         self.session = Session(self.host)
 
     def newest(self, image, fmt):

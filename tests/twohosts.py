@@ -37,7 +37,7 @@ import urllib.parse
 import uuid
 
 import ferrytest
-from ferrytest import Failed, LibvirtError, Monitor, check, run, wait_for
+from ferrytest import QUICK, Failed, LibvirtError, Monitor, check, run, wait_for
 
 LIBVIRT_PORT = 16509
 STOCK_MODULES = '/usr/lib/x86_64-linux-gnu/libvirt/connection-driver'
@@ -260,6 +260,9 @@ class Machine:
 
     def start(self):
         env = dict(os.environ, LIBVIRT_DRIVER_DIR=os.path.join(self.dir, 'modules'), LC_ALL='C.UTF-8')
+        # a sanitizer has to be the first library
+        if not env.get('FERRY_DAEMON_PRELOAD'):
+            env['LD_PRELOAD'] = QUICK
         self.daemon = subprocess.Popen(self.inside(*self.daemon_command()), env=env, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                        preexec_fn=die_with_parent)

@@ -56,7 +56,7 @@ ferryBitmapStored(GHashTable *nodes,
 /**
  * ferryBitmapsFit:
  * @nodes: of ferryNodeData()
- * @target, @shallow: as for ferryBitmapsCarry(), before the copy is made
+ * @target, @base: as for ferryBitmapsCarry(), before the copy is made
  *
  * Returns 0 if the image @target can store the bitmaps of @src, or is of a format that loses
  * them, or -1 with an error reported.
@@ -66,7 +66,7 @@ ferryBitmapsFit(virDomainObj *vm,
                 GHashTable *nodes,
                 virStorageSource *src,
                 virStorageSource *target,
-                bool shallow)
+                virStorageSource *base)
 {
     qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, target->nodeformat);
     const char *bitmap = NULL;
@@ -75,7 +75,7 @@ ferryBitmapsFit(virDomainObj *vm,
     if (!data || !data->qcow2v2)
         return 0;
 
-    for (n = src; virStorageSourceIsBacking(n) && !bitmap; n = shallow ? NULL : n->backingStore)
+    for (n = src; virStorageSourceIsBacking(n) && n != base && !bitmap; n = n->backingStore)
         bitmap = ferryBitmapStored(nodes, n->nodeformat);
 
     if (!bitmap)
@@ -93,7 +93,7 @@ ferryBitmapsFit(virDomainObj *vm,
 /**
  * ferryBitmapsCarry:
  * @target: copy of @src that a mirror job keeps up to date
- * @shallow: merge only the bitmaps of the top image of @src
+ * @base: merge only the bitmaps of the images above this one of @src's chain; NULL: of all
  *
  * Merges the bitmaps of @src into bitmaps of the same names in @target, which record
  * from then on, in one transaction.
@@ -107,7 +107,7 @@ int
 ferryBitmapsCarry(virDomainObj *vm,
                   virStorageSource *src,
                   virStorageSource *target,
-                  bool shallow)
+                  virStorageSource *base)
 {
     g_autoptr(GHashTable) nodes = ferryNodeData(vm);
     g_autoptr(virJSONValue) actions = NULL;
@@ -119,8 +119,8 @@ ferryBitmapsCarry(virDomainObj *vm,
 
     /* a checkpoint may have come since the copy began */
     if (!nodes ||
-        ferryBitmapsFit(vm, nodes, src, target, shallow) < 0 ||
-        qemuBlockGetBitmapMergeActions(src, shallow ? src->backingStore : NULL, target,
+        ferryBitmapsFit(vm, nodes, src, target, base) < 0 ||
+        qemuBlockGetBitmapMergeActions(src, base, target,
                                        /* bitmapname= */ NULL, /* dstbitmapname= */ NULL,
                                        /* writebitmapsrc= */ NULL, &actions, nodes) < 0)
         return -1;

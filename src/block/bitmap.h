@@ -16,11 +16,11 @@ int ferryBitmapsFit(virDomainObj *vm,
                     GHashTable *nodes,
                     virStorageSource *src,
                     virStorageSource *target,
-                    bool shallow);
+                    virStorageSource *base);
 int ferryBitmapsCarry(virDomainObj *vm,
                       virStorageSource *src,
                       virStorageSource *target,
-                      bool shallow);
+                      virStorageSource *base);
 void ferryBitmapsDrop(virDomainObj *vm, virStorageSource *src, virStorageSource *target);
 
 ferryBitmapSweep *ferryBitmapSweepNew(void);

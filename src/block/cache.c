@@ -135,7 +135,7 @@ ferryNodeMayReadDirect(virDomainObj *vm,
 /**
  * ferryNodeReadDirect:
  * @disk: disk of a running guest; NULL: nothing is done
- * @shallow: change only its top image, not those below
+ * @base: change only the images above this one of its chain; NULL: all
  * @direct: true: bypass the page cache; false: go back to the cache mode of @disk
  *
  * Like ferryNodeBypassCache(), for the images of @disk, which are about to be read as a
@@ -144,14 +144,13 @@ ferryNodeMayReadDirect(virDomainObj *vm,
 void
 ferryNodeReadDirect(virDomainObj *vm,
                     virDomainDiskDef *disk,
-                    bool shallow,
+                    virStorageSource *base,
                     bool direct)
 {
     virStorageSource *n;
 
     /* the guest may have ejected the disk */
-    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n);
-         n = shallow ? NULL : n->backingStore) {
+    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n) && n != base; n = n->backingStore) {
         if (!direct || ferryNodeMayReadDirect(vm, n))
             ferryNodeBypassCache(vm, disk, n, direct);
     }

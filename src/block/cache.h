@@ -14,6 +14,6 @@ bool ferryNodeBypassCache(virDomainObj *vm,
                           virDomainDiskDef *disk,
                           virStorageSource *src,
                           bool direct);
-void ferryNodeReadDirect(virDomainObj *vm, virDomainDiskDef *disk, bool shallow, bool direct);
+void ferryNodeReadDirect(virDomainObj *vm, virDomainDiskDef *disk, virStorageSource *base, bool direct);
 void ferryNodeHoldSource(virDomainObj *vm, virDomainDiskDef *disk);
 void ferryNodeReleaseSource(virDomainObj *vm, virStorageSource *src);

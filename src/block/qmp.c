@@ -106,13 +106,14 @@ ferryQMPMirror(virDomainObj *vm,
 
 
 /**
- * ferryQMPHasBacking:
+ * ferryQMPBackingFile:
  *
- * Returns whether QEMU says that the image of @node has a backing file. Reports no error.
+ * Returns what QEMU says is the backing file of the image of @node, or NULL. The caller frees it. Reports
+ * no error.
  */
-bool
-ferryQMPHasBacking(virDomainObj *vm,
-                   const char *node)
+char *
+ferryQMPBackingFile(virDomainObj *vm,
+                    const char *node)
 {
     g_autoptr(virJSONValue) args = NULL;
     g_autoptr(virJSONValue) nodes = NULL;
@@ -126,10 +127,10 @@ ferryQMPHasBacking(virDomainObj *vm,
         virJSONValue *one = virJSONValueArrayGet(nodes, i);
 
         if (STREQ_NULLABLE(virJSONValueObjectGetString(one, "node-name"), node))
-            return virJSONValueObjectHasKey(one, "backing_file");
+            return g_strdup(virJSONValueObjectGetString(one, "backing_file"));
     }
 
-    return false;
+    return NULL;
 }
 
 
@@ -195,6 +196,8 @@ ferryQMPBackupAction(virJSONValue *actions,
         sync = "none";
     else if (params->bitmap)
         sync = "incremental";
+    else if (params->shallow)
+        sync = "top";
 
     if (params->workers > 0 &&
         virJSONValueObjectAdd(&perf, "u:max-workers", params->workers, NULL) < 0)

@@ -33,6 +33,7 @@ struct _ferryBackupParams {
     const char *bitmap;           /* copy only what it marks; NULL: everything */
     unsigned int workers;         /* parallel requests; 0: QEMU chooses */
     bool onlyOverwritten;         /* copy only the old data of what the guest overwrites */
+    bool shallow;                 /* copy only what the image holds itself, not those below */
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
 };
 
@@ -40,7 +41,7 @@ int ferryQMP(virDomainObj *vm, const char *command, virJSONValue **args, virJSON
 int ferryQMPMirror(virDomainObj *vm, const char *jobname, const ferryMirrorParams *params);
 void ferryQMPYank(virDomainObj *vm, const char *node);
 char *ferryQMPDiskNode(virDomainObj *vm, virDomainDiskDef *disk);
-bool ferryQMPHasBacking(virDomainObj *vm, const char *node);
+char *ferryQMPBackingFile(virDomainObj *vm, const char *node);
 int ferryQMPTransaction(virDomainObj *vm, virJSONValue **actions);
 int ferryQMPAddAction(virJSONValue *actions, const char *type, virJSONValue **data);
 int ferryQMPBackupAction(virJSONValue *actions,

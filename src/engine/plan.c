@@ -345,6 +345,21 @@ ferryPlanResume(ferryOp *op,
 
 
 /**
+ * ferryPlanRepeat:
+ *
+ * Runs the last step again that may have acted, and no other. Otherwise like ferryPlanRun().
+ */
+int
+ferryPlanRepeat(ferryOp *op,
+                const ferryPlan *plan)
+{
+    size_t last = *ferryPlanProgress(op, plan) - 1;
+
+    return ferryPlanRunFrom(op, plan, last, plan->steps[last].name);
+}
+
+
+/**
  * ferryPlanUndo:
  *
  * Undoes all steps of @plan that may have acted, last one first. Errors of an undo are

@@ -13,6 +13,7 @@ int ferryPlanRun(ferryOp *op, const ferryPlan *plan);
 int ferryPlanRunTo(ferryOp *op, const ferryPlan *plan, const char *last);
 int ferryPlanAdvance(ferryOp *op, const ferryPlan *plan, const char *last);
 int ferryPlanRunTogether(GPtrArray *ops, const ferryPlan *plan, const char *name);
+int ferryPlanRepeat(ferryOp *op, const ferryPlan *plan);
 int ferryPlanResume(ferryOp *op, const ferryPlan *plan);
 int ferryPlanUndo(ferryOp *op, const ferryPlan *plan);
 

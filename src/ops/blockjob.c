@@ -157,6 +157,9 @@ ferryBlockJobInfo(ferryBlockJob *job,
         info->cur = 1;
     }
 
+    if (job->handler->scale)
+        job->handler->scale(job->op, &info->cur, &info->end);
+
     if (!data->ready && info->cur >= info->end)
         info->cur = info->end - 1;
 
@@ -175,6 +178,7 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
 {
     virDomainObj *vm = job->op->vm;
     g_auto(ferryJobInfo) info = { 0 };
+    bool more;
     int rc;
 
     if (ferryBlockJobCheck(job) < 0)
@@ -184,14 +188,22 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
     rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(vm), job->name, speed);
     qemuDomainObjExitMonitor(vm);
 
-    if (rc < 0 && ferryJobQuery(job->op, job->name, &info) == 0 &&
-        (info.status == QEMU_MONITOR_JOB_STATUS_PENDING ||
-         info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
-         info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN))
-        virReportError(VIR_ERR_OPERATION_INVALID,
-                       _("block job on disk '%1$s' is just ending"), job->dst);
+    more = job->handler->keepSpeed && job->handler->keepSpeed(job->op, speed);
 
-    return rc;
+    if (rc == 0 || ferryJobQuery(job->op, job->name, &info) < 0 ||
+        (info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
+         info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
+         info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN))
+        return rc;
+
+    if (more) {
+        virResetLastError();
+        return 0;
+    }
+
+    virReportError(VIR_ERR_OPERATION_INVALID,
+                   _("block job on disk '%1$s' is just ending"), job->dst);
+    return -1;
 }
 
 

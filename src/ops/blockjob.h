@@ -25,6 +25,14 @@ struct _ferryBlockJobHandler {
      * pivoted nor changed. Domain locked. NULL: they may. */
     void (*refuse)(ferryOp *op, const char *dst);
 
+    /* Keeps @speed for jobs that follow that of now. Locks as for jobEnded. Returns whether there
+     * will be any. NULL: none. */
+    bool (*keepSpeed)(ferryOp *op, unsigned long long speed);
+
+    /* Changes the progress of the job of now to that of the whole operation. Locks as for
+     * jobEnded. NULL: they are the same. */
+    void (*scale)(ferryOp *op, unsigned long long *cur, unsigned long long *end);
+
     /* Aborts the operation. Domain locked, modify job held; the caller references @op. */
     int (*abort)(ferryOp *op, bool async);
 

@@ -11,6 +11,7 @@
 #include "block/volume.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
+#include "ops/copy/base.h"
 #include "ops/copy/control.h"
 #include "ops/copy/copy.h"
 #include "ops/copy/data.h"
@@ -75,16 +76,20 @@ ferryCopyAskAhead(virDomainObj *vm,
                   GPtrArray **aliases)
 {
     bool create = !(req->flags & VIR_DOMAIN_BLOCK_COPY_REUSE_EXT);
-    const char *paths[] = { NULL, NULL };
+    g_autoptr(GPtrArray) paths = g_ptr_array_new();
 
     if (ferryVolumeResolve(vm, req->target, req->path, create) < 0)
         return -1;
 
-    paths[0] = req->target->path;
-    if (!req->target->path || !virStorageSourceIsLocalStorage(req->target))
+    if (req->target->path && virStorageSourceIsLocalStorage(req->target))
+        g_ptr_array_add(paths, req->target->path);
+    if (req->flags & VIR_DOMAIN_BLOCK_COPY_SHALLOW)
+        ferryBaseAddPaths(vm, req->path, req->target, paths);
+    if (paths->len == 0)
         return 0;
 
-    req->aliases = *aliases = ferryAliasAsk(vm, paths);
+    g_ptr_array_add(paths, NULL);
+    req->aliases = *aliases = ferryAliasAsk(vm, (const char *const *) paths->pdata);
     return req->aliases ? 0 : -1;
 }
 
@@ -134,7 +139,7 @@ ferryCopyStart(virDomainObj *vm,
         return -1;
 
     ferryOpDrive(op);
-    rc = ferryPlanRun(op, &ferryCopyStartPlan);
+    rc = ferryPlanRunTo(op, &ferryCopyStartPlan, ferryCopyFirstJob(copy));
     if (rc < 0 && !op->over && *ferryPlanProgress(op, &ferryCopyStartPlan) == 0)
         ferryOpEnd(op);
     else if (rc < 0)

@@ -25,6 +25,8 @@ ferryCopyFree(void *data)
     ferryCopy *copy = data;
 
     g_free(copy->dst);
+    g_free(copy->base);
+    g_free(copy->layer);
     virObjectUnref(copy->target);
     virObjectUnref(copy->old);
     ferryFileFree(copy->file);
@@ -55,7 +57,20 @@ ferryCopyFileOf(const ferryCopy *copy)
 bool
 ferryCopyOpensLate(const ferryCopy *copy)
 {
-    return copy->shallow && (copy->reuse || copy->overlay);
+    return copy->shallow && !copy->base && (copy->reuse || copy->overlay);
+}
+
+
+/**
+ * ferryCopyFirstJob:
+ *
+ * Returns the step of the start plan that starts the first job: the call that begins the copy is
+ * answered then.
+ */
+const char *
+ferryCopyFirstJob(const ferryCopy *copy)
+{
+    return copy->base ? "layer" : "mirror";
 }
 
 
@@ -90,6 +105,51 @@ ferryCopyRequireDisk(ferryOp *op)
                    _("domain '%1$s' has no disk '%2$s' any more: its copy ends"),
                    op->vm->def->name, ferryCopyOf(op)->dst);
     return -1;
+}
+
+
+/**
+ * ferryCopyImageAbove:
+ *
+ * Returns the image of @chain, borrowed, that is right above the one whose node is @node; NULL if there
+ * is none.
+ */
+virStorageSource *
+ferryCopyImageAbove(virStorageSource *chain,
+                    const char *node)
+{
+    virStorageSource *n;
+
+    for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (virStorageSourceIsBacking(n->backingStore) && STREQ_NULLABLE(n->backingStore->nodeformat, node))
+            return n;
+    }
+
+    return NULL;
+}
+
+
+/**
+ * ferryCopyBase:
+ *
+ * Returns the image of the disk's chain, borrowed, above which everything is copied; NULL: everything
+ * is, or the disk is gone. Domain locked.
+ */
+virStorageSource *
+ferryCopyBase(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    virStorageSource *above;
+
+    if (!copy->shallow || !disk)
+        return NULL;
+
+    if (!copy->base)
+        return disk->src->backingStore;
+
+    above = ferryCopyImageAbove(disk->src, copy->base);
+    return above ? above->backingStore : NULL;
 }
 
 
@@ -135,11 +195,11 @@ ferryCopyTargetBacking(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (ferryCopyOpensLate(copy) || copy->reuse || !disk)
+    if (ferryCopyOpensLate(copy) || (copy->reuse && !copy->base) || !disk)
         return virStorageSourceNew();
 
     if (copy->shallow && !virStorageSourceHasBacking(copy->target))
-        return virObjectRef(disk->src->backingStore);
+        return virObjectRef(ferryCopyBase(op));
 
     return virObjectRef(copy->target->backingStore);
 }

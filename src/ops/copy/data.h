@@ -34,7 +34,10 @@ struct _ferryCopy {
     ferryVolume *volume;      /* the target, if it is created through its pool, in place of a file */
     ferryCopyGoal goal;
     ferryQuiesce quiesce;     /* of the pivot, or abort, that has begun */
-    bool shallow;             /* copy the top image only */
+    bool shallow;             /* copy the top image only, or those above base */
+    char *base;               /* node of the disk's image that the target is put onto; NULL: that
+                               * right below the top one, or as target says */
+    char *layer;              /* with a base: node of the image that is being copied */
     bool reuse;               /* the target exists and is formatted: do not create it */
     bool overlay;             /* of a snapshot's overlay, which is made after "size" */
     bool pending;             /* of a snapshot that is not complete: no client's yet */
@@ -68,8 +71,11 @@ const ferryFile *ferryCopyFileOf(const ferryCopy *copy);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryCopy, ferryCopyFree);
 FERRY_OP_DATA(ferryCopy, ferryCopyOf, ferryCopyFree);
 bool ferryCopyOpensLate(const ferryCopy *copy);
+const char *ferryCopyFirstJob(const ferryCopy *copy);
 virDomainDiskDef *ferryCopyDisk(ferryOp *op);
 int ferryCopyRequireDisk(ferryOp *op);
+virStorageSource *ferryCopyImageAbove(virStorageSource *chain, const char *node);
+virStorageSource *ferryCopyBase(ferryOp *op);
 void ferryCopyTakeOptions(virStorageSource *target, const virDomainDiskDef *disk);
 void ferryCopyClearMirror(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);

@@ -16,6 +16,7 @@
 #include "ops/copy/data.h"
 #include "ops/copy/group.h"
 #include "ops/copy/group_end.h"
+#include "ops/copy/layers_next.h"
 #include "ops/copy/pivot.h"
 #include "ops/policy.h"
 #include "virerror.h"
@@ -196,6 +197,8 @@ ferryCopyJobName(ferryOp *op,
 const ferryBlockJobHandler ferryCopyBlockJob = {
     .type = VIR_DOMAIN_BLOCK_JOB_TYPE_COPY,
     .jobName = ferryCopyJobName,
+    .keepSpeed = ferryLayersKeepSpeed,
+    .scale = ferryLayersScale,
     .abort = ferryGroupAbortOne,
     .pivot = ferryCopyPivot,
     .group = ferryGroupEnd,

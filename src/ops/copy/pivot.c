@@ -370,12 +370,14 @@ ferryPivotAdopt(ferryOp *op)
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     if (disk && disk->src != copy->target) {
-        /* a shallow copy that we created uses the old image's backing chain; the owner of
-         * a reused image chose its chain */
+        /* a shallow copy that we created uses the old image's backing chain, or what is left
+         * of it; the owner of a reused image chose its chain */
         if (copy->shallow && !ferryCopyOpensLate(copy) &&
             !virStorageSourceIsBacking(copy->target->backingStore)) {
+            virStorageSource *above = copy->base ? ferryCopyImageAbove(copy->old, copy->base) : copy->old;
+
             virObjectUnref(copy->target->backingStore);
-            copy->target->backingStore = g_steal_pointer(&copy->old->backingStore);
+            copy->target->backingStore = above ? g_steal_pointer(&above->backingStore) : NULL;
         }
 
         if (copy->old->readonly) {

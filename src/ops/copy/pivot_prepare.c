@@ -191,7 +191,7 @@ ferryPivotCarryBitmaps(ferryOp *op)
     if (ferryCopyRequireDisk(op) < 0)
         return -1;
 
-    return ferryBitmapsCarry(op->vm, ferryCopyDisk(op)->src, copy->target, copy->shallow);
+    return ferryBitmapsCarry(op->vm, ferryCopyDisk(op)->src, copy->target, ferryCopyBase(op));
 }
 
 

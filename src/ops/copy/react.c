@@ -11,6 +11,7 @@
 #include "engine/wait.h"
 #include "ops/copy/control.h"
 #include "ops/copy/data.h"
+#include "ops/copy/layers_next.h"
 #include "ops/copy/pivot.h"
 #include "ops/copy/react.h"
 #include "ops/event.h"
@@ -120,6 +121,9 @@ ferryCopyJobChanged(ferryOp *op)
         if (ferryCopyRewind(op, &info) < 0)
             return;
     }
+
+    if (ferryLayersGoOn(op, &info))
+        return;
 
     /* Behind the point of no return there is only one way, whatever the goal says. */
     if (ferryPlanPastReturn(op, &ferryCopyPivotPlan)) {

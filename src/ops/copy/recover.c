@@ -70,6 +70,56 @@ ferryCopySetDetected(virStorageSource *target)
 }
 
 
+/* A copy of several images may have its mirror job started by a later driver. */
+static void
+ferryCopyFormatLayers(virBuffer *attrs,
+                      const ferryCopy *copy)
+{
+    if (!copy->base)
+        return;
+
+    virBufferEscapeString(attrs, " base='%s'", copy->base);
+    virBufferEscapeString(attrs, " layer='%s'", copy->layer);
+    virBufferAsprintf(attrs, " synchronous='%s'", copy->synchronous ? "yes" : "no");
+    virBufferAsprintf(attrs, " bandwidth='%llu'", copy->bandwidth);
+    virBufferAsprintf(attrs, " granularity='%llu'", copy->granularity);
+    virBufferAsprintf(attrs, " bufSize='%llu'", copy->bufSize);
+}
+
+
+static int
+ferryCopyParseBool(xmlNodePtr node,
+                   const char *name,
+                   bool *result)
+{
+    virTristateBool value;
+
+    if (virXMLPropTristateBool(node, name, VIR_XML_PROP_REQUIRED, &value) < 0)
+        return -1;
+
+    *result = value == VIR_TRISTATE_BOOL_YES;
+    return 0;
+}
+
+
+static int
+ferryCopyParseLayers(xmlNodePtr node,
+                     ferryCopy *copy)
+{
+    if (!(copy->base = virXMLPropString(node, "base")))
+        return 0;
+
+    if (!(copy->layer = virXMLPropStringRequired(node, "layer")) ||
+        ferryCopyParseBool(node, "synchronous", &copy->synchronous) < 0 ||
+        virXMLPropULongLong(node, "bandwidth", 10, VIR_XML_PROP_REQUIRED, &copy->bandwidth) < 0 ||
+        virXMLPropULongLong(node, "granularity", 10, VIR_XML_PROP_REQUIRED, &copy->granularity) < 0 ||
+        virXMLPropULongLong(node, "bufSize", 10, VIR_XML_PROP_REQUIRED, &copy->bufSize) < 0)
+        return -1;
+
+    return 0;
+}
+
+
 /**
  * ferryCopyFormat:
  *
@@ -95,6 +145,7 @@ ferryCopyFormat(ferryOp *op,
         virBufferAddLit(&attrs, " overlay='yes'");
     if (copy->pending)
         virBufferAddLit(&attrs, " pending='yes'");
+    ferryCopyFormatLayers(&attrs, copy);
     virBufferAsprintf(&attrs, " keep='%s'", copy->keep ? "yes" : "no");
     virBufferAsprintf(&attrs, " pause='%s'", copy->pause ? "yes" : "no");
     virBufferAsprintf(&attrs, " detected='%s'", ferryCopyIsDetected(copy->target) ? "yes" : "no");
@@ -105,21 +156,6 @@ ferryCopyFormat(ferryOp *op,
         ferryCopyFormatSource(buf, "old", copy->old, op->driver->xmlopt) < 0)
         return -1;
 
-    return 0;
-}
-
-
-static int
-ferryCopyParseBool(xmlNodePtr node,
-                   const char *name,
-                   bool *result)
-{
-    virTristateBool value;
-
-    if (virXMLPropTristateBool(node, name, VIR_XML_PROP_REQUIRED, &value) < 0)
-        return -1;
-
-    *result = value == VIR_TRISTATE_BOOL_YES;
     return 0;
 }
 
@@ -158,6 +194,7 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
+        ferryCopyParseLayers(node, copy) < 0 ||
         virXMLPropTristateBool(node, "overlay", VIR_XML_PROP_NONE, &overlay) < 0 ||
         virXMLPropTristateBool(node, "pending", VIR_XML_PROP_NONE, &pending) < 0 ||
         virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
@@ -181,6 +218,30 @@ ferryCopyParse(virQEMUDriver *driver,
 }
 
 
+/* What is below the target of @disk is what QEMU has there: an image of the disk's chain. */
+static void
+ferryCopyGuessBase(virDomainObj *vm,
+                   virDomainDiskDef *disk,
+                   ferryCopy *copy)
+{
+    g_autofree char *file = NULL;
+    virStorageSource *n;
+
+    if (!virStorageSourceHasBacking(disk->src) || virStorageSourceHasBacking(copy->target) ||
+        !(file = ferryQMPBackingFile(vm, copy->target->nodeformat)))
+        return;
+
+    copy->shallow = true;
+
+    for (n = disk->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (n != disk->src->backingStore && STREQ_NULLABLE(n->path, file)) {
+            copy->base = g_strdup(n->nodeformat);
+            copy->layer = g_strdup(disk->src->nodeformat);
+        }
+    }
+}
+
+
 /* Makes up the data of a copy of @disk to its mirror that no journal has. What was at the
  * target before is unknown, so undo must not remove the target: FERRY_IMAGE_FOREIGN. */
 static ferryCopy *
@@ -193,9 +254,7 @@ ferryCopyGuess(virDomainObj *vm,
     copy->dst = g_strdup(disk->dst);
     copy->target = virObjectRef(disk->mirror);
     copy->origin = FERRY_IMAGE_FOREIGN;
-    copy->shallow = virStorageSourceHasBacking(disk->src) &&
-        !virStorageSourceHasBacking(copy->target) &&
-        ferryQMPHasBacking(vm, copy->target->nodeformat);
+    ferryCopyGuessBase(vm, disk, copy);
 
     if (moved) {
         copy->goal = FERRY_COPY_GOAL_PIVOT;
@@ -342,6 +401,7 @@ ferryCopyRecover(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
+    bool started = ferryPlanReached(op, &ferryCopyStartPlan, ferryCopyFirstJob(copy));
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
 
@@ -359,13 +419,13 @@ ferryCopyRecover(ferryOp *op)
     }
 
     /* the storage driver, which has to be asked, may be slow: a worker does that */
-    if (!ferryPlanDone(op, &ferryCopyStartPlan) && copy->volume) {
+    if (!started && copy->volume) {
         copy->refused = true;
         ignore_value(ferryEngineSubmit(op));
         return;
     }
 
-    if (!ferryPlanDone(op, &ferryCopyStartPlan) || copy->pending) {
+    if (!started || copy->pending) {
         if (ferryPlanUndo(op, &ferryCopyStartPlan) == 0)
             ferryOpEnd(op);
         return;

@@ -18,6 +18,7 @@
 #include "block/source.h"
 #include "block/volume.h"
 #include "domain_validate.h"
+#include "ops/copy/base.h"
 #include "ops/copy/request.h"
 #include "qemu/qemu_block.h"
 #include "storage_file_probe.h"
@@ -174,7 +175,8 @@ ferryCopyCheckBacking(ferryCopyCheck *c)
                              "doesn't make sense"));
             return -1;
         }
-        if (qemuDomainStorageSourceValidateDepth(c->target, /* add= */ 0, /* diskdst= */ NULL) < 0)
+        if (qemuDomainStorageSourceValidateDepth(c->target, /* add= */ 0, /* diskdst= */ NULL) < 0 ||
+            (!copy->overlay && ferryBaseFind(c->vm, c->disk, c->target, c->req->aliases, copy) < 0))
             return -1;
     } else if (!c->target->backingStore && !copy->shallow) {
         c->target->backingStore = virStorageSourceNew();
@@ -456,10 +458,11 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
     c->target->detect_zeroes = c->disk->detect_zeroes;
 
     if (c->copy->reuse && !c->copy->overlay && !c->target->backingStore &&
-        c->target->format >= VIR_STORAGE_FILE_BACKING)
-        return qemuDomainDetermineDiskChain(c->priv->driver, c->vm, c->disk, c->target);
+        c->target->format >= VIR_STORAGE_FILE_BACKING &&
+        qemuDomainDetermineDiskChain(c->priv->driver, c->vm, c->disk, c->target) < 0)
+        return -1;
 
-    return 0;
+    return ferryBaseCheckReused(c->vm, c->disk, c->target, c->req->aliases, c->copy);
 }
 
 

@@ -25,6 +25,7 @@
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
+#include "ops/copy/layers.h"
 #include "ops/copy/start.h"
 #include "ops/opfile.h"
 #include "ops/opvolume.h"
@@ -387,7 +388,7 @@ ferryCopyCheckSize(ferryOp *op)
         return -1;
 
     src = ferryCopyDisk(op)->src;
-    if (ferryBitmapsFit(op->vm, nodes, src, copy->target, copy->shallow) < 0 ||
+    if (ferryBitmapsFit(op->vm, nodes, src, copy->target, ferryCopyBase(op)) < 0 ||
         ferryNodeCapacity(nodes, src->nodeformat, &sizes[0]) < 0 ||
         ferryNodeCapacity(nodes, copy->target->nodeformat, &sizes[1]) < 0)
         return -1;
@@ -423,7 +424,7 @@ ferryCopyCacheOff(ferryOp *op)
     /* "node" opened a plain target with direct I/O already, if possible */
     if (!ferryImageIsPlain(copy->target))
         ferryNodeBypassCache(op->vm, ferryCopyDisk(op), copy->target, /* direct= */ true);
-    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), copy->shallow, /* direct= */ true);
+    ferryNodeReadDirect(op->vm, ferryCopyDisk(op), ferryCopyBase(op), /* direct= */ true);
     return 0;
 }
 
@@ -432,11 +433,10 @@ ferryCopyCacheOff(ferryOp *op)
 static void
 ferryCopyCacheBack(ferryOp *op)
 {
-    ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     if (disk)
-        ferryNodeReadDirect(op->vm, disk, copy->shallow, /* direct= */ false);
+        ferryNodeReadDirect(op->vm, disk, ferryCopyBase(op), /* direct= */ false);
 }
 
 
@@ -513,6 +513,7 @@ const ferryPlan ferryCopyStartPlan = {
         { .name = "node", .run = ferryCopyAddNode },
         { .name = "size", .run = ferryCopyCheckSize },
         { .name = "cache", .run = ferryCopyCacheOff, .undo = ferryCopyCacheBack },
+        { .name = "layer", .run = ferryLayersCopy, .undo = ferryLayersStop, .idle = ferryLayersNone },
         { .name = "mirror", .run = ferryCopyMirror, .undo = ferryCopyUnmirror },
         { 0 },
     },

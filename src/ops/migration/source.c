@@ -80,8 +80,10 @@ ferryMigrationSetCache(ferryOp *op,
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++) {
-        ferryNodeReadDirect(op->vm, ferryMigrationDomainDisk(op, &migration->disks[i]),
-                            migration->shallow, direct);
+        virDomainDiskDef *disk = ferryMigrationDomainDisk(op, &migration->disks[i]);
+
+        ferryNodeReadDirect(op->vm, disk, disk && migration->shallow ? disk->src->backingStore : NULL,
+                            direct);
     }
 }
 

@@ -1,0 +1,137 @@
+/*
+ * layers_next.c: block copy: from one image of the chain to the next
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ *
+ * See layers.c.
+ */
+
+#include <config.h>
+
+#include "engine/journal.h"
+#include "engine/plan.h"
+#include "ops/copy/data.h"
+#include "ops/copy/layers.h"
+#include "ops/copy/layers_next.h"
+#include "ops/copy/pivot.h"
+#include "ops/copy/start.h"
+#include "virerror.h"
+#include "virlog.h"
+
+VIR_LOG_INIT("ferry.copy");
+
+
+/* An image is copied: begins with that above it. The top one is for the mirror job. */
+static int
+ferryLayersNext(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virStorageSource *next;
+
+    if (ferryCopyRequireDisk(op) < 0)
+        return -1;
+
+    ferryLayersClear(op);
+
+    next = ferryCopyImageAbove(ferryCopyDisk(op)->src, copy->layer);
+    if (next == ferryCopyDisk(op)->src)
+        return ferryPlanRunTo(op, &ferryCopyStartPlan, "mirror");
+
+    g_free(copy->layer);
+    copy->layer = g_strdup(next->nodeformat);
+    return ferryPlanRepeat(op, &ferryCopyStartPlan);
+}
+
+
+/**
+ * ferryLayersGoOn:
+ * @info: of the copy's job
+ *
+ * Begins with the next image when one is copied, or again with one whose job a driver that died has
+ * not started. Domain locked, job held.
+ *
+ * Returns whether that is all that the state of the job requires.
+ */
+bool
+ferryLayersGoOn(ferryOp *op,
+                const ferryJobInfo *info)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    bool mirrors = ferryPlanDone(op, &ferryCopyStartPlan);
+    bool gone = info->status == QEMU_MONITOR_JOB_STATUS_UNKNOWN;
+    int rc;
+
+    if (!copy->base || copy->goal != FERRY_COPY_GOAL_MIRROR || info->error || (mirrors && !gone) ||
+        copy->ready || ferryPlanReached(op, &ferryCopyPivotPlan, "chain"))
+        return false;
+
+    if (gone)
+        rc = ferryPlanRepeat(op, &ferryCopyStartPlan);
+    else if (info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+        rc = ferryLayersNext(op);
+    else
+        return true;
+
+    return rc == 0;
+}
+
+
+/**
+ * ferryLayersKeepSpeed:
+ * @speed: bytes/s
+ *
+ * A client has set the speed of the copy. Domain locked, job held. Returns whether other jobs follow
+ * that of now, which get it.
+ */
+bool
+ferryLayersKeepSpeed(ferryOp *op,
+                     unsigned long long speed)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (!copy->base || copy->goal != FERRY_COPY_GOAL_MIRROR || ferryPlanDone(op, &ferryCopyStartPlan))
+        return false;
+
+    copy->bandwidth = speed;
+    if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
+        VIR_WARN("domain '%s': if the driver is restarted now, the speed of the copy of disk '%s' is forgotten: %s",
+                 op->vm->def->name, copy->dst, virGetLastErrorMessage());
+        virResetLastError();
+    }
+
+    return true;
+}
+
+
+/**
+ * ferryLayersScale:
+ *
+ * Changes progress @cur of @end, of the job that runs, to that of the whole copy: each image is taken for
+ * as large as any other. Domain locked, job held.
+ */
+void
+ferryLayersScale(ferryOp *op,
+                 unsigned long long *cur,
+                 unsigned long long *end)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+    const char *now = ferryPlanDone(op, &ferryCopyStartPlan) && disk ? disk->src->nodeformat : copy->layer;
+    unsigned long long before = 0;
+    unsigned long long all = 0;
+    virStorageSource *n;
+
+    /* the copies to come are above the image of now, those that are done below it */
+    for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n) && copy->base &&
+         STRNEQ(n->nodeformat, copy->base); n = n->backingStore) {
+        before = STREQ(n->nodeformat, now) ? 0 : before + 1;
+        all++;
+    }
+
+    if (all == 0)
+        return;
+
+    *cur += before * *end;
+    *end *= all;
+}
