@@ -139,11 +139,11 @@ class Partial(Copy):
 
     flags = SHALLOW
     # what each image below the top has, and where
-    BELOW = (('base', 0x22, '0', '8M'), ('mid1', 0x44, '3M', '1M'), ('mid2', 0x55, '3584k', '512k'))
+    LAYERS = (('base', 0x22, '0', '8M'), ('mid1', 0x44, '3M', '1M'), ('mid2', 0x55, '3584k', '512k'))
 
     def prepare_images(self):
         below = None
-        for name, pattern, offset, length in self.BELOW:
+        for name, pattern, offset, length in self.LAYERS:
             image = self.path(f'{name}.qcow2')
             create_image(image, SIZE, backing=below)
             write_image(image, pattern, offset, length)
