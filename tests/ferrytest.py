@@ -199,22 +199,19 @@ class Monitor:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(60)
         self.socket.connect(path)
-        self.file = self.socket.makefile('rw')
+        # a file for both ways forgets what it has read ahead when it is written to
+        self.file = self.socket.makefile('r')
         self.file.readline()
         self('qmp_capabilities')
 
     def __call__(self, command, **arguments):
         arguments = {k.replace('_', '-'): v for k, v in arguments.items()}
-        self.file.write(json.dumps({'execute': command, 'arguments': arguments}) + '\n')
-        self.file.flush()
+        self.socket.sendall(json.dumps({'execute': command, 'arguments': arguments}).encode() + b'\n')
         while True:
             line = self.file.readline()
             if not line:
                 raise Failed('QEMU is gone')
-            try:
-                reply = json.loads(line)
-            except ValueError:
-                raise Failed(f'QEMU answered {command} with {line!r}') from None
+            reply = json.loads(line)
             if 'error' in reply:
                 raise Failed(reply['error'].get('desc', str(reply)))
             if 'return' in reply:

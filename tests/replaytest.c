@@ -610,6 +610,9 @@ replayTest(const void *opaque)
 #define TARGET_FILE REPLAY_FOLDER "/target"
 #define TARGET(fmt) \
     "<disk type='file'><driver type='" fmt "'/><source file='" TARGET_FILE "'/></disk>"
+#define PARTIAL \
+    "<disk type='file'><driver type='qcow2'/><source file='" TARGET_FILE "'/>" \
+    "<backingStore type='file'><format type='qcow2'/><source file='" REPLAY_FOLDER "/base'/></backingStore></disk>"
 #define NOBODY \
     "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x'>" \
     "<host transport='unix' socket='" REPLAY_FOLDER "/nobody'/></source></disk>"
@@ -625,6 +628,7 @@ replayTest(const void *opaque)
 #define SERVER "<server transport='unix' socket='" REPLAY_FOLDER "/nbd'/>"
 #define CHECKPOINT(name) "<domaincheckpoint><name>" name "</name></domaincheckpoint>"
 
+#define SHALLOW VIR_DOMAIN_BLOCK_COPY_SHALLOW
 #define REUSE VIR_DOMAIN_BLOCK_COPY_REUSE_EXT
 #define PIVOT VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
 #define READY VIR_DOMAIN_DISK_MIRROR_STATE_READY
@@ -635,6 +639,8 @@ static const replayCase replayCases[] = {
     { "start-reuse", replayCopyStart, TARGET("qcow2"), NULL, REUSE, true, SOURCE },
     { "start-refused", replayCopyStart, NOBODY, NULL, 0, false, SOURCE },
     { "start-size", replayCopyStart, TARGET("qcow2"), NULL, REUSE, false, SOURCE },
+    { "start-partial", replayCopyStart, PARTIAL, NULL, SHALLOW, true, SOURCE },
+    { "pivot-partial", replayEnd, NULL, NULL, PIVOT, false, TARGET_FILE },
     { "pivot-early", replayEnd, NULL, NULL, PIVOT, true, SOURCE },
     { "pivot", replayEnd, NULL, NULL, PIVOT, false, TARGET_FILE },
     { "group-pivot", replayEndGroup, NULL, NULL, PIVOT, false, TARGET_FILE },
@@ -662,6 +668,13 @@ static const replayCase replayCases[] = {
     { "recover-copy-start", replayRecover, NULL, NULL, 0, false, SOURCE },
     { "recover-copy-abort", replayRecover, NULL, NULL, 0, false, SOURCE },
     { "recover-copy-lost", replayRecover, NULL, NULL, 0, true, SOURCE, .mirror = READY },
+    { "recover-partial", replayRecover, NULL, NULL, 0, true, SOURCE },
+    { "recover-partial-meanwhile", replayRecover, NULL, NULL, 0, true, SOURCE },
+    { "recover-partial-next", replayRecover, NULL, NULL, 0, true, SOURCE },
+    { "recover-partial-start", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-snapshot-copies", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-snapshot-taken", replayRecover, NULL, NULL, 0, false, SOURCE },
+    { "recover-snapshot-mirrors", replayRecover, NULL, NULL, 0, false, SOURCE },
     { "recover-pivot-flushed", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
     { "recover-pivot-drained", replayRecover, NULL, NULL, 0, false, TARGET_FILE },
     { "recover-pivot-committed", replayRecover, NULL, NULL, 0, false, TARGET_FILE },

@@ -105,15 +105,6 @@ class Solo(Pair):
             raise
 
 
-class Lines:
-    """A socket's lines: makefile('rw') forgets what it has read when it is written
-    to, and with it the half of an event."""
-
-    def __init__(self, socket):
-        self.reader, self.writer = socket.makefile('r'), socket.makefile('w')
-        self.readline, self.write, self.flush = self.reader.readline, self.writer.write, self.writer.flush
-
-
 class SoakGuest:
     """A paused domain with vda and vdb whose guest is the test. contents: what
     the disks hold at the beginning"""
@@ -138,7 +129,6 @@ class SoakGuest:
 
     def connect(self):
         self.monitor = Monitor(self.host.monitor_path(self.name))
-        self.monitor.file = Lines(self.monitor.socket)
 
     def qmp(self, command, **arguments):
         with self.lock:
