@@ -171,7 +171,8 @@ class Partial(Copy):
             self.call('blockJobInfo', self.DISKS[0], 0)
             xml = self.call('XMLDesc', 0)
             if '<mirror' not in xml:
-                raise LibvirtError(OPERATION_FAILED, self.host.log_text()[before:])
+                raise LibvirtError(OPERATION_FAILED, '\n'.join(
+                    line for line in self.host.log_text()[before:].splitlines() if ' ferryReport' in line))
             return " ready='yes'" in xml
         wait_for(ready, 60, 0.02, 'the copy to be ready')
 

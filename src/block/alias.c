@@ -131,6 +131,19 @@ ferryAliasIsOpen(GPtrArray *aliases,
 
 
 /**
+ * ferryAliasIsKnown:
+ *
+ * Returns whether the storage has said what @path leads to, also if that is nothing yet.
+ */
+bool
+ferryAliasIsKnown(GPtrArray *aliases,
+                  const char *path)
+{
+    return !!ferryAliasFind(aliases, path);
+}
+
+
+/**
  * ferryAliasIsSame:
  *
  * Returns whether @a and @b are known to lead to the same file, which need not exist.

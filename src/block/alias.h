@@ -11,4 +11,5 @@
 
 GPtrArray *ferryAliasAsk(virDomainObj *vm, const char *const *paths);
 bool ferryAliasIsOpen(GPtrArray *aliases, const char *path, virDomainObj *vm);
+bool ferryAliasIsKnown(GPtrArray *aliases, const char *path);
 bool ferryAliasIsSame(GPtrArray *aliases, const char *a, const char *b);

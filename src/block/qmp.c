@@ -106,31 +106,31 @@ ferryQMPMirror(virDomainObj *vm,
 
 
 /**
- * ferryQMPBackingFile:
+ * ferryQMPBackingDepth:
  *
- * Returns what QEMU says is the backing file of the image of @node, or NULL. The caller frees it. Reports
- * no error.
+ * Returns how many images QEMU has below that of @node; 0, without an error reported, if it does not
+ * say.
  */
-char *
-ferryQMPBackingFile(virDomainObj *vm,
-                    const char *node)
+int
+ferryQMPBackingDepth(virDomainObj *vm,
+                     const char *node)
 {
-    g_autoptr(virJSONValue) args = NULL;
     g_autoptr(virJSONValue) nodes = NULL;
     size_t i;
 
-    if (virJSONValueObjectAdd(&args, "b:flat", true, NULL) < 0 ||
-        ferryQMP(vm, "query-named-block-nodes", &args, &nodes) < 0)
+    /* a "flat" answer has no depth */
+    if (ferryQMP(vm, "query-named-block-nodes", /* args= */ NULL, &nodes) < 0)
         virResetLastError();
 
     for (i = 0; nodes && virJSONValueIsArray(nodes) && i < virJSONValueArraySize(nodes); i++) {
         virJSONValue *one = virJSONValueArrayGet(nodes, i);
+        int depth;
 
         if (STREQ_NULLABLE(virJSONValueObjectGetString(one, "node-name"), node))
-            return g_strdup(virJSONValueObjectGetString(one, "backing_file"));
+            return virJSONValueObjectGetNumberInt(one, "backing_file_depth", &depth) < 0 ? 0 : depth;
     }
 
-    return NULL;
+    return 0;
 }
 
 

@@ -41,7 +41,7 @@ int ferryQMP(virDomainObj *vm, const char *command, virJSONValue **args, virJSON
 int ferryQMPMirror(virDomainObj *vm, const char *jobname, const ferryMirrorParams *params);
 void ferryQMPYank(virDomainObj *vm, const char *node);
 char *ferryQMPDiskNode(virDomainObj *vm, virDomainDiskDef *disk);
-char *ferryQMPBackingFile(virDomainObj *vm, const char *node);
+int ferryQMPBackingDepth(virDomainObj *vm, const char *node);
 int ferryQMPTransaction(virDomainObj *vm, virJSONValue **actions);
 int ferryQMPAddAction(virJSONValue *actions, const char *type, virJSONValue **data);
 int ferryQMPBackupAction(virJSONValue *actions,

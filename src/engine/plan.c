@@ -347,7 +347,8 @@ ferryPlanResume(ferryOp *op,
 /**
  * ferryPlanRepeat:
  *
- * Runs the last step again that may have acted, and no other. Otherwise like ferryPlanRun().
+ * Runs the last step again that may have acted, and no other; there must be one. Otherwise like
+ * ferryPlanRun().
  */
 int
 ferryPlanRepeat(ferryOp *op,

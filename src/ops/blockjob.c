@@ -178,7 +178,6 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
 {
     virDomainObj *vm = job->op->vm;
     g_auto(ferryJobInfo) info = { 0 };
-    bool more;
     int rc;
 
     if (ferryBlockJobCheck(job) < 0)
@@ -188,18 +187,21 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
     rc = qemuMonitorBlockJobSetSpeed(qemuDomainGetMonitor(vm), job->name, speed);
     qemuDomainObjExitMonitor(vm);
 
-    more = job->handler->keepSpeed && job->handler->keepSpeed(job->op, speed);
+    if (rc < 0 &&
+        (ferryJobQuery(job->op, job->name, &info) < 0 ||
+         (info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
+          info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
+          info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN)))
+        return -1;
 
-    if (rc == 0 || ferryJobQuery(job->op, job->name, &info) < 0 ||
-        (info.status != QEMU_MONITOR_JOB_STATUS_PENDING &&
-         info.status != QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
-         info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN))
-        return rc;
-
-    if (more) {
+    /* of a job that has just ended QEMU has not looked at it */
+    if (speed <= LLONG_MAX && job->handler->keepSpeed && job->handler->keepSpeed(job->op, speed)) {
         virResetLastError();
         return 0;
     }
+
+    if (rc == 0)
+        return 0;
 
     virReportError(VIR_ERR_OPERATION_INVALID,
                    _("block job on disk '%1$s' is just ending"), job->dst);

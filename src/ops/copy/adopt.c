@@ -83,6 +83,11 @@ ferryCopyAdoptDisk(ferryOp *op,
         virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0)
         return -1;
 
+    /* A driver that was restarted cannot tell a chain that was detected from one that is in the
+     * definition: there is none in this one. */
+    if (copy->own && !virStorageSourceIsBacking(disk->src->backingStore))
+        g_clear_pointer(&src->backingStore, virObjectUnref);
+
     virObjectUnref(disk->src);
     disk->src = g_steal_pointer(&src);
     copy->unsaved = true;

@@ -12,7 +12,10 @@
 
 #include <config.h>
 
+#include <sys/stat.h>
+
 #include "block/alias.h"
+#include "block/bounded.h"
 #include "block/node.h"
 #include "ops/copy/base.h"
 #include "virerror.h"
@@ -28,6 +31,58 @@ ferryBaseIsSame(GPtrArray *aliases,
     return virStorageSourceIsSameLocation(a, b) ||
            (aliases && virStorageSourceIsLocalStorage(a) && virStorageSourceIsLocalStorage(b) &&
             ferryAliasIsSame(aliases, a->path, b->path));
+}
+
+
+/* Like ferryBaseIsSame(), for an image that nobody knew when the storage was asked ahead. Takes a bounded
+ * time, without the domain's lock. */
+static bool
+ferryBaseIsSameFile(virDomainObj *vm,
+                    virStorageSource *a,
+                    virStorageSource *b)
+{
+    g_autofree char *one = g_strdup(a->path);
+    g_autofree char *other = g_strdup(b->path);
+    struct stat st[2];
+
+    if (virStorageSourceIsSameLocation(a, b))
+        return true;
+
+    return virStorageSourceIsLocalStorage(a) && virStorageSourceIsLocalStorage(b) &&
+           ferryBoundedStat(vm, one, &st[0]) == 0 && ferryBoundedStat(vm, other, &st[1]) == 0 &&
+           st[0].st_dev == st[1].st_dev && st[0].st_ino == st[1].st_ino && st[0].st_rdev == st[1].st_rdev;
+}
+
+
+/* Returns 0 if all images that are to be compared are known, or -1 with an error reported. */
+static int
+ferryBaseCheckKnown(virDomainObj *vm,
+                    virDomainDiskDef *disk,
+                    virStorageSource *given,
+                    GPtrArray *aliases)
+{
+    virStorageSource *unknown = NULL;
+    virStorageSource *n;
+
+    if (!aliases || !virStorageSourceIsLocalStorage(given))
+        return 0;
+
+    if (!ferryAliasIsKnown(aliases, given->path))
+        unknown = given;
+
+    for (n = disk->src; virStorageSourceIsBacking(n); n = n->backingStore) {
+        if (virStorageSourceIsLocalStorage(n) && n->path && !ferryAliasIsKnown(aliases, n->path))
+            unknown = n;
+    }
+
+    if (!unknown)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
+                   _("'%1$s' cannot be looked at, so that nobody knows whether <backingStore> names an image of disk "
+                     "'%2$s' of domain '%3$s': name it as the disk's definition does, or make it accessible"),
+                   unknown->path, disk->dst, vm->def->name);
+    return -1;
 }
 
 
@@ -143,7 +198,7 @@ ferryBaseFind(virDomainObj *vm,
         n = n->backingStore;
 
     if (!virStorageSourceIsBacking(n))
-        return 0;
+        return ferryBaseCheckKnown(vm, disk, given, aliases);
 
     if (n == disk->src) {
         virReportError(VIR_ERR_INVALID_ARG,
@@ -183,7 +238,7 @@ ferryBaseFind(virDomainObj *vm,
  *
  * QEMU is told what is below the target, but the next one will go by what the image says itself: a
  * reused one must name the base of @copy. Call it when the chain of the target is known; it is
- * taken out of the target again.
+ * taken out of the target again. Domain locked, job held; the lock is released meanwhile.
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -191,18 +246,17 @@ int
 ferryBaseCheckReused(virDomainObj *vm,
                      virDomainDiskDef *disk,
                      virStorageSource *target,
-                     GPtrArray *aliases,
                      ferryCopy *copy)
 {
     virStorageSource *base;
+    virStorageSource *named = target->backingStore;
 
     if (!copy->base || !copy->reuse)
         return 0;
 
     base = ferryCopyImageAbove(disk->src, copy->base)->backingStore;
 
-    if (!virStorageSourceIsBacking(target->backingStore) ||
-        !ferryBaseIsSame(aliases, target->backingStore, base)) {
+    if (!virStorageSourceIsBacking(named) || named->format != base->format || !ferryBaseIsSameFile(vm, named, base)) {
         virReportError(VIR_ERR_INVALID_ARG,
                        _("the target '%1$s' of disk '%2$s' of domain '%3$s' must name '%4$s' as its backing image: "
                          "use 'qemu-img create -b %4$s -F %5$s'"),

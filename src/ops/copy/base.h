@@ -18,5 +18,4 @@ int ferryBaseFind(virDomainObj *vm,
 int ferryBaseCheckReused(virDomainObj *vm,
                          virDomainDiskDef *disk,
                          virStorageSource *target,
-                         GPtrArray *aliases,
                          ferryCopy *copy);

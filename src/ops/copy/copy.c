@@ -68,7 +68,7 @@ const ferryOpClass ferryCopyClass = {
  * @aliases: *aliases must be NULL; filled in for @req, which borrows it
  *
  * The checks look at the target with the job held: asks its storage before, which volume it is, and
- * what its name leads to. Returns 0, or -1 with an error reported.
+ * what its name leads to, and the names of the images that may be below it. Returns 0, or -1 with an error reported.
  */
 int
 ferryCopyAskAhead(virDomainObj *vm,
@@ -124,7 +124,7 @@ ferryCopyAdd(virDomainObj *vm,
  * ferryCopyStart:
  * @vm: domain, locked, with a modify job
  *
- * Starts the copy that @req asks for. Returns 0 once the mirror job runs, or -1 with an
+ * Starts the copy that @req asks for. Returns 0 once its first job runs, or -1 with an
  * error reported and all steps undone (later, by recovery, if QEMU is unreachable).
  */
 int

@@ -35,9 +35,11 @@ struct _ferryCopy {
     ferryCopyGoal goal;
     ferryQuiesce quiesce;     /* of the pivot, or abort, that has begun */
     bool shallow;             /* copy the top image only, or those above base */
+    bool own;                 /* what is below the target is of the disk's own chain */
     char *base;               /* node of the disk's image that the target is put onto; NULL: that
                                * right below the top one, or as target says */
-    char *layer;              /* with a base: node of the image that is being copied */
+    char *layer;              /* with a base: node of the image that is being copied; NULL: a driver
+                               * that knew it is gone */
     bool reuse;               /* the target exists and is formatted: do not create it */
     bool overlay;             /* of a snapshot's overlay, which is made after "size" */
     bool pending;             /* of a snapshot that is not complete: no client's yet */

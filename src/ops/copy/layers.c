@@ -84,20 +84,31 @@ ferryLayersAddView(ferryOp *op,
 /**
  * ferryLayersClear:
  *
- * Removes job and node of the image that was copied, if they are there. Domain locked, job held.
+ * Removes the node through which an image was copied to the target, if it is there. Domain locked, job
+ * held.
+ *
+ * Returns 0, or -1 with an error reported: it would keep the target, which the guest is to use, from being
+ * resized or removed.
  */
-void
+int
 ferryLayersClear(ferryOp *op)
 {
-    g_autofree char *jobname = ferryJobName(op, "mirror");
     g_autofree char *view = ferryLayersView(op);
+    g_autoptr(GHashTable) nodes = ferryNodeData(op->vm);
+    int rc;
 
-    ferryJobDismiss(op, jobname);
+    if (!nodes)
+        return -1;
+
+    if (!g_hash_table_contains(nodes, view))
+        return 0;
 
     qemuDomainObjEnterMonitor(op->vm);
-    ignore_value(qemuMonitorBlockdevDel(qemuDomainGetMonitor(op->vm), view));
+    if ((rc = qemuMonitorBlockdevDel(qemuDomainGetMonitor(op->vm), view)) < 0)
+        rc = qemuMonitorBlockdevDel(qemuDomainGetMonitor(op->vm), view);
     qemuDomainObjExitMonitor(op->vm);
-    virResetLastError();
+
+    return rc;
 }
 
 
@@ -126,10 +137,8 @@ ferryLayersCopy(ferryOp *op)
     if (!copy->base)
         return 0;
 
-    /* of a driver that died in this step */
-    ferryLayersClear(op);
-
-    if (ferryCopyRequireDisk(op) < 0 || !(nodes = ferryNodeData(op->vm)) ||
+    /* the node may be there: a driver may have died in this step */
+    if (ferryCopyRequireDisk(op) < 0 || ferryLayersClear(op) < 0 || !(nodes = ferryNodeData(op->vm)) ||
         ferryNodeCapacity(nodes, copy->layer, &size) < 0 ||
         ferryLayersAddView(op, view, size) < 0 ||
         ferryQMPBackupAction(actions, jobname, &params) < 0)
@@ -153,5 +162,7 @@ ferryLayersStop(ferryOp *op)
         return;
     }
 
-    ferryLayersClear(op);
+    if (ferryLayersClear(op) < 0)
+        VIR_WARN("'%s' stays in use by domain '%s': %s", NULLSTR(ferryCopyOf(op)->target->path),
+                 op->vm->def->name, virGetLastErrorMessage());
 }

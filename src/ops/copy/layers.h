@@ -12,4 +12,4 @@
 bool ferryLayersNone(ferryOp *op);
 int ferryLayersCopy(ferryOp *op);
 void ferryLayersStop(ferryOp *op);
-void ferryLayersClear(ferryOp *op);
+int ferryLayersClear(ferryOp *op);

@@ -11,6 +11,7 @@
 
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/layers.h"
 #include "ops/copy/layers_next.h"
@@ -18,6 +19,8 @@
 #include "ops/copy/start.h"
 #include "virerror.h"
 #include "virlog.h"
+
+#define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.copy");
 
@@ -27,14 +30,23 @@ static int
 ferryLayersNext(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
     virStorageSource *next;
 
     if (ferryCopyRequireDisk(op) < 0)
         return -1;
 
-    ferryLayersClear(op);
+    if (!(next = ferryCopyImageAbove(ferryCopyDisk(op)->src, copy->layer))) {
+        virReportError(VIR_ERR_OPERATION_FAILED,
+                       _("disk '%1$s' of domain '%2$s' is another one than when its copy began: the copy ends"),
+                       copy->dst, op->vm->def->name);
+        return -1;
+    }
 
-    next = ferryCopyImageAbove(ferryCopyDisk(op)->src, copy->layer);
+    ferryJobDismiss(op, jobname);
+    if (ferryLayersClear(op) < 0)
+        return -1;
+
     if (next == ferryCopyDisk(op)->src)
         return ferryPlanRunTo(op, &ferryCopyStartPlan, "mirror");
 
@@ -58,12 +70,17 @@ ferryLayersGoOn(ferryOp *op,
                 const ferryJobInfo *info)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    bool mirrors = ferryPlanDone(op, &ferryCopyStartPlan);
     bool gone = info->status == QEMU_MONITOR_JOB_STATUS_UNKNOWN;
     int rc;
 
-    if (!copy->base || copy->goal != FERRY_COPY_GOAL_MIRROR || info->error || (mirrors && !gone) ||
-        copy->ready || ferryPlanReached(op, &ferryCopyPivotPlan, "chain"))
+    /* not a copy that is still to be undone, or of which nobody knows what its target has */
+    if (!copy->layer || copy->goal != FERRY_COPY_GOAL_MIRROR || info->error || copy->refused || op->stuck ||
+        !ferryPlanReached(op, &ferryCopyStartPlan, "layer"))
+        return false;
+
+    /* the mirror job is the last one */
+    if (ferryPlanDone(op, &ferryCopyStartPlan) &&
+        (!gone || copy->ready || ferryPlanReached(op, &ferryCopyPivotPlan, "chain")))
         return false;
 
     if (gone)
@@ -73,7 +90,7 @@ ferryLayersGoOn(ferryOp *op,
     else
         return true;
 
-    return rc == 0;
+    return rc == 0 || ferryOpIsLost(op);
 }
 
 
@@ -90,7 +107,7 @@ ferryLayersKeepSpeed(ferryOp *op,
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    if (!copy->base || copy->goal != FERRY_COPY_GOAL_MIRROR || ferryPlanDone(op, &ferryCopyStartPlan))
+    if (!copy->layer || copy->goal != FERRY_COPY_GOAL_MIRROR || ferryPlanDone(op, &ferryCopyStartPlan))
         return false;
 
     copy->bandwidth = speed;
@@ -125,7 +142,7 @@ ferryLayersScale(ferryOp *op,
     /* the copies to come are above the image of now, those that are done below it */
     for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n) && copy->base &&
          STRNEQ(n->nodeformat, copy->base); n = n->backingStore) {
-        before = STREQ(n->nodeformat, now) ? 0 : before + 1;
+        before = STREQ_NULLABLE(n->nodeformat, now) ? 0 : before + 1;
         all++;
     }
 

@@ -109,8 +109,9 @@ ferryCopyParseLayers(xmlNodePtr node,
     if (!(copy->base = virXMLPropString(node, "base")))
         return 0;
 
-    if (!(copy->layer = virXMLPropStringRequired(node, "layer")) ||
-        ferryCopyParseBool(node, "synchronous", &copy->synchronous) < 0 ||
+    copy->layer = virXMLPropString(node, "layer");
+
+    if (ferryCopyParseBool(node, "synchronous", &copy->synchronous) < 0 ||
         virXMLPropULongLong(node, "bandwidth", 10, VIR_XML_PROP_REQUIRED, &copy->bandwidth) < 0 ||
         virXMLPropULongLong(node, "granularity", 10, VIR_XML_PROP_REQUIRED, &copy->granularity) < 0 ||
         virXMLPropULongLong(node, "bufSize", 10, VIR_XML_PROP_REQUIRED, &copy->bufSize) < 0)
@@ -141,6 +142,8 @@ ferryCopyFormat(ferryOp *op,
         ferryFileFormat(&attrs, copy->file);
     virBufferAsprintf(&attrs, " shallow='%s'", copy->shallow ? "yes" : "no");
     virBufferAsprintf(&attrs, " reuse='%s'", copy->reuse ? "yes" : "no");
+    if (copy->own)
+        virBufferAddLit(&attrs, " own='yes'");
     if (copy->overlay)
         virBufferAddLit(&attrs, " overlay='yes'");
     if (copy->pending)
@@ -176,6 +179,7 @@ ferryCopyParse(virQEMUDriver *driver,
     xmlNodePtr old = virXPathNode("./old/disk", ctxt);
     virTristateBool detected;
     virTristateBool pause;
+    virTristateBool own;
     virTristateBool overlay;
     virTristateBool pending;
 
@@ -195,6 +199,7 @@ ferryCopyParse(virQEMUDriver *driver,
         ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
         ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
         ferryCopyParseLayers(node, copy) < 0 ||
+        virXMLPropTristateBool(node, "own", VIR_XML_PROP_NONE, &own) < 0 ||
         virXMLPropTristateBool(node, "overlay", VIR_XML_PROP_NONE, &overlay) < 0 ||
         virXMLPropTristateBool(node, "pending", VIR_XML_PROP_NONE, &pending) < 0 ||
         virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
@@ -205,6 +210,7 @@ ferryCopyParse(virQEMUDriver *driver,
         goto error;
 
     copy->pause = pause == VIR_TRISTATE_BOOL_YES;
+    copy->own = own == VIR_TRISTATE_BOOL_YES;
     copy->overlay = overlay == VIR_TRISTATE_BOOL_YES;
     copy->pending = copy->refused = pending == VIR_TRISTATE_BOOL_YES;
     if (detected == VIR_TRISTATE_BOOL_YES)
@@ -218,27 +224,31 @@ ferryCopyParse(virQEMUDriver *driver,
 }
 
 
-/* What is below the target of @disk is what QEMU has there: an image of the disk's chain. */
+/* Finds out onto which image of its own chain @disk is copied: QEMU knows how many there are below the
+ * target. Which images are copied already, nobody knows: copy->layer stays NULL. */
 static void
 ferryCopyGuessBase(virDomainObj *vm,
                    virDomainDiskDef *disk,
                    ferryCopy *copy)
 {
-    g_autofree char *file = NULL;
+    int depth;
+    int below = 0;
     virStorageSource *n;
 
     if (!virStorageSourceHasBacking(disk->src) || virStorageSourceHasBacking(copy->target) ||
-        !(file = ferryQMPBackingFile(vm, copy->target->nodeformat)))
+        (depth = ferryQMPBackingDepth(vm, copy->target->nodeformat)) == 0)
         return;
 
-    copy->shallow = true;
+    copy->shallow = copy->own = true;
 
-    for (n = disk->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore) {
-        if (n != disk->src->backingStore && STREQ_NULLABLE(n->path, file)) {
-            copy->base = g_strdup(n->nodeformat);
-            copy->layer = g_strdup(disk->src->nodeformat);
-        }
-    }
+    for (n = disk->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)
+        below++;
+
+    for (n = disk->src->backingStore; virStorageSourceIsBacking(n) && below > depth; n = n->backingStore)
+        below--;
+
+    if (n != disk->src->backingStore && below == depth)
+        copy->base = g_strdup(n->nodeformat);
 }
 
 
@@ -392,7 +402,7 @@ ferryCopyRecoverGone(ferryOp *op)
  * ferryCopyRecover:
  *
  * The driver was restarted, QEMU still runs. A running copy goes on. A copy that was being
- * started is undone, unless its last step had begun: its client has got no answer. A
+ * started is undone, unless the step of its first job had begun: its client has got no answer. A
  * requested abort or pivot is carried out; if the mirror job still runs, by a worker,
  * because the caller, the reconnecting thread, must not wait long. Domain locked, job held.
  */

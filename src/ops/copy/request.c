@@ -130,7 +130,8 @@ ferryCopyCheckTarget(ferryCopyCheck *c)
     /* QEMU's image locks would refuse most of these, but only after the target was
      * formatted */
     if (ferrySourceInUse(c->vm->def, c->target, /* except= */ NULL) ||
-        (c->req->aliases && ferryAliasIsOpen(c->req->aliases, c->target->path, c->vm))) {
+        (c->req->aliases && virStorageSourceIsLocalStorage(c->target) &&
+         ferryAliasIsOpen(c->req->aliases, c->target->path, c->vm))) {
         virReportError(VIR_ERR_INVALID_ARG,
                        _("block copy target '%1$s' is already used by domain '%2$s'; name another one"),
                        NULLSTR(c->target->path), c->vm->def->name);
@@ -181,6 +182,8 @@ ferryCopyCheckBacking(ferryCopyCheck *c)
     } else if (!c->target->backingStore && !copy->shallow) {
         c->target->backingStore = virStorageSourceNew();
     }
+
+    copy->own = copy->shallow && !ferryCopyOpensLate(copy) && !virStorageSourceHasBacking(c->target);
 
     if (copy->shallow && !copy->reuse && c->target->format == VIR_STORAGE_FILE_RAW) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
@@ -462,7 +465,7 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
         qemuDomainDetermineDiskChain(c->priv->driver, c->vm, c->disk, c->target) < 0)
         return -1;
 
-    return ferryBaseCheckReused(c->vm, c->disk, c->target, c->req->aliases, c->copy);
+    return ferryBaseCheckReused(c->vm, c->disk, c->target, c->copy);
 }
 
 

@@ -20,7 +20,8 @@ struct _ferryCopyRequest {
     unsigned long long bufSize;   /* bytes */
     unsigned int flags;           /* virDomainBlockCopyFlags */
     bool overlay;                 /* copy the overlay that a snapshot is about to add to the disk */
-    GPtrArray *aliases;           /* of the target (block/alias.c), borrowed; NULL: not known */
+    GPtrArray *aliases;           /* of the target, and of what may be below it (block/alias.c),
+                                   * borrowed; NULL: not known */
 };
 
 ferryCopy *ferryCopyPrepare(virDomainObj *vm, const ferryCopyRequest *req);
