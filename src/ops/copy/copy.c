@@ -15,6 +15,7 @@
 #include "ops/copy/control.h"
 #include "ops/copy/copy.h"
 #include "ops/copy/data.h"
+#include "ops/copy/format.h"
 #include "ops/copy/group.h"
 #include "ops/copy/group_end.h"
 #include "ops/copy/pivot.h"

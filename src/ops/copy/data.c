@@ -269,3 +269,26 @@ ferryCopyVolumes(ferryOp *op)
     g_ptr_array_add(volumes, &ferryCopyOf(op)->volume);
     return volumes;
 }
+
+
+/**
+ * ferryCopyIsDetected:
+ *
+ * Returns whether the chain below @target was detected in the image, not named by the
+ * client: only a named one goes into the configuration. The XML does not record which.
+ */
+bool
+ferryCopyIsDetected(virStorageSource *target)
+{
+    return target->backingStore && target->backingStore->detected;
+}
+
+
+void
+ferryCopySetDetected(virStorageSource *target)
+{
+    virStorageSource *n;
+
+    for (n = target->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)
+        n->detected = true;
+}

@@ -85,3 +85,5 @@ bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);
 void ferryCopyRestoreTarget(ferryOp *op);
 GPtrArray *ferryCopyVolumes(ferryOp *op);
+bool ferryCopyIsDetected(virStorageSource *target);
+void ferryCopySetDetected(virStorageSource *target);

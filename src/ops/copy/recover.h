@@ -1,5 +1,5 @@
 /*
- * recover.h: block copy: journal data, and recovery after the driver or QEMU ended
+ * recover.h: block copy: recovery after the driver or QEMU ended
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -9,8 +9,6 @@
 
 #include "engine/op.h"
 
-int ferryCopyFormat(ferryOp *op, virBuffer *buf);
-void *ferryCopyParse(virQEMUDriver *driver, xmlXPathContextPtr ctxt);
 void ferryCopyRevive(const ferryOpClass *klass, virDomainObj *vm);
 void ferryCopyRecover(ferryOp *op);
 void ferryCopyStopped(ferryOp *op);
