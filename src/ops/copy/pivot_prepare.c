@@ -116,7 +116,8 @@ ferryPivotTakeOverlayChain(ferryOp *op)
     if (!copy->overlay)
         return 0;
 
-    if (ferryOpFileAnswers(op, copy->target) < 0 || ferryCopyRequireDisk(op) < 0)
+    if (ferryOpFileAnswers(op, copy->target) < 0 ||
+        ferryOpFileAnswers(op, copy->target->backingStore) < 0 || ferryCopyRequireDisk(op) < 0)
         return -1;
 
     /* libvirt would wait for a FIFO's other end */
