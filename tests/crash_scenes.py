@@ -94,6 +94,7 @@ class Partial(Copied, scenes_copy.Partial):
     SWAPS = ('target.qcow2',)
     BELOW = ('-base.qcow2', '-mid1.qcow2', '-mid2.qcow2')
     LATER = True
+    PLANS = {**scenes_copy.Partial.PLANS, ('copy', 'pivot'): (scenes_copy.Copy.copied, scenes_copy.Copy.pivot)}
     ROWS = {('copy', 'start'): 'partial copy', ('copy', 'pivot'): 'pivot of a partial copy'}
 
 

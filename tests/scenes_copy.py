@@ -176,10 +176,7 @@ class Partial(Copy):
             return " ready='yes'" in xml
         wait_for(ready, 60, 0.02, 'the copy to be ready')
 
-    PLANS = {
-        ('copy', 'start'): (lambda scene: None, copy_all),
-        ('copy', 'pivot'): (Copy.copied, Copy.pivot),
-    }
+    PLANS = {('copy', 'start'): (lambda scene: None, copy_all)}
 
 
 class Group(Copy):
