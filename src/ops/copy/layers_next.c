@@ -11,6 +11,7 @@
 
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/report.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/layers.h"
@@ -71,6 +72,7 @@ ferryLayersGoOn(ferryOp *op,
 {
     ferryCopy *copy = ferryCopyOf(op);
     bool gone = info->status == QEMU_MONITOR_JOB_STATUS_UNKNOWN;
+    virDomainDiskDef *disk;
     int rc;
 
     /* not a copy that is still to be undone, or of which nobody knows what its target has */
@@ -90,7 +92,13 @@ ferryLayersGoOn(ferryOp *op,
     else
         return true;
 
-    return rc == 0 || ferryOpIsLost(op);
+    if (rc == 0 || ferryOpIsLost(op))
+        return true;
+
+    /* the call that began it is over */
+    disk = ferryCopyDisk(op);
+    ferryReportEnded(op, virGetLastErrorMessage(), disk ? disk->src->path : NULL);
+    return false;
 }
 
 
