@@ -7,7 +7,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 
 import guest
 from faultmatrix import PRELOAD
-from ferrytest import (Host, Monitor, Session, check, copy_xml, create_image, disk_xml, domain_xml, wait_for,
+from ferrytest import (QUICK, Host, Monitor, Session, check, copy_xml, create_image, disk_xml, domain_xml, wait_for,
                        with_monitor)
 
 NAME = 'groups'
