@@ -139,6 +139,8 @@ def cases(walks):
                 if (operation, plan) not in table:
                     continue
                 walked = [step for step in steps if not (undone and step.past)]
+                while undone and cls.LATEST and walked[-1].name != cls.LATEST:
+                    walked.pop()
                 for i, (step, past, recorded, idle) in enumerate(walked):
                     last = i == len(walked) - 1
                     for when, fault in points(cls, undone, last, i == 0 if undone else last):

@@ -408,8 +408,7 @@ class Walk:
         if self.bench.deaths == self.deaths and not case.past:
             check((2 in here) == ends,
                   f'the call said {said or "nothing"}, and the state is {"after" if 2 in here else "before"}')
-        self.check_told(scene, ref.told if 2 in here else ENDED if 1 not in here else
-                        None if getattr(scene, 'LATER', False) else {})
+        self.check_told(scene, ref.told if 2 in here else ENDED if 1 not in here else None if scene.LATER else {})
         scene.again(ref.base)
         self.end(scene)
         self.check_images(scene)

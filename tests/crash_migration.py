@@ -23,12 +23,14 @@ STARTED, STOPPED = 2, 5
 class Storage(scenes_migration.Storage):
     ALONE = False
     TOGETHER = False
+    LATEST = ''
     ROWS = {key: ROWS[key[0]] for key in scenes_migration.Storage.PLANS}
 
 
 class Switch(scenes_migration.Switch):
     ALONE = False
     TOGETHER = False
+    LATEST = ''
     ROWS = {key: ROWS[key[0]] for key in scenes_migration.Switch.PLANS}
 
 

@@ -31,7 +31,8 @@ class Copied:
     back, since other domains may read them, too, so their owners are not compared. SECOND:
     what another client calls meanwhile; JOBLESS: while QEMU answers a command. SWAPS: endings of
     the names of files of the operation that somebody replaces. LATER: it goes on behind the call that
-    begins it, so that clients are told when it fails."""
+    begins it, so that clients are told when it fails. LATEST: the last step that has run when the plan
+    is undone; '': all have."""
 
     ALONE = True
     TOGETHER = False
@@ -40,6 +41,7 @@ class Copied:
     JOBLESS = crash.JOBLESS
     SWAPS = ()
     LATER = False
+    LATEST = ''
     JOBS = ('vda',)
     WHOLE = ''
     DEATHS = (signal.SIGKILL,)
@@ -206,6 +208,20 @@ class AbortEarly(Abort):
     UNDONE = {('copy', 'start'): (copied, Abort.abort)}
 
 
+class PartialAbort(AbortEarly, scenes_copy.Partial):
+    """The same while an image below the top is copied."""
+
+    SWAPS = ('target.qcow2',)
+    BELOW = Partial.BELOW
+    LATEST = 'layer'
+
+    def copied(self):
+        self.copy({'bandwidth': 1})
+
+    UNDONE = {('copy', 'start'): (copied, Abort.abort)}
+    ROWS = {('copy', 'start'): 'abort of a partial copy'}
+
+
 class Transient(Copy):
     TRANSIENT = True
     SWAPS = ()
@@ -265,6 +281,8 @@ class Kept:
     JOBLESS = crash.JOBLESS
     SWAPS = ()
     swapped = Copied.__dict__['swapped']
+    LATER = False
+    LATEST = ''
     JOBS = ()
     WHOLE = ''
     TOGETHER = False
@@ -357,4 +375,5 @@ class TransientPush(Push):
 
 
 EMBEDDED = [Copy, Shallow, Partial, Group, Snapshot, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd,
-            Held, Moved, MovedAbort, Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush]
+            Held, Moved, MovedAbort, Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush,
+            PartialAbort]

@@ -139,7 +139,7 @@ class Partial(Copy):
 
     flags = SHALLOW
     # what each image below the top has, and where
-    LAYERS = (('base', 0x22, '0', '8M'), ('mid1', 0x44, '3M', '1M'), ('mid2', 0x55, '3584k', '512k'))
+    LAYERS = (('base', 0x22, '0', '8M'), ('mid1', 0x44, '3M', '4M'), ('mid2', 0x55, '3584k', '512k'))
 
     def prepare_images(self):
         below = None
@@ -153,14 +153,14 @@ class Partial(Copy):
 
     def check_image(self, image):
         super().check_image(image)
-        for pattern, at in (0x22, '0'), (0x44, '3M'), (0x55, '3584k'), (0x22, '4M'):
+        for pattern, at in (0x22, '0'), (0x44, '3M'), (0x55, '3584k'), (0x44, '4M'), (0x22, '7680k'):
             out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {at} 256k', image)
             check('Pattern verification failed' not in out, f'{image} has lost data at {at}')
 
-    def copy(self):
+    def copy(self, params=None):
         base = (f"<backingStore type='file'><format type='qcow2'/><source file='{self.path('base.qcow2')}'/>"
                 '</backingStore>')
-        return self.call('blockCopy', self.DISKS[0], copy_xml(self.target, extra=base), {}, self.flags)
+        return self.call('blockCopy', self.DISKS[0], copy_xml(self.target, extra=base), params or {}, self.flags)
 
     def copy_all(self):
         """Raises what the log says if the copy fails behind the call."""

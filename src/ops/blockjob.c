@@ -194,7 +194,7 @@ ferryBlockJobSetSpeed(ferryBlockJob *job,
           info.status != QEMU_MONITOR_JOB_STATUS_UNKNOWN)))
         return -1;
 
-    /* of a job that has just ended QEMU has not looked at it */
+    /* QEMU has not checked the speed if the job has just ended */
     if (speed <= LLONG_MAX && job->handler->keepSpeed && job->handler->keepSpeed(job->op, speed)) {
         virResetLastError();
         return 0;

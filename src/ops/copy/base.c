@@ -12,10 +12,7 @@
 
 #include <config.h>
 
-#include <sys/stat.h>
-
 #include "block/alias.h"
-#include "block/bounded.h"
 #include "block/node.h"
 #include "ops/copy/base.h"
 #include "virerror.h"
@@ -41,16 +38,13 @@ ferryBaseIsSameFile(virDomainObj *vm,
                     virStorageSource *a,
                     virStorageSource *b)
 {
-    g_autofree char *one = g_strdup(a->path);
-    g_autofree char *other = g_strdup(b->path);
-    struct stat st[2];
+    const char *paths[] = { a->path, b->path, NULL };
+    g_autoptr(GPtrArray) aliases = NULL;
 
-    if (virStorageSourceIsSameLocation(a, b))
-        return true;
+    if (virStorageSourceIsLocalStorage(a) && virStorageSourceIsLocalStorage(b))
+        aliases = ferryAliasAsk(vm, paths);
 
-    return virStorageSourceIsLocalStorage(a) && virStorageSourceIsLocalStorage(b) &&
-           ferryBoundedStat(vm, one, &st[0]) == 0 && ferryBoundedStat(vm, other, &st[1]) == 0 &&
-           st[0].st_dev == st[1].st_dev && st[0].st_ino == st[1].st_ino && st[0].st_rdev == st[1].st_rdev;
+    return ferryBaseIsSame(aliases, a, b);
 }
 
 
@@ -248,13 +242,13 @@ ferryBaseCheckReused(virDomainObj *vm,
                      virStorageSource *target,
                      ferryCopy *copy)
 {
-    virStorageSource *base;
+    g_autoptr(virStorageSource) base = NULL;
     virStorageSource *named = target->backingStore;
 
     if (!copy->base || !copy->reuse)
         return 0;
 
-    base = ferryCopyImageAbove(disk->src, copy->base)->backingStore;
+    base = virObjectRef(ferryCopyImageAbove(disk->src, copy->base)->backingStore);
 
     if (!virStorageSourceIsBacking(named) || named->format != base->format || !ferryBaseIsSameFile(vm, named, base)) {
         virReportError(VIR_ERR_INVALID_ARG,

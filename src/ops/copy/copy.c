@@ -69,7 +69,9 @@ const ferryOpClass ferryCopyClass = {
  * @aliases: *aliases must be NULL; filled in for @req, which borrows it
  *
  * The checks look at the target with the job held: asks its storage before, which volume it is, and
- * what its name leads to, and the names of the images that may be below it. Returns 0, or -1 with an error reported.
+ * what its name leads to, and the names of the images that may be below it.
+ *
+ * Returns 0, or -1 with an error reported.
  */
 int
 ferryCopyAskAhead(virDomainObj *vm,

@@ -52,14 +52,16 @@ ferryCopyFormatLayers(virBuffer *attrs,
 }
 
 
+/* @flags: without VIR_XML_PROP_REQUIRED an attribute that is not there is a "no" */
 static int
 ferryCopyParseBool(xmlNodePtr node,
                    const char *name,
+                   virXMLPropFlags flags,
                    bool *result)
 {
     virTristateBool value;
 
-    if (virXMLPropTristateBool(node, name, VIR_XML_PROP_REQUIRED, &value) < 0)
+    if (virXMLPropTristateBool(node, name, flags, &value) < 0)
         return -1;
 
     *result = value == VIR_TRISTATE_BOOL_YES;
@@ -76,7 +78,7 @@ ferryCopyParseLayers(xmlNodePtr node,
 
     copy->layer = virXMLPropString(node, "layer");
 
-    if (ferryCopyParseBool(node, "synchronous", &copy->synchronous) < 0 ||
+    if (ferryCopyParseBool(node, "synchronous", VIR_XML_PROP_REQUIRED, &copy->synchronous) < 0 ||
         virXMLPropULongLong(node, "bandwidth", 10, VIR_XML_PROP_REQUIRED, &copy->bandwidth) < 0 ||
         virXMLPropULongLong(node, "granularity", 10, VIR_XML_PROP_REQUIRED, &copy->granularity) < 0 ||
         virXMLPropULongLong(node, "bufSize", 10, VIR_XML_PROP_REQUIRED, &copy->bufSize) < 0)
@@ -142,11 +144,7 @@ ferryCopyParse(virQEMUDriver *driver,
     xmlNodePtr node = virXPathNode("./copy", ctxt);
     xmlNodePtr target = virXPathNode("./target/disk", ctxt);
     xmlNodePtr old = virXPathNode("./old/disk", ctxt);
-    virTristateBool detected;
-    virTristateBool pause;
-    virTristateBool own;
-    virTristateBool overlay;
-    virTristateBool pending;
+    bool detected;
 
     if (!node || !target) {
         virReportError(VIR_ERR_XML_DETAIL, "%s", _("the journal lacks the copy or its target"));
@@ -160,25 +158,22 @@ ferryCopyParse(virQEMUDriver *driver,
                        VIR_XML_PROP_REQUIRED, &copy->origin) < 0 ||
         ferryVolumeParse(node, &copy->volume) < 0 ||
         (!copy->volume && ferryFileParse(node, &copy->file) < 0) ||
-        ferryCopyParseBool(node, "shallow", &copy->shallow) < 0 ||
-        ferryCopyParseBool(node, "reuse", &copy->reuse) < 0 ||
-        ferryCopyParseBool(node, "keep", &copy->keep) < 0 ||
+        ferryCopyParseBool(node, "shallow", VIR_XML_PROP_REQUIRED, &copy->shallow) < 0 ||
+        ferryCopyParseBool(node, "reuse", VIR_XML_PROP_REQUIRED, &copy->reuse) < 0 ||
+        ferryCopyParseBool(node, "keep", VIR_XML_PROP_REQUIRED, &copy->keep) < 0 ||
         ferryCopyParseLayers(node, copy) < 0 ||
-        virXMLPropTristateBool(node, "own", VIR_XML_PROP_NONE, &own) < 0 ||
-        virXMLPropTristateBool(node, "overlay", VIR_XML_PROP_NONE, &overlay) < 0 ||
-        virXMLPropTristateBool(node, "pending", VIR_XML_PROP_NONE, &pending) < 0 ||
-        virXMLPropTristateBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
-        virXMLPropTristateBool(node, "pause", VIR_XML_PROP_NONE, &pause) < 0 ||
+        ferryCopyParseBool(node, "own", VIR_XML_PROP_NONE, &copy->own) < 0 ||
+        ferryCopyParseBool(node, "overlay", VIR_XML_PROP_NONE, &copy->overlay) < 0 ||
+        ferryCopyParseBool(node, "pending", VIR_XML_PROP_NONE, &copy->pending) < 0 ||
+        ferryCopyParseBool(node, "detected", VIR_XML_PROP_NONE, &detected) < 0 ||
+        ferryCopyParseBool(node, "pause", VIR_XML_PROP_NONE, &copy->pause) < 0 ||
         ferryQuiesceParse(ctxt, &copy->quiesce) < 0 ||
         !(copy->target = ferrySourceParse(target, driver->xmlopt, /* runtime= */ true)) ||
         (old && !(copy->old = ferrySourceParse(old, driver->xmlopt, /* runtime= */ true))))
         goto error;
 
-    copy->pause = pause == VIR_TRISTATE_BOOL_YES;
-    copy->own = own == VIR_TRISTATE_BOOL_YES;
-    copy->overlay = overlay == VIR_TRISTATE_BOOL_YES;
-    copy->pending = copy->refused = pending == VIR_TRISTATE_BOOL_YES;
-    if (detected == VIR_TRISTATE_BOOL_YES)
+    copy->refused = copy->pending;
+    if (detected)
         ferryCopySetDetected(copy->target);
 
     return copy;

@@ -137,10 +137,10 @@ ferryLayersCopy(ferryOp *op)
     if (!copy->base)
         return 0;
 
-    /* the node may be there: a driver may have died in this step */
-    if (ferryCopyRequireDisk(op) < 0 || ferryLayersClear(op) < 0 || !(nodes = ferryNodeData(op->vm)) ||
+    /* a driver that died in this step may have added the node */
+    if (ferryCopyRequireDisk(op) < 0 || !(nodes = ferryNodeData(op->vm)) ||
         ferryNodeCapacity(nodes, copy->layer, &size) < 0 ||
-        ferryLayersAddView(op, view, size) < 0 ||
+        (!g_hash_table_contains(nodes, view) && ferryLayersAddView(op, view, size) < 0) ||
         ferryQMPBackupAction(actions, jobname, &params) < 0)
         return -1;
 
