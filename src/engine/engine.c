@@ -22,14 +22,10 @@
 #include "engine/wait.h"
 #include "virerror.h"
 #include "virlog.h"
-#include "virthreadpool.h"
+#include "virthread.h"
 #include "virtime.h"
 
 VIR_LOG_INIT("ferry.engine");
-
-/* More than operations wait at the same time: an operation has one worker at most
- * (op->queued), and none may wait until that of another domain has finished. */
-#define FERRY_WORKERS_MAX 1024
 
 /* How long the driver waits for operations when it stops. */
 #define FERRY_STOP_MS 5000
@@ -38,10 +34,12 @@ VIR_LOG_INIT("ferry.engine");
 #define FERRY_ENGINE_GONE "gone-"
 
 static struct {
-    virMutex lock; /* of workers and driven */
-    virThreadPool *workers;
-    size_t driven; /* operations that a thread carries on, of all domains */
-    virCond idle;  /* driven became 0 */
+    virMutex lock; /* of the next three */
+    bool running;
+    size_t workers; /* A thread each, so that none waits for another one's storage. virThreadPool may
+                     * start no thread when two works come at once. */
+    size_t driven;  /* operations that a thread carries on, of all domains */
+    virCond idle;   /* workers or driven became 0 */
     const ferryOpClass *const *classes;
 } engine = { .lock = VIR_MUTEX_INITIALIZER, .idle = { .cond = PTHREAD_COND_INITIALIZER } };
 
@@ -146,18 +144,9 @@ ferryWorkSettle(ferryOp *op,
 
 
 static void
-ferryWorkRun(void *jobdata,
-             void *opaque G_GNUC_UNUSED)
+ferryWorkGoOn(virDomainObj *vm,
+              ferryOp *op)
 {
-    g_autofree ferryWork *work = jobdata;
-    virDomainObj *vm = work->vm;
-    ferryOp *op = work->op;
-
-    if (!vm) {
-        ferryWorkSettle(op, work->uuid);
-        return;
-    }
-
     virObjectLock(vm);
 
     if (ferryOpTakeJob(op)) {
@@ -179,6 +168,23 @@ ferryWorkRun(void *jobdata,
 }
 
 
+static void
+ferryWorkRun(void *opaque)
+{
+    g_autofree ferryWork *work = opaque;
+
+    if (work->vm)
+        ferryWorkGoOn(work->vm, work->op);
+    else
+        ferryWorkSettle(work->op, work->uuid);
+
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        if (--engine.workers == 0)
+            virCondBroadcast(&engine.idle);
+    }
+}
+
+
 /* Gives a worker @op to look at; @vm may be NULL, see ferryWork. Returns 0 or -1. */
 static int
 ferryEngineSend(virDomainObj *vm,
@@ -186,9 +192,10 @@ ferryEngineSend(virDomainObj *vm,
                 const unsigned char *uuid)
 {
     ferryWork *work;
+    virThread thread;
 
     /* the driver is stopping; the next one finds the operation in the journal */
-    if (!engine.workers)
+    if (!engine.running)
         return -1;
 
     work = g_new0(ferryWork, 1);
@@ -196,9 +203,13 @@ ferryEngineSend(virDomainObj *vm,
     work->op = ferryOpRef(op);
     memcpy(work->uuid, uuid, VIR_UUID_BUFLEN);
 
-    if (virThreadPoolSendJob(engine.workers, /* priority= */ 0, work) == 0)
+    if (virThreadCreateFull(&thread, /* joinable= */ false, ferryWorkRun, "ferry", /* worker= */ true, work) == 0) {
+        engine.workers++;
         return 0;
+    }
 
+    VIR_ERROR(_("cannot start a thread for operation '%1$s' (%2$s): it goes on when its QEMU job changes, or "
+                "the driver is started again"), op->name, g_strerror(errno));
     virObjectUnref(work->vm);
     ferryOpUnref(work->op);
     g_free(work);
@@ -489,12 +500,29 @@ ferryEngineStart(virQEMUDriver *driver,
     ferryWaitStopAll(/* stop= */ false);
     ferryOpTableOpen();
 
-    if (!(engine.workers = virThreadPoolNewFull(/* minWorkers= */ 0, FERRY_WORKERS_MAX,
-                                                /* prioWorkers= */ 0, ferryWorkRun, "ferry",
-                                                /* identity= */ NULL, /* opaque= */ NULL)))
-        return -1;
+    VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
+        engine.running = true;
+    }
 
     return ferryJournalForEach(driver, ferryEngineLoad, driver);
+}
+
+
+/* Waits a few seconds until @count, of the engine, is 0. Engine locked. Returns 0 or -1. */
+static int
+ferryEngineAwaitNone(const size_t *count)
+{
+    unsigned long long now;
+
+    if (virTimeMillisNow(&now) < 0)
+        return -1;
+
+    while (*count > 0) {
+        if (virCondWaitUntil(&engine.idle, &engine.lock, now + FERRY_STOP_MS) < 0)
+            return -1;
+    }
+
+    return 0;
 }
 
 
@@ -512,19 +540,10 @@ int
 ferryEnginePrepareStop(void)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&engine.lock);
-    unsigned long long now;
 
     ferryWaitStopAll(/* stop= */ true);
 
-    if (virTimeMillisNow(&now) < 0)
-        return -1;
-
-    while (engine.driven > 0) {
-        if (virCondWaitUntil(&engine.idle, &engine.lock, now + FERRY_STOP_MS) < 0)
-            return -1;
-    }
-
-    return 0;
+    return ferryEngineAwaitNone(&engine.driven);
 }
 
 
@@ -536,18 +555,18 @@ ferryEnginePrepareStop(void)
 void
 ferryEngineStop(void)
 {
-    virThreadPool *workers = NULL;
-
-    if (ferryEnginePrepareStop() < 0) {
-        VIR_WARN("an operation hangs in QEMU or on storage and is left to the next driver");
-        return;
-    }
+    int rc = ferryEnginePrepareStop();
 
     VIR_WITH_MUTEX_LOCK_GUARD(&engine.lock) {
-        workers = g_steal_pointer(&engine.workers);
+        engine.running = false;
+
+        /* they need the operations until they have ended */
+        if (rc == 0)
+            rc = ferryEngineAwaitNone(&engine.workers);
     }
 
-    /* waits for the workers, which need the operations until they have ended */
-    virThreadPoolFree(workers);
-    ferryOpTableClose();
+    if (rc < 0)
+        VIR_WARN("an operation hangs in QEMU or on storage and is left to the next driver");
+    else
+        ferryOpTableClose();
 }

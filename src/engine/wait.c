@@ -385,7 +385,7 @@ ferryJobWait(ferryOp *op,
 
 /**
  * ferryJobWaitUntil:
- * @what: beginning of the job names, as for ferryJobName()
+ * @what: beginning of the job names, as for ferryJobName(); NULL: all jobs of ours in the domain
  * @timeout: longest wait in milliseconds, 0 for as long as QEMU lives
  * @done: returns true when the jobs, an array of qemuMonitorJobInfo, are as wanted
  *
@@ -400,7 +400,7 @@ ferryJobWaitUntil(ferryOp *op,
                   ferryJobsDone done,
                   void *opaque)
 {
-    g_autofree char *prefix = ferryJobName(op, what);
+    g_autofree char *prefix = what ? ferryJobName(op, what) : g_strdup(FERRY_JOB_PREFIX);
 
     return ferryJobAwait(op, prefix, FERRY_JOBS_BELOW, timeout, done, opaque);
 }

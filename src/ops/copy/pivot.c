@@ -133,28 +133,59 @@ ferryPivotIsUnderWay(ferryOp *op)
 }
 
 
-static int
-ferryPivotAwaitPending(ferryOp *op,
-                       const char *jobname,
-                       ferryJobInfo *info)
+/* Returns whether all mirror jobs of a group wait PENDING, or have ended. */
+static bool
+ferryPivotAllHeld(GPtrArray *jobs,
+                  void *opaque)
 {
-    unsigned int states = FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED);
+    GPtrArray *group = opaque;
+    size_t i;
+    size_t k;
+
+    for (i = 0; i < group->len; i++) {
+        ferryOp *member = g_ptr_array_index(group, i);
+        g_autofree char *jobname = ferryJobName(member, "mirror");
+
+        ferryCopyOf(member)->held = false;
+
+        for (k = 0; k < jobs->len; k++) {
+            qemuMonitorJobInfo *job = g_ptr_array_index(jobs, k);
+
+            if (STRNEQ(job->id, jobname) || job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+                continue;
+            if (job->status != QEMU_MONITOR_JOB_STATUS_PENDING)
+                return false;
+            ferryCopyOf(member)->held = true;
+        }
+    }
+
+    return true;
+}
+
+
+/* Waits for all members of the group that @op leads: QEMU is asked for all at once, since the guest
+ * waits meanwhile. */
+static int
+ferryPivotAwaitHeld(ferryOp *op)
+{
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    g_autoptr(GPtrArray) jobs = NULL;
+    ferryCopy *copy = ferryCopyOf(op);
     bool hold = op->holdJob;
-    int rc;
+    unsigned int timeout = 0;
 
-    /* A target slower than the guest may never catch up. ferryCopyAbort() can end this
-     * wait: the domain's job is not held meanwhile. Other disks of a group are held by then. */
-    if (!ferryCopyOf(op)->pause)
-        return ferryJobWait(op, jobname, states,
-                            op->leader || ferryCopyOf(op)->quiesce.frozen ? FERRY_PIVOT_PAUSE_MS : 0, info);
+    /* A target slower than the guest may never catch up. ferryCopyAbort() can end this wait: the
+     * domain's job is not held meanwhile. Other disks of a group are held by then. */
+    if (op->leader || copy->quiesce.frozen || copy->pause)
+        timeout = FERRY_PIVOT_PAUSE_MS;
 
-    /* A client that got in now could let the guest go on. The guest does not write, so the
-     * mirror has little left to do. */
-    op->holdJob = true;
-    rc = ferryJobWait(op, jobname, states, FERRY_PIVOT_PAUSE_MS, info);
+    /* A client that got in now could let a guest go on whose CPUs are stopped. It does not write, so
+     * the mirror has little left to do. */
+    op->holdJob = hold || copy->pause;
+    jobs = ferryJobWaitUntil(op, /* what= */ NULL, timeout, ferryPivotAllHeld, group);
     op->holdJob = hold;
 
-    return rc;
+    return jobs ? 0 : -1;
 }
 
 
@@ -191,16 +222,16 @@ ferryPivotDrain(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
 
-    if (ferryOpLeads(op) && ferryPivotTellComplete(op) < 0)
+    if (ferryOpLeads(op) && (ferryPivotTellComplete(op) < 0 || ferryPivotAwaitHeld(op) < 0))
         return -1;
 
-    if (ferryPivotAwaitPending(op, jobname, &info) < 0)
-        return -1;
-
-    if (info.status == QEMU_MONITOR_JOB_STATUS_PENDING) {
+    if (copy->held) {
         virResetLastError();
         return 0;
     }
+
+    if (ferryJobQuery(op, jobname, &info) < 0)
+        return -1;
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("block job '%1$s' failed while pivoting: %2$s; disk '%3$s' of domain '%4$s' "
@@ -256,60 +287,65 @@ ferryPivotHappened(ferryOp *op,
 }
 
 
+static int
+ferryPivotSendFinalize(ferryOp *op)
+{
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    int rc;
+
+    qemuDomainObjEnterMonitor(op->vm);
+    rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
+    qemuDomainObjExitMonitor(op->vm);
+
+    return rc;
+}
+
+
+/* Lets the guest go on, on all disks of the group that @op leads: that which was held first goes on
+ * first. Each member then makes sure of its own. Returns 0 if QEMU took the command for @op. */
+static int
+ferryPivotFinalizeGroup(ferryOp *op)
+{
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    int rc = ferryPivotSendFinalize(op);
+    size_t i;
+
+    for (i = 1; i < group->len; i++)
+        ignore_value(ferryPivotSendFinalize(g_ptr_array_index(group, i)));
+
+    return rc;
+}
+
+
 /* Sends job-finalize, and again while the job stays PENDING: the guest waits as long as
  * the job does. Returns -1 if the job is PENDING after the last try, or on an error. */
 static int
 ferryPivotTellFinalize(ferryOp *op,
                        const char *jobname)
 {
-    size_t i;
+    size_t sent = 0;
 
-    for (i = 0; i < FERRY_PIVOT_FINALIZE_TRIES; i++) {
+    if (ferryOpLeads(op)) {
+        if (ferryPivotFinalizeGroup(op) == 0)
+            return 0;
+        sent++;
+    }
+
+    /* the caller's ferryJobWait() reports that the domain has ended, or that QEMU does not answer */
+    for (; virDomainObjIsActive(op->vm); sent++) {
         g_auto(ferryJobInfo) info = { 0 };
-        int rc;
 
-        if (i > 0 && ferryOpSleep(op, 1000) < 0)
+        if (ferryJobQuery(op, jobname, &info) < 0 || info.status != QEMU_MONITOR_JOB_STATUS_PENDING)
+            return 0;
+
+        if (sent == FERRY_PIVOT_FINALIZE_TRIES || (sent > 0 && ferryOpSleep(op, 1000) < 0))
             return -1;
 
-        /* the caller's ferryJobWait() reports it */
-        if (!virDomainObjIsActive(op->vm))
-            return 0;
-
-        /* the leader of the group has told all */
-        if (!ferryOpLeads(op) &&
-            (ferryJobQuery(op, jobname, &info) < 0 || info.status != QEMU_MONITOR_JOB_STATUS_PENDING))
-            return 0;
-        ferryJobInfoClear(&info);
-
-        qemuDomainObjEnterMonitor(op->vm);
-        rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
-        qemuDomainObjExitMonitor(op->vm);
-
-        if (rc == 0 || ferryJobQuery(op, jobname, &info) < 0 ||
-            info.status != QEMU_MONITOR_JOB_STATUS_PENDING)
+        if (ferryPivotSendFinalize(op) == 0)
             return 0;
     }
 
-    return -1;
-}
-
-
-/* Lets the guest go on, on all disks of the group that @op leads. Each member then makes sure of
- * its own. */
-static void
-ferryPivotFinalizeGroup(ferryOp *op)
-{
-    g_autoptr(GPtrArray) group = ferryOpGroup(op);
-    size_t i;
-
-    for (i = 1; ferryOpLeads(op) && i < group->len; i++) {
-        g_autofree char *jobname = ferryJobName(g_ptr_array_index(group, i), "mirror");
-
-        qemuDomainObjEnterMonitor(op->vm);
-        ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
-        qemuDomainObjExitMonitor(op->vm);
-    }
-    virResetLastError();
+    return 0;
 }
 
 
@@ -327,7 +363,6 @@ ferryPivotFinalize(ferryOp *op)
      * lost, or this may be the second try. Ask for the job's result and disk's node. */
     /* a client that got in now could suspend or resume a guest whose CPUs are stopped */
     op->holdJob = hold || copy->pause;
-    ferryPivotFinalizeGroup(op);
     if ((rc = ferryPivotTellFinalize(op, jobname)) == 0)
         rc = ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED),
                           copy->pause ? FERRY_PIVOT_PAUSE_MS : 0, &info);
