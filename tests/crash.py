@@ -23,7 +23,7 @@ import sys
 import urllib.parse
 
 import plans
-from ferrytest import BUILD, DRIVER_DIR, TOP, check, patience, where
+from ferrytest import BUILD, MODULE, TOP, check, patience, where
 
 # A step, or one of the commands that it sends. How many commands a step sends is known from
 # a run without a fault.
@@ -131,7 +131,7 @@ def points(cls, undone, last, final):
 def cases(walks):
     """All cases, in an order that does not change. walks: {class that tries cases: the
     scenes that it knows}."""
-    known = list(plans.plans(DRIVER_DIR))
+    known = list(plans.plans(MODULE))
     number = 0
     for make, cls in ((make, cls) for make, classes in walks.items() for cls in classes):
         for operation, plan, steps in known:

@@ -12,7 +12,7 @@ import libvirt
 import crash
 import plans
 import scenes_migration
-from ferrytest import CHUNK, DRIVER_DIR, Failed, LibvirtError, check, image_content, wait_for
+from ferrytest import CHUNK, MODULE, Failed, LibvirtError, check, image_content, wait_for
 from scenes_migration import DISKS, NAME
 
 ROWS = {'migration': 'migration source', 'incoming': 'migration destination'}
@@ -42,7 +42,7 @@ class Walk:
 
     def __init__(self):
         self.bench = None
-        self.last = {plan: plans.undone(steps)[-1] for _, plan, steps in plans.plans(DRIVER_DIR)}
+        self.last = {plan: plans.undone(steps)[-1] for _, plan, steps in plans.plans(MODULE)}
         self.references = {}
 
     def folder(self):

@@ -18,7 +18,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 import plans
-from ferrytest import (BUILD, DRIVER_DIR, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check,
+from ferrytest import (BUILD, MODULE, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check,
                        disk_xml, domain_xml, main, qemu_io, wait_for, with_monitor)
 
 PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
@@ -313,7 +313,7 @@ def cases(cls, classes):
     """Every case there is: (trigger, name, fault). Once a plan can not go back
     a step cannot say that nothing happened: it fails as 'unknown' there. A plan
     that no scene sets going is an error, unless it is another suite's."""
-    for operation, plan, steps in plans.plans(DRIVER_DIR):
+    for operation, plan, steps in plans.plans(MODULE):
         check(operation in SUITES, f"no suite walks the plans of operation '{operation}'")
         check(SUITES[operation] != os.path.basename(sys.argv[0]) or
               any((operation, plan) in c.PLANS for c in classes), f'no trigger for plan {operation}/{plan}')

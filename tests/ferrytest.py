@@ -8,6 +8,7 @@ process and collects its events.
 
 import ctypes
 import difflib
+import glob
 import hashlib
 import json
 import os
@@ -26,7 +27,12 @@ import uuid
 
 TOP = os.environ.get('FERRY_TOP', os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get('FERRY_BUILD', os.path.join(TOP, 'build'))
-DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')
+DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')  # what libvirt loads
+# what that loads: ./ferry says which, else the newest one
+MODULES = glob.glob(os.path.join(os.path.dirname(DRIVER_DIR), '*', 'libferry_driver_qemu.so'))
+MODULE = os.environ.setdefault('FERRY_MODULE', max(MODULES, key=os.path.getmtime, default=''))
+STOCK_DIR = '/usr/lib/x86_64-linux-gnu/libvirt/connection-driver'
+LIBVIRT = '/usr/lib/x86_64-linux-gnu/libvirt.so.0'
 # see quick.c; FERRY_SLOW_START: domains start as they do for users
 QUICK = '' if 'FERRY_SLOW_START' in os.environ else os.path.join(BUILD, 'meson', 'tests', 'libferryquick.so')
 QEMU = shutil.which('qemu-system-x86_64')
@@ -236,6 +242,20 @@ def with_monitor(xml, path):
     args = ['-qmp', f'unix:{path},server=on,wait=off']
     args = ''.join(f"<qemu:arg value='{a}'/>" for a in args)
     return xml.replace('</domain>', f'<qemu:commandline>{args}</qemu:commandline></domain>')
+
+
+def make_ferry(folder, module=None):
+    """A folder as Ferry is installed, with a driver. Returns the folder of the driver."""
+    os.makedirs(os.path.join(folder, 'connection-driver'))
+    shutil.copy(os.path.join(DRIVER_DIR, 'libvirt_driver_qemu.so'), os.path.join(folder, 'connection-driver'))
+    shutil.copy(module or MODULE, os.path.join(folder, 'libferry_driver_qemu.so'))
+    run(os.path.join(TOP, 'src', 'hook', 'place'), '.', os.path.join(STOCK_DIR, 'libvirt_driver_qemu.so'), LIBVIRT,
+        env=dict(os.environ, MESON_INSTALL_DESTDIR_PREFIX=folder))
+    return os.path.join(folder, build_id(os.path.join(STOCK_DIR, 'libvirt_driver_qemu.so')))
+
+
+def build_id(path):
+    return run(os.path.join(TOP, 'src', 'hook', 'place'), '--id', path).strip()
 
 
 class Host:

@@ -32,10 +32,10 @@ class OpClass(ctypes.Structure):
 Point = collections.namedtuple('Point', 'name past recorded idle')
 
 
-def plans(driver_dir):
+def plans(path):
     """Yields (operation, plan, [Point]). A step is past the point of no return from
     the first durable one without undo on."""
-    module = ctypes.CDLL(os.path.join(driver_dir, 'libferry_driver_qemu.so'), mode=ctypes.RTLD_GLOBAL)
+    module = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
     classes = (ctypes.POINTER(OpClass) * 64).in_dll(module, 'ferryClasses')
     for cls in classes:
         if not cls:
@@ -61,5 +61,5 @@ def undone(steps):
 
 
 if __name__ == '__main__':
-    for operation, plan, steps in plans(os.environ['FERRY_DRIVER_DIR']):
+    for operation, plan, steps in plans(os.environ['FERRY_MODULE']):
         print(operation, plan, ' '.join(step.name + ('!' if step.past else '') for step in steps))

@@ -35,9 +35,7 @@ static __thread bool recordRecovers;
 static void *
 recordFind(const char *name)
 {
-    g_autofree char *path = g_strdup_printf("%s/libferry_driver_qemu.so",
-                                            g_getenv("LIBVIRT_DRIVER_DIR"));
-    void *driver = dlopen(path, RTLD_NOW | RTLD_NOLOAD);
+    void *driver = dlopen(g_getenv("FERRY_MODULE"), RTLD_NOW | RTLD_NOLOAD);
 
     if (!driver)
         abort();

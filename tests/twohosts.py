@@ -40,7 +40,6 @@ import ferrytest
 from ferrytest import QUICK, Failed, LibvirtError, Monitor, check, run, wait_for
 
 LIBVIRT_PORT = 16509
-STOCK_MODULES = '/usr/lib/x86_64-linux-gnu/libvirt/connection-driver'
 
 # What a host has of its own. There are no cgroups: both hosts would use the same ones, so
 # ending a domain would kill the other host's.
@@ -206,7 +205,7 @@ class Machine:
         networks."""
         if self.driver == 'ferry':
             check(ferrytest.DRIVER_DIR, 'FERRY_DRIVER_DIR is not set: run this through ./ferry')
-        folder = ferrytest.DRIVER_DIR if self.driver == 'ferry' else STOCK_MODULES
+        folder = ferrytest.DRIVER_DIR if self.driver == 'ferry' else ferrytest.STOCK_DIR
         for name in os.listdir(folder):
             if name.endswith(('driver_qemu.so', 'driver_secret.so', 'driver_storage.so')):
                 os.symlink(os.path.realpath(os.path.join(folder, name)), os.path.join(self.dir, 'modules', name))

@@ -1,24 +1,36 @@
 /*
- * loader.c: refuses to run inside another libvirt than Ferry was built for
+ * loader.c: loads the Ferry that was built for the host's libvirt, or else the stock driver
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
- * The driver uses libvirt's private functions and structures, which change with every
- * release. In another libvirt the driver would at best fail to load, with a message
- * about symbol versions. So libvirt loads this module, which uses only public API: it
- * compares versions, and then loads the driver from the same directory.
+ * Ferry's driver uses libvirt's private functions and structures, and contains the stock driver's
+ * code. Both change with every release, and distributions patch both within one: a driver that was
+ * built for yesterday's package may not load, or takes back a security fix. So libvirt loads this
+ * module under the stock driver's name. It uses only public API, and looks for the driver that was
+ * built for exactly these packages:
+ *
+ *   FOLDER/connection-driver/libvirt_driver_qemu.so   this module
+ *   FOLDER/BUILD-ID/libferry_driver_qemu.so           a driver; build-id of the host's stock driver
+ *   FOLDER/BUILD-ID/manifest                          build-id of its libvirt.so.0; checksum
+ *
+ * The checksum is for the sake of dlopen(), in which a damaged file ends the process.
+ *
+ * Whatever is wrong, the stock driver is loaded, and one warning in the log says what is wrong: no
+ * host loses its daemon to an upgrade of libvirt.
  */
 
 #define _GNU_SOURCE
 
 #include <dlfcn.h>
-#include <libgen.h>
-#include <stdarg.h>
+#include <libintl.h>
+#include <link.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <glib.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
@@ -26,75 +38,263 @@
 
 #define FERRY_DRIVER_FILE "libferry_driver_qemu.so"
 
-typedef void (*ferryReportFunc)(int domain, int code, const char *file, const char *func,
-                                size_t line, const char *fmt, ...)
-    __attribute__((format(printf, 6, 7)));
+#define _(text) dgettext("libvirt", text)
+
+typedef int (*ferryRegisterFunc)(void);
 
 int qemuRegister(void);
 
 
-/* libvirt has no public function to report an error from inside a driver. The private
- * one has not changed since 2010. If it is missing, the error goes to stderr. */
-#define ferryLoaderError(...) \
-    do { \
-        ferryReportFunc report = (ferryReportFunc) dlsym(RTLD_DEFAULT, "virReportErrorHelper"); \
-        if (report) \
-            report(VIR_FROM_QEMU, VIR_ERR_OPERATION_UNSUPPORTED, __FILE__, __func__, __LINE__, \
-                   __VA_ARGS__); \
-        else \
-            fprintf(stderr, __VA_ARGS__), fputc('\n', stderr); \
-    } while (0)
+/* What libvirt's logging takes for a source of messages: a name, and what it remembers of it. */
+static struct {
+    const char *name;
+    char known[64];
+} ferryLoaderSource = { .name = "ferry.loader" };
+
+typedef void (*ferryLogFunc)(void *source, int priority, const char *file, int line, const char *func,
+                             void *metadata, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+
+#define FERRY_LOG_WARN 3
+#define FERRY_LOG_ERROR 4
 
 
-static unsigned long
-ferryLoaderVersion(const char *text)
+/* libvirt has no public function to log something. The private one has had these arguments since
+ * 2014. If it is missing, the text goes to stderr. */
+static void
+ferryLoaderLog(int priority,
+               const char *text)
 {
-    unsigned int major = 0;
-    unsigned int minor = 0;
-    unsigned int micro = 0;
+    ferryLogFunc log = (ferryLogFunc) dlsym(RTLD_DEFAULT, "virLogMessage");
 
-    sscanf(text, "%u.%u.%u", &major, &minor, &micro);
-
-    return major * 1000000UL + minor * 1000UL + micro;
+    if (log)
+        log(&ferryLoaderSource, priority, __FILE__, __LINE__, "qemuRegister", /* metadata= */ NULL, "%s", text);
+    else
+        fprintf(stderr, "%s\n", text);
 }
 
 
+/* Build-ids */
+
+/* Returns the build-id that ELF @notes have, in hexadecimal digits, or NULL. */
+static char *
+ferryLoaderNoteId(const char *notes,
+                  guint64 len)
+{
+    guint64 at = 0;
+
+    while (len - at >= sizeof(ElfW(Nhdr))) {
+        ElfW(Nhdr) note;
+        guint64 name = at + sizeof(note);
+        guint64 id;
+        GString *hex;
+        guint32 i;
+
+        memcpy(&note, notes + at, sizeof(note));
+        id = name + (((guint64) note.n_namesz + 3) & ~3ULL);
+
+        if (id > len || note.n_descsz > len - id)
+            return NULL;
+
+        if (note.n_type != NT_GNU_BUILD_ID || note.n_namesz != sizeof("GNU") ||
+            memcmp(notes + name, "GNU", sizeof("GNU")) != 0) {
+            at = MIN(id + (((guint64) note.n_descsz + 3) & ~3ULL), len);
+            continue;
+        }
+
+        hex = g_string_new(NULL);
+        for (i = 0; i < note.n_descsz; i++)
+            g_string_append_printf(hex, "%02x", (unsigned char) notes[id + i]);
+        return g_string_free(hex, FALSE);
+    }
+
+    return NULL;
+}
+
+
+/* Returns the build-id of the ELF file @path, or NULL. Nothing of it is run or mapped. */
+static char *
+ferryLoaderFileId(const char *path)
+{
+    g_autofree char *data = NULL;
+    gsize len;
+    ElfW(Ehdr) head;
+    size_t i;
+
+    if (!g_file_get_contents(path, &data, &len, /* error= */ NULL) || len < sizeof(head))
+        return NULL;
+
+    memcpy(&head, data, sizeof(head));
+    if (memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 || head.e_phentsize != sizeof(ElfW(Phdr)))
+        return NULL;
+
+    for (i = 0; i < head.e_phnum; i++) {
+        guint64 at = head.e_phoff + i * sizeof(ElfW(Phdr));
+        ElfW(Phdr) part;
+        char *id;
+
+        if (at > len || len - at < sizeof(part))
+            return NULL;
+        memcpy(&part, data + at, sizeof(part));
+
+        if (part.p_type == PT_NOTE && part.p_offset <= len && part.p_filesz <= len - part.p_offset &&
+            (id = ferryLoaderNoteId(data + part.p_offset, part.p_filesz)))
+            return id;
+    }
+
+    return NULL;
+}
+
+
+/* dl_iterate_phdr(): sets *@opaque to the build-id of the libvirt.so that runs */
+static int
+ferryLoaderVisit(struct dl_phdr_info *info,
+                 size_t size G_GNUC_UNUSED,
+                 void *opaque)
+{
+    ElfW(Addr) known = (ElfW(Addr)) virGetVersion;
+    char **id = opaque;
+    bool here = false;
+    size_t i;
+
+    for (i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+        ElfW(Addr) begin = info->dlpi_addr + part->p_vaddr;
+
+        here = here || (part->p_type == PT_LOAD && known >= begin && known - begin < part->p_memsz);
+    }
+
+    for (i = 0; here && !*id && i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+
+        if (part->p_type == PT_NOTE)
+            *id = ferryLoaderNoteId((const char *) (info->dlpi_addr + part->p_vaddr), part->p_memsz);
+    }
+
+    return here;
+}
+
+
+/* The driver */
+
+/* Returns the folder that has the drivers, or NULL. */
+static char *
+ferryLoaderFolder(void)
+{
+    g_autofree char *drivers = NULL;
+    char *real;
+    Dl_info self;
+
+    if (!dladdr(qemuRegister, &self) || !(real = realpath(self.dli_fname, NULL)))
+        return NULL;
+
+    drivers = g_path_get_dirname(real);
+    free(real);
+    return g_path_get_dirname(drivers);
+}
+
+
+/* Returns NULL if the driver @path is as @manifest says, and for the libvirt that runs; else why not. */
+static char *
+ferryLoaderCheck(const char *path,
+                 const char *manifest)
+{
+    g_autoptr(GKeyFile) file = g_key_file_new();
+    g_autofree char *libvirt = NULL;
+    g_autofree char *sum = NULL;
+    g_autofree char *running = NULL;
+    g_autofree char *data = NULL;
+    g_autofree char *found = NULL;
+    g_autoptr(GError) err = NULL;
+    gsize len;
+
+    if (!g_key_file_load_from_file(file, manifest, G_KEY_FILE_NONE, &err) ||
+        !(libvirt = g_key_file_get_string(file, "ferry", "libvirt", &err)) ||
+        !(sum = g_key_file_get_string(file, "ferry", "sha256", &err)))
+        return g_strdup_printf(_("'%1$s' cannot be used: %2$s"), manifest, err->message);
+
+    dl_iterate_phdr(ferryLoaderVisit, &running);
+    if (g_strcmp0(running, libvirt) != 0)
+        return g_strdup_printf(_("it was built for another libvirt.so.0 (build-id %1$s) than that which runs (%2$s)"),
+                               libvirt, running ? running : _("none"));
+
+    if (!g_file_get_contents(path, &data, &len, &err))
+        return g_strdup_printf(_("it cannot be read: %1$s"), err->message);
+
+    found = g_compute_checksum_for_data(G_CHECKSUM_SHA256, (const guchar *) data, len);
+    if (g_strcmp0(found, sum) != 0)
+        return g_strdup_printf(_("'%1$s' is damaged: '%2$s' has another checksum"), path, manifest);
+
+    return NULL;
+}
+
+
+static ferryRegisterFunc
+ferryLoaderOpen(const char *path)
+{
+    void *driver = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+
+    return driver ? (ferryRegisterFunc) dlsym(driver, "qemuRegister") : NULL;
+}
+
+
+/* Loads Ferry's driver: returns NULL, with what registers it in @registerFunc, or why that does not work. */
+static char *
+ferryLoaderTry(ferryRegisterFunc *registerFunc)
+{
+    g_autofree char *folder = ferryLoaderFolder();
+    g_autofree char *id = ferryLoaderFileId(FERRY_STOCK_DRIVER);
+    g_autofree char *path = NULL;
+    g_autofree char *manifest = NULL;
+    char *why;
+
+    if (!folder)
+        return g_strdup(_("its folder cannot be found"));
+
+    if (!id)
+        return g_strdup_printf(_("'%1$s' cannot be read, or has no build-id"), FERRY_STOCK_DRIVER);
+
+    path = g_build_filename(folder, id, FERRY_DRIVER_FILE, NULL);
+    manifest = g_build_filename(folder, id, "manifest", NULL);
+
+    if (!g_file_test(path, G_FILE_TEST_EXISTS))
+        return g_strdup_printf(_("it was not built for this libvirt: there is no '%1$s'"), path);
+
+    if ((why = ferryLoaderCheck(path, manifest)))
+        return why;
+
+    /* all its symbols are found, or nothing of it stays: the stock driver has functions of the same names */
+    if (!(*registerFunc = ferryLoaderOpen(path)))
+        return g_strdup_printf(_("it cannot be loaded: %1$s"), dlerror());
+
+    return NULL;
+}
+
+
+/**
+ * qemuRegister:
+ *
+ * Called by libvirt when it loads the QEMU driver. Returns what the driver returns that is loaded.
+ */
 int
 qemuRegister(void)
 {
-    unsigned long running = 0;
-    char path[4096];
-    Dl_info self;
-    void *driver;
-    int (*registerFunc)(void);
+    ferryRegisterFunc registerFunc = NULL;
+    g_autofree char *why = ferryLoaderTry(&registerFunc);
+    g_autofree char *text = NULL;
 
-    if (virGetVersion(&running, /* type= */ NULL, /* typeVer= */ NULL) < 0)
-        return -1;
+    if (!why)
+        return registerFunc();
 
-    if (running != ferryLoaderVersion(FERRY_LIBVIRT_VERSION)) {
-        ferryLoaderError("Ferry %s was built for libvirt %s but this is libvirt %lu.%lu.%lu: "
-                         "run './ferry build' in Ferry's source tree, or unset "
-                         "LIBVIRT_DRIVER_DIR to go on without Ferry",
-                         FERRY_VERSION, FERRY_LIBVIRT_VERSION,
-                         running / 1000000, running / 1000 % 1000, running % 1000);
-        return -1;
-    }
+    text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Run './ferry build' in "
+                             "Ferry's source tree, and start the daemon again"), FERRY_VERSION, why);
+    ferryLoaderLog(FERRY_LOG_WARN, text);
 
-    if (!dladdr(qemuRegister, &self) ||
-        snprintf(path, sizeof(path), "%.*s%s",
-                 (int) (strrchr(self.dli_fname, '/') ?
-                        strrchr(self.dli_fname, '/') + 1 - self.dli_fname : 0),
-                 self.dli_fname, FERRY_DRIVER_FILE) >= (int) sizeof(path)) {
-        ferryLoaderError("cannot find the folder of Ferry's module");
-        return -1;
-    }
+    if ((registerFunc = ferryLoaderOpen(FERRY_STOCK_DRIVER)) && registerFunc != qemuRegister)
+        return registerFunc();
 
-    if (!(driver = dlopen(path, RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE)) ||
-        !(registerFunc = (int (*)(void)) dlsym(driver, "qemuRegister"))) {
-        ferryLoaderError("cannot load '%s': %s; run './ferry build' in Ferry's source tree",
-                         path, dlerror());
-        return -1;
-    }
-
-    return registerFunc();
+    g_free(text);
+    text = g_strdup_printf(_("the stock QEMU driver '%1$s' cannot be loaded: %2$s"), FERRY_STOCK_DRIVER,
+                           registerFunc ? _("it is Ferry's loader") : dlerror());
+    ferryLoaderLog(FERRY_LOG_ERROR, text);
+    return -1;
 }
