@@ -33,6 +33,7 @@
 #include "ops/migration/perform.h"
 #include "ops/migration/prepare.h"
 #include "driver.h"
+#include "qemu/qemu_backup.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
@@ -45,49 +46,41 @@
 
 VIR_LOG_INIT("ferry.seams");
 
-/* Declares a seam: the stock function (__real_), and ours, which is called instead. */
-#define FERRY_SEAM(type, name, ...) \
-    type __real_##name(__VA_ARGS__); \
-    type __wrap_##name(__VA_ARGS__)
+/* Declares a seam: the stock function (__real_), and ours, which is called instead. Both are of the
+ * type that libvirt's header says. */
+#define FERRY_SEAM(name) \
+    extern typeof(name) __real_##name; \
+    extern typeof(name) __wrap_##name
 
-FERRY_SEAM(int, virRegisterConnectDriver, virConnectDriver *driver, bool setSharedDrivers);
-FERRY_SEAM(int, virRegisterStateDriver, virStateDriver *driver);
-FERRY_SEAM(void, qemuProcessReconnectAll, virQEMUDriver *driver);
-FERRY_SEAM(qemuMonitor *, qemuMonitorOpen, virDomainObj *vm, virDomainChrSourceDef *config,
-           GMainContext *context, qemuMonitorCallbacks *cb);
-FERRY_SEAM(int, qemuMonitorSend, qemuMonitor *mon, qemuMonitorMessage *msg);
-FERRY_SEAM(int, qemuBlockJobRefreshJobs, virDomainObj *vm);
-FERRY_SEAM(void, qemuDomainObjPrivateDataClear, qemuDomainObjPrivate *priv);
-FERRY_SEAM(qemuBlockJobData *, qemuBlockJobDiskGetJob, virDomainDiskDef *disk);
-FERRY_SEAM(void, qemuBackupJobCancelBlockjobs, virDomainObj *vm, virDomainBackupDef *backup,
-           bool terminate, int asyncJob);
-FERRY_SEAM(int, qemuBackupGetJobInfoStats, virDomainObj *vm, virDomainJobData *data);
-FERRY_SEAM(int, qemuDomainUpdateMemoryDeviceInfo, virDomainObj *vm, int asyncJob);
-FERRY_SEAM(int, qemuProcessPrepareDomain, virQEMUDriver *driver, virDomainObj *vm,
-           unsigned int flags);
-FERRY_SEAM(int, qemuProcessPrepareHost, virQEMUDriver *driver, virDomainObj *vm,
-           unsigned int flags);
-FERRY_SEAM(int, qemuMigrationParamsApply, virDomainObj *vm, int asyncJob,
-           qemuMigrationParams *migParams, unsigned int apiFlags);
-FERRY_SEAM(void, qemuMigrationParamsReset, virDomainObj *vm, int asyncJob,
-           qemuMigrationParams *origParams, unsigned int apiFlags);
-FERRY_SEAM(int, qemuDomainObjEnterMonitorAsync, virDomainObj *vm, virDomainAsyncJob asyncJob);
-FERRY_SEAM(int, qemuMonitorMigrateContinue, qemuMonitor *mon, qemuMonitorMigrationStatus status);
-FERRY_SEAM(int, qemuMonitorBlockResize, qemuMonitor *mon, const char *device, const char *nodename,
-           unsigned long long size);
-FERRY_SEAM(int, qemuMonitorBlockdevTrayOpen, qemuMonitor *mon, const char *id, bool force);
-FERRY_SEAM(int, qemuMonitorBlockdevMediumRemove, qemuMonitor *mon, const char *id);
-FERRY_SEAM(int, qemuDomainObjWait, virDomainObj *vm);
-FERRY_SEAM(void, qemuProcessCleanupMigrationJob, virQEMUDriver *driver, virDomainObj *vm);
-FERRY_SEAM(int, qemuMigrationSrcFetchMirrorStats, virDomainObj *vm, virDomainAsyncJob asyncJob,
-           virDomainJobData *data);
-FERRY_SEAM(int, virDomainObjBeginJob, virDomainObj *vm, virDomainJob job);
-FERRY_SEAM(int, virDomainObjBeginAsyncJob, virDomainObj *vm, virDomainAsyncJob asyncJob,
-           virDomainJobOperation operation, unsigned int apiFlags);
-FERRY_SEAM(int, virDomainObjSetDefTransient, virDomainXMLOption *xmlopt, virDomainObj *vm,
-           void *parseOpaque);
-FERRY_SEAM(void, virDomainObjListRemove, virDomainObjList *doms, virDomainObj *vm);
-FERRY_SEAM(void, virDomainObjListRemoveLocked, virDomainObjList *doms, virDomainObj *vm);
+FERRY_SEAM(virRegisterConnectDriver);
+FERRY_SEAM(virRegisterStateDriver);
+FERRY_SEAM(qemuProcessReconnectAll);
+FERRY_SEAM(qemuMonitorOpen);
+FERRY_SEAM(qemuMonitorSend);
+FERRY_SEAM(qemuBlockJobRefreshJobs);
+FERRY_SEAM(qemuDomainObjPrivateDataClear);
+FERRY_SEAM(qemuBlockJobDiskGetJob);
+FERRY_SEAM(qemuBackupJobCancelBlockjobs);
+FERRY_SEAM(qemuBackupGetJobInfoStats);
+FERRY_SEAM(qemuDomainUpdateMemoryDeviceInfo);
+FERRY_SEAM(qemuProcessPrepareDomain);
+FERRY_SEAM(qemuProcessPrepareHost);
+FERRY_SEAM(qemuMigrationParamsApply);
+FERRY_SEAM(qemuMigrationParamsReset);
+FERRY_SEAM(qemuDomainObjEnterMonitorAsync);
+FERRY_SEAM(qemuMonitorMigrateContinue);
+FERRY_SEAM(qemuMonitorBlockResize);
+FERRY_SEAM(qemuMonitorBlockdevTrayOpen);
+FERRY_SEAM(qemuMonitorBlockdevMediumRemove);
+FERRY_SEAM(qemuDomainObjWait);
+FERRY_SEAM(qemuProcessCleanupMigrationJob);
+FERRY_SEAM(qemuDomainCleanupAdd);
+FERRY_SEAM(qemuMigrationSrcFetchMirrorStats);
+FERRY_SEAM(virDomainObjBeginJob);
+FERRY_SEAM(virDomainObjBeginAsyncJob);
+FERRY_SEAM(virDomainObjSetDefTransient);
+FERRY_SEAM(virDomainObjListRemove);
+FERRY_SEAM(virDomainObjListRemoveLocked);
 
 /* How long an embedded driver waits at start-up for all its domains to be reconnected. */
 #define FERRY_RECONNECT_MS (3 * 1000)
@@ -516,6 +509,17 @@ __wrap_qemuProcessCleanupMigrationJob(virQEMUDriver *driver,
 {
     if (vm->job->asyncOwner == 0 && !ferryOpFind(vm, FERRY_MIGRATION_NAME))
         __real_qemuProcessCleanupMigrationJob(driver, vm);
+}
+
+
+/* The stock driver registers its own function after a restart, in the object that has it, where
+ * there is no seam; what unregisters it looks for ours. */
+void
+__wrap_qemuDomainCleanupAdd(virDomainObj *vm,
+                            qemuDomainCleanupCallback cb)
+{
+    __real_qemuDomainCleanupAdd(vm, cb == __real_qemuProcessCleanupMigrationJob ?
+                                __wrap_qemuProcessCleanupMigrationJob : cb);
 }
 
 
