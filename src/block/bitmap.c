@@ -13,6 +13,7 @@
 #include "block/bitmap.h"
 #include "block/file.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/source.h"
 #include "block/tool.h"
@@ -68,7 +69,7 @@ ferryBitmapsFit(virDomainObj *vm,
                 virStorageSource *target,
                 virStorageSource *base)
 {
-    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, target->nodeformat);
+    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, ferryNodeName(target));
     const char *bitmap = NULL;
     virStorageSource *n;
 
@@ -76,7 +77,7 @@ ferryBitmapsFit(virDomainObj *vm,
         return 0;
 
     for (n = src; virStorageSourceIsBacking(n) && n != base && !bitmap; n = n->backingStore)
-        bitmap = ferryBitmapStored(nodes, n->nodeformat);
+        bitmap = ferryBitmapStored(nodes, ferryNodeName(n));
 
     if (!bitmap)
         return 0;
@@ -324,13 +325,13 @@ ferryBitmapsDrop(virDomainObj *vm,
     size_t i;
 
     if (nodes)
-        data = g_hash_table_lookup(nodes, target->nodeformat);
+        data = g_hash_table_lookup(nodes, ferryNodeName(target));
 
     for (i = 0; data && i < data->nbitmaps; i++) {
         const char *name = data->bitmaps[i]->name;
 
         if (qemuBlockNamedNodeDataGetBitmapByName(nodes, src, name) &&
-            qemuMonitorTransactionBitmapRemove(actions, target->nodeformat, name) < 0)
+            qemuMonitorTransactionBitmapRemove(actions, ferryNodeName(target), name) < 0)
             break;
     }
 

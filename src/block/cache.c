@@ -13,6 +13,7 @@
 #include "block/cache.h"
 #include "block/identity.h"
 #include "block/node.h"
+#include "block/nodehold.h"
 #include "virerror.h"
 #include "virlog.h"
 

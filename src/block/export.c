@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "block/export.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/socket.h"
 #include "qemu/qemu_alias.h"
@@ -290,8 +291,8 @@ ferryExportAdd(virDomainObj *vm,
     /* Leave defaults out: a backup adds many exports, and QEMU reads commands slowly. */
     if (virJSONValueObjectAdd(&args,
                               "s:type", "nbd",
-                              "s:id", src->nodeformat,
-                              "s:node-name", src->nodeformat,
+                              "s:id", ferryNodeName(src),
+                              "s:node-name", ferryNodeName(src),
                               "s:name", name,
                               "B:writable", writable,
                               "A:bitmaps", &bitmaps,

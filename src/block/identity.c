@@ -47,6 +47,7 @@
 #include "block/bounded.h"
 #include "block/inode.h"
 #include "block/identity.h"
+#include "block/nodename.h"
 #include "virerror.h"
 #include "virfile.h"
 
@@ -156,7 +157,7 @@ ferryIdentityHasName(virStorageSource *src)
     virStorageType type = virStorageSourceGetActualType(src);
 
     return (type == VIR_STORAGE_TYPE_FILE || type == VIR_STORAGE_TYPE_BLOCK) &&
-           src->path && src->nodestorage && !virStorageSourceIsFD(src);
+           src->path && ferryNodeStorage(src) && !virStorageSourceIsFD(src);
 }
 
 
@@ -166,7 +167,7 @@ ferryIdentityProbeAdd(ferryIdentityProbe *probe,
 {
     ferryIdentityLook *look = g_new0(ferryIdentityLook, 1);
 
-    look->node = g_strdup(src->nodestorage);
+    look->node = g_strdup(ferryNodeStorage(src));
     look->path = g_strdup(src->path);
     g_ptr_array_add(probe->looks, look);
 }
@@ -276,7 +277,7 @@ ferryIdentityIsKnown(virDomainObj *vm,
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
 
-    return notes && g_hash_table_contains(notes->notes, src->nodestorage);
+    return notes && g_hash_table_contains(notes->notes, ferryNodeStorage(src));
 }
 
 
@@ -465,8 +466,8 @@ ferryIdentityStays(virDomainObj *vm,
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
         ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
 
-        if (notes && src->nodestorage &&
-            (note = g_hash_table_lookup(notes->notes, src->nodestorage)))
+        if (notes && ferryNodeStorage(src) &&
+            (note = g_hash_table_lookup(notes->notes, ferryNodeStorage(src))))
             file = note->file;
     }
 
@@ -504,10 +505,10 @@ ferryIdentityIsHeld(virDomainObj *vm,
     ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
     void *held;
 
-    if (!notes || !src->nodestorage)
+    if (!notes || !ferryNodeStorage(src))
         return VIR_TRISTATE_BOOL_NO;
 
-    if ((held = g_hash_table_lookup(notes->held, src->nodestorage)))
+    if ((held = g_hash_table_lookup(notes->held, ferryNodeStorage(src))))
         return GPOINTER_TO_INT(held);
 
     return notes->inherited ? VIR_TRISTATE_BOOL_ABSENT : VIR_TRISTATE_BOOL_NO;
@@ -527,7 +528,7 @@ ferryIdentitySetHeld(virDomainObj *vm,
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ true);
 
-    g_hash_table_insert(notes->held, g_strdup(src->nodestorage),
+    g_hash_table_insert(notes->held, g_strdup(ferryNodeStorage(src)),
                         GINT_TO_POINTER(virTristateBoolFromBool(held)));
 }
 
@@ -544,6 +545,6 @@ ferryIdentityForgetNode(virDomainObj *vm,
     VIR_LOCK_GUARD lock = virLockGuardLock(&memory.lock);
     ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);
 
-    if (notes && src->nodestorage)
-        g_hash_table_remove(notes->notes, src->nodestorage);
+    if (notes && ferryNodeStorage(src))
+        g_hash_table_remove(notes->notes, ferryNodeStorage(src));
 }

@@ -12,6 +12,7 @@
 
 #include "block/like.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor_json.h"
 #include "virhash.h"
@@ -88,7 +89,7 @@ ferryLikeHasBitmaps(ferryLike *like,
     virStorageSource *n;
 
     for (n = src; virStorageSourceIsBacking(n); n = n->backingStore) {
-        qemuBlockNamedNodeData *data = virHashLookup(like->nodes, n->nodeformat);
+        qemuBlockNamedNodeData *data = virHashLookup(like->nodes, ferryNodeName(n));
 
         if (data && data->nbitmaps > 0)
             return true;
@@ -108,7 +109,7 @@ ferryLikeGet(ferryLike *like,
              virStorageSource *src,
              ferryLikeProps *props)
 {
-    qemuBlockNamedNodeData *data = virHashLookup(like->nodes, src->nodeformat);
+    qemuBlockNamedNodeData *data = virHashLookup(like->nodes, ferryNodeName(src));
 
     *props = (ferryLikeProps) { 0 };
 
@@ -118,7 +119,7 @@ ferryLikeGet(ferryLike *like,
     props->clusterSize = data->clusterSize;
     props->subclusters = data->qcow2extendedL2;
     props->old = data->qcow2v2 && !ferryLikeHasBitmaps(like, src);
-    props->lazy = virHashHasEntry(like->lazy, src->nodeformat);
+    props->lazy = virHashHasEntry(like->lazy, ferryNodeName(src));
 }
 
 

@@ -5,15 +5,17 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * An image has two nodes: storage (file, device, connection) and format (raw, qcow2, ...).
- * A slice has a third between them. An unformatted image has at most a storage node.
+ * A slice has a third between them. An unformatted image has at most a storage node. Newer libvirt
+ * gives a raw image of the guest no format node; those that Ferry adds always have one.
  */
 
 #include <config.h>
 
 #include "block/identity.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
-#include "qemu/qemu_block.h"
+#include "compat/block.h"
 #include "qemu/qemu_blockjob.h"
 #include "qemu/qemu_command.h"
 #include "qemu/qemu_monitor.h"
@@ -23,6 +25,32 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.node");
+
+
+/**
+ * ferryNodePrepare:
+ * @disk: of @src, or NULL
+ *
+ * Prepares @src for a storage and a format node in QEMU, and names them. Domain locked, job held.
+ * Returns 0, or -1 with an error reported.
+ */
+int
+ferryNodePrepare(virDomainObj *vm,
+                 virDomainDiskDef *disk,
+                 virStorageSource *src,
+                 virQEMUDriverConfig *cfg)
+{
+    /* else libvirt takes an encrypted raw image for one that needs no format node */
+    if (src->encryption && src->encryption->engine == VIR_STORAGE_ENCRYPTION_ENGINE_DEFAULT)
+        src->encryption->engine = VIR_STORAGE_ENCRYPTION_ENGINE_QEMU;
+
+    if (qemuDomainPrepareStorageSourceBlockdev(disk, src, vm->privateData, cfg) < 0)
+        return -1;
+
+    if (!qemuBlockStorageSourceGetFormatNodename(src))
+        qemuBlockStorageSourceSetFormatNodename(src, g_strdup_printf("libvirt-%u-format", src->id));
+    return 0;
+}
 
 
 /* Dismisses ended stream jobs. Between the end of such a job and its dismissal the job's
@@ -167,9 +195,14 @@ ferryNodeAddNBD(virDomainObj *vm,
 }
 
 
-/* A node that stays would keep its image locked, so repeat a failed blockdev-del once.
- * blockdev-del also fails when the node does not exist; a repetition is harmless then. */
-static void
+/**
+ * ferryNodeDelete:
+ *
+ * Removes the node named. A node that stays would keep its image locked, so a failed blockdev-del is
+ * repeated once. It also fails when the node does not exist; a repetition is harmless then. Reports
+ * no error.
+ */
+void
 ferryNodeDelete(virDomainObj *vm,
                 const char *node)
 {
@@ -192,7 +225,7 @@ void
 ferryNodeRemoveStorage(virDomainObj *vm,
                        virStorageSource *src)
 {
-    ferryNodeDelete(vm, src->nodestorage);
+    ferryNodeDelete(vm, ferryNodeStorage(src));
     ferryIdentityForgetNode(vm, src);
 }
 
@@ -291,7 +324,7 @@ void
 ferryNodeRemovePlain(virDomainObj *vm,
                      virStorageSource *src)
 {
-    ferryNodeDelete(vm, src->nodeformat);
+    ferryNodeDelete(vm, ferryNodeName(src));
 }
 
 
@@ -333,8 +366,8 @@ ferryNodeAnyLeft(virDomainObj *vm,
     virErrorRestore(&err);
 
     for (n = chain; nodes && virStorageSourceIsBacking(n); n = n->backingStore) {
-        if (g_hash_table_contains(nodes, n->nodeformat) ||
-            g_hash_table_contains(nodes, n->nodestorage))
+        if (g_hash_table_contains(nodes, ferryNodeName(n)) ||
+            g_hash_table_contains(nodes, ferryNodeStorage(n)))
             return true;
     }
 
@@ -470,79 +503,6 @@ ferryNodeReopenStorage(virDomainObj *vm,
     }
 
     return ferryNodeReopenProps(vm, src, /* backing= */ NULL, /* storageOnly= */ true, autoreadonly);
-}
-
-
-/* The filter that holds the file of @src. At most 31 bytes: libvirt counts its nodes. */
-static char *
-ferryNodeHolder(virStorageSource *src)
-{
-    return g_strdup_printf("ferry-%s", src->nodestorage);
-}
-
-
-/**
- * ferryNodeHold:
- * @src: image that the guest writes to
- *
- * Makes QEMU keep the file of @src open that it has open, until ferryNodeRelease(). When a
- * mirror job ends, it lets go of the right to write for a moment. The storage node follows
- * ("auto-read-only"): QEMU opens the file by its name, first for reading, then for writing.
- * A copy-on-read filter on the storage node keeps that right. Nothing is read through it.
- * Returns 0, or -1 with an error reported.
- */
-int
-ferryNodeHold(virDomainObj *vm,
-              virStorageSource *src)
-{
-    g_autofree char *name = ferryNodeHolder(src);
-    g_autoptr(virJSONValue) args = NULL;
-
-    if (virJSONValueObjectAdd(&args, "s:driver", "copy-on-read", "s:node-name", name,
-                              "s:file", src->nodestorage, NULL) < 0)
-        return -1;
-
-    return ferryQMP(vm, "blockdev-add", &args, /* reply= */ NULL);
-}
-
-
-/**
- * ferryNodeIsHeld:
- *
- * Asks QEMU whether ferryNodeHold() holds @src; VIR_TRISTATE_BOOL_ABSENT: QEMU does not answer.
- * Keeps the last error.
- */
-virTristateBool
-ferryNodeIsHeld(virDomainObj *vm,
-                virStorageSource *src)
-{
-    g_autofree char *name = ferryNodeHolder(src);
-    g_autoptr(GHashTable) nodes = NULL;
-    virErrorPtr err = NULL;
-
-    virErrorPreserveLast(&err);
-    nodes = ferryNodeData(vm);
-    virErrorRestore(&err);
-
-    if (!nodes)
-        return VIR_TRISTATE_BOOL_ABSENT;
-
-    return virTristateBoolFromBool(g_hash_table_contains(nodes, name));
-}
-
-
-/**
- * ferryNodeRelease:
- *
- * Undoes ferryNodeHold(). Reports no error.
- */
-void
-ferryNodeRelease(virDomainObj *vm,
-                 virStorageSource *src)
-{
-    g_autofree char *name = ferryNodeHolder(src);
-
-    ferryNodeDelete(vm, name);
 }
 
 

@@ -9,10 +9,12 @@
 
 #include "qemu/qemu_domain.h"
 
+int ferryNodePrepare(virDomainObj *vm, virDomainDiskDef *disk, virStorageSource *src, virQEMUDriverConfig *cfg);
 GHashTable *ferryNodeData(virDomainObj *vm);
 virJSONValue *ferryNodeList(virDomainObj *vm);
 int ferryNodeAddStorage(virDomainObj *vm, virStorageSource *src);
 int ferryNodeAddNBD(virDomainObj *vm, virStorageSource *src);
+void ferryNodeDelete(virDomainObj *vm, const char *node);
 void ferryNodeRemoveStorage(virDomainObj *vm, virStorageSource *src);
 int ferryNodeAddFormat(virDomainObj *vm, virStorageSource *src, virStorageSource *backing);
 int ferryNodeInlineStorage(virStorageSource *src, virJSONValue *format);
@@ -24,8 +26,5 @@ int ferryNodeReopen(virDomainObj *vm, virStorageSource *src, virStorageSource *b
 int ferryNodeReopenStorage(virDomainObj *vm,
                            virStorageSource *src,
                            bool autoreadonly);
-int ferryNodeHold(virDomainObj *vm, virStorageSource *src);
-virTristateBool ferryNodeIsHeld(virDomainObj *vm, virStorageSource *src);
-void ferryNodeRelease(virDomainObj *vm, virStorageSource *src);
 int ferryNodeReopenWritable(virDomainObj *vm, virStorageSource *src, bool writable);
 int ferryNodeCapacity(GHashTable *nodes, const char *name, unsigned long long *capacity);

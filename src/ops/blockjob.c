@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/nodename.h"
 #include "engine/job.h"
 #include "ops/blockjob.h"
 #include "qemu/qemu_alias.h"
@@ -340,7 +341,7 @@ ferryBlockJobMayResize(virDomainObj *vm,
     for (i = 0; i < vm->def->ndisks; i++) {
         virDomainDiskDef *disk = vm->def->disks[i];
         g_autofree char *drive = device ? qemuAliasDiskDriveFromDisk(disk) : NULL;
-        const char *name = device ? drive : disk->src->nodeformat;
+        const char *name = device ? drive : ferryNodeName(disk->src);
         g_autofree char *end = NULL;
 
         if (!ferryBlockJobType(disk) || STRNEQ_NULLABLE(name, device ? device : node))

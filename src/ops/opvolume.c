@@ -14,6 +14,7 @@
 
 #include "block/image.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/leftover.h"
@@ -74,7 +75,7 @@ ferryOpVolumeCreate(ferryOp *op,
     ferryVolumeSpec spec = { .format = image->format };
     ferryVolume *made;
 
-    if (!nodes || ferryNodeCapacity(nodes, disk->src->nodeformat, &spec.capacity) < 0)
+    if (!nodes || ferryNodeCapacity(nodes, ferryNodeName(disk->src), &spec.capacity) < 0)
         return -1;
 
     (*volume)->creating = true;

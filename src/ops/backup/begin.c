@@ -20,6 +20,7 @@
 
 #include "block/access.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/socket.h"
 #include "engine/job.h"
@@ -344,8 +345,8 @@ ferryBackupDiskActions(ferryOp *op,
     g_autofree char *jobname = ferryJobName(op, disk->def->name);
     g_autoptr(virJSONValue) merge = NULL;
     const ferryBackupParams params = {
-        .source = src->nodeformat,
-        .target = store->nodeformat,
+        .source = ferryNodeName(src),
+        .target = ferryNodeName(store),
         .bitmap = disk->bitmap,
         .onlyOverwritten = pull,
         .workers = !pull && ferryBackupIsLocal(src, store) ? workers : 0,
@@ -446,7 +447,7 @@ ferryBackupDropBitmaps(ferryOp *op)
         const char *bitmap = backup->disks[i].bitmap;
 
         if (disk && bitmap && qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, bitmap))
-            ignore_value(qemuMonitorTransactionBitmapRemove(actions, disk->src->nodeformat,
+            ignore_value(qemuMonitorTransactionBitmapRemove(actions, ferryNodeName(disk->src),
                                                             bitmap));
     }
 

@@ -13,6 +13,7 @@
 #include "block/alias.h"
 #include "block/image.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "block/volume.h"
@@ -264,7 +265,7 @@ ferryBackupCheckLarger(virDomainObj *vm,
         return 0;
 
     if ((!*nodes && !(*nodes = ferryNodeData(vm))) ||
-        ferryNodeCapacity(*nodes, domdisk->src->nodeformat, &capacity) < 0)
+        ferryNodeCapacity(*nodes, ferryNodeName(domdisk->src), &capacity) < 0)
         return -1;
 
     ferryImageCutToSize(store, capacity);
@@ -290,7 +291,7 @@ ferryBackupCheckDisk(virDomainObj *vm,
         ferryBackupCheckFormat(backup, disk) < 0 ||
         ferryBackupCheckStore(vm, backup, disk, aliases) < 0 ||
         ferryBackupCheckLarger(vm, backup, disk, nodes) < 0 ||
-        qemuDomainPrepareStorageSourceBlockdev(/* disk= */ NULL, disk->def->store, priv, cfg) < 0 ||
+        ferryNodePrepare(vm, /* disk= */ NULL, disk->def->store, cfg) < 0 ||
         ferryBackupCheckIncremental(vm, backup, disk, nodes) < 0)
         return -1;
 

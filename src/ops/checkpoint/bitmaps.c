@@ -14,6 +14,7 @@
 
 #include "block/bitmap.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/leftover.h"
 #include "ops/checkpoint/bitmaps.h"
@@ -58,7 +59,7 @@ ferryCheckpointCheckImage(virDomainObj *vm,
                           GHashTable *nodes,
                           bool whole)
 {
-    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, disk->src->nodeformat);
+    qemuBlockNamedNodeData *data = g_hash_table_lookup(nodes, ferryNodeName(disk->src));
     virStorageSource *needed;
 
     if (data && data->qcow2v2) {
@@ -153,7 +154,7 @@ ferryCheckpointAddBitmaps(virDomainObj *vm,
         if (chkdisk->type != VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP)
             continue;
 
-        node = disk->src->nodeformat;
+        node = ferryNodeName(disk->src);
         old = qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap);
 
         if (old)
@@ -198,7 +199,7 @@ ferryCheckpointTryDrop(virDomainObj *vm,
 
         if (disk && chkdisk->type == VIR_DOMAIN_CHECKPOINT_TYPE_BITMAP && chkdisk->bitmap &&
             qemuBlockNamedNodeDataGetBitmapByName(nodes, disk->src, chkdisk->bitmap))
-            ignore_value(qemuMonitorTransactionBitmapRemove(actions, disk->src->nodeformat,
+            ignore_value(qemuMonitorTransactionBitmapRemove(actions, ferryNodeName(disk->src),
                                                             chkdisk->bitmap));
     }
 

@@ -12,6 +12,7 @@
 
 #include "block/identity.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "ops/checkpoint/data.h"
 #include "ops/checkpoint/delete.h"
@@ -178,7 +179,7 @@ ferryCheckpointRemoveBitmap(ferryOp *op G_GNUC_UNUSED,
                             const char *bitmap,
                             void *opaque)
 {
-    return qemuMonitorTransactionBitmapRemove(opaque, src->nodeformat, bitmap);
+    return qemuMonitorTransactionBitmapRemove(opaque, ferryNodeName(src), bitmap);
 }
 
 

@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/durable.h"
+#include "block/nodename.h"
 #include "block/source.h"
 #include "ops/copy/adopt.h"
 #include "ops/copy/data.h"
@@ -159,7 +160,7 @@ ferryCopyCutOld(ferryOp *op)
 
     for (n = ferryCopyOf(op)->old; virStorageSourceIsBacking(n); n = n->backingStore) {
         for (m = disk ? disk->src : NULL; virStorageSourceIsBacking(m); m = m->backingStore) {
-            if (n->backingStore && STREQ_NULLABLE(n->backingStore->nodeformat, m->nodeformat)) {
+            if (n->backingStore && STREQ_NULLABLE(ferryNodeName(n->backingStore), ferryNodeName(m))) {
                 g_clear_pointer(&n->backingStore, virObjectUnref);
                 break;
             }

@@ -14,6 +14,7 @@
 
 #include "block/alias.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "ops/copy/base.h"
 #include "virerror.h"
 
@@ -149,8 +150,8 @@ ferryBaseCheckSizes(virDomainObj *vm,
         unsigned long long above;
         unsigned long long below;
 
-        if (ferryNodeCapacity(nodes, n->nodeformat, &above) < 0 ||
-            ferryNodeCapacity(nodes, n->backingStore->nodeformat, &below) < 0)
+        if (ferryNodeCapacity(nodes, ferryNodeName(n), &above) < 0 ||
+            ferryNodeCapacity(nodes, ferryNodeName(n->backingStore), &below) < 0)
             return -1;
 
         if (above >= below)
@@ -221,8 +222,8 @@ ferryBaseFind(virDomainObj *vm,
         return -1;
 
     g_clear_pointer(&target->backingStore, virObjectUnref);
-    copy->base = g_strdup(n->nodeformat);
-    copy->layer = g_strdup(ferryCopyImageAbove(disk->src, copy->base)->nodeformat);
+    copy->base = g_strdup(ferryNodeName(n));
+    copy->layer = g_strdup(ferryNodeName(ferryCopyImageAbove(disk->src, copy->base)));
     return 0;
 }
 

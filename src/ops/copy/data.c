@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/nodename.h"
 #include "block/source.h"
 #include "ops/copy/data.h"
 #include "ops/opfile.h"
@@ -121,7 +122,7 @@ ferryCopyImageAbove(virStorageSource *chain,
     virStorageSource *n;
 
     for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
-        if (virStorageSourceIsBacking(n->backingStore) && STREQ_NULLABLE(n->backingStore->nodeformat, node))
+        if (virStorageSourceIsBacking(n->backingStore) && STREQ_NULLABLE(ferryNodeName(n->backingStore), node))
             return n;
     }
 

@@ -27,6 +27,7 @@
 #include <config.h>
 
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
@@ -52,7 +53,7 @@ ferryLayersNone(ferryOp *op)
 static char *
 ferryLayersView(ferryOp *op)
 {
-    return g_strdup_printf("%s-view", ferryCopyOf(op)->target->nodeformat);
+    return g_strdup_printf("%s-view", ferryNodeName(ferryCopyOf(op)->target));
 }
 
 
@@ -69,7 +70,7 @@ ferryLayersAddView(ferryOp *op,
                               "s:driver", "raw",
                               "s:node-name", view,
                               "U:size", size,
-                              "s:file", ferryCopyOf(op)->target->nodeformat,
+                              "s:file", ferryNodeName(ferryCopyOf(op)->target),
                               NULL) < 0)
         return -1;
 

@@ -9,6 +9,7 @@
 
 #include <config.h>
 
+#include "block/nodename.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
 #include "engine/report.h"
@@ -52,7 +53,7 @@ ferryLayersNext(ferryOp *op)
         return ferryPlanRunTo(op, &ferryCopyStartPlan, "mirror");
 
     g_free(copy->layer);
-    copy->layer = g_strdup(next->nodeformat);
+    copy->layer = g_strdup(ferryNodeName(next));
     return ferryPlanRepeat(op, &ferryCopyStartPlan);
 }
 
@@ -142,15 +143,15 @@ ferryLayersScale(ferryOp *op,
 {
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
-    const char *now = ferryPlanDone(op, &ferryCopyStartPlan) && disk ? disk->src->nodeformat : copy->layer;
+    const char *now = ferryPlanDone(op, &ferryCopyStartPlan) && disk ? ferryNodeName(disk->src) : copy->layer;
     unsigned long long before = 0;
     unsigned long long all = 0;
     virStorageSource *n;
 
     /* the copies to come are above the image of now, those that are done below it */
     for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n) && copy->base &&
-         STRNEQ(n->nodeformat, copy->base); n = n->backingStore) {
-        before = STREQ_NULLABLE(n->nodeformat, now) ? 0 : before + 1;
+         STRNEQ(ferryNodeName(n), copy->base); n = n->backingStore) {
+        before = STREQ_NULLABLE(ferryNodeName(n), now) ? 0 : before + 1;
         all++;
     }
 

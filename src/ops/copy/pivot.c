@@ -26,6 +26,7 @@
 #include "block/access.h"
 #include "block/cache.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/adopt.h"
@@ -283,7 +284,7 @@ ferryPivotHappened(ferryOp *op,
     if (!(node = ferryQMPDiskNode(op->vm, disk)))
         return -1;
 
-    return STREQ(node, copy->target->nodeformat);
+    return STREQ(node, ferryNodeName(copy->target));
 }
 
 

@@ -17,6 +17,7 @@
 #include "block/durable.h"
 #include "block/identity.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
@@ -153,8 +154,8 @@ ferryPivotAddChain(ferryOp *op)
     if (ferryPivotTakeOverlayChain(op) < 0 ||
         ferryNodeAddChain(op->vm, copy->target->backingStore) < 0 ||
         qemuMonitorTransactionSnapshotBlockdev(actions,
-                                               copy->target->backingStore->nodeformat,
-                                               copy->target->nodeformat) < 0)
+                                               ferryNodeName(copy->target->backingStore),
+                                               ferryNodeName(copy->target)) < 0)
         return -1;
 
     return ferryQMPTransaction(op->vm, &actions);

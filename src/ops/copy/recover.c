@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
@@ -42,7 +43,7 @@ ferryCopyGuessBase(virDomainObj *vm,
     virStorageSource *n;
 
     if (!virStorageSourceHasBacking(disk->src) || virStorageSourceHasBacking(copy->target) ||
-        (depth = ferryQMPBackingDepth(vm, copy->target->nodeformat)) == 0)
+        (depth = ferryQMPBackingDepth(vm, ferryNodeName(copy->target))) == 0)
         return;
 
     copy->shallow = copy->own = true;
@@ -54,7 +55,7 @@ ferryCopyGuessBase(virDomainObj *vm,
         below--;
 
     if (n != disk->src->backingStore && below == depth)
-        copy->base = g_strdup(n->nodeformat);
+        copy->base = g_strdup(ferryNodeName(n));
 }
 
 
@@ -90,7 +91,7 @@ ferryCopyReviveDisk(const ferryOpClass *klass,
                     const char *name)
 {
     g_autofree char *node = ferryQMPDiskNode(vm, disk);
-    bool moved = STREQ_NULLABLE(node, disk->mirror->nodeformat);
+    bool moved = STREQ_NULLABLE(node, ferryNodeName(disk->mirror));
     g_autoptr(ferryOp) op = NULL;
 
     /* with a copy-on-read filter, QEMU names the filter and not the image below it */
@@ -145,9 +146,9 @@ ferryCopyRejoin(ferryOp *op,
     ferryCopy *copy = ferryCopyOf(op);
     virStorageSource *live = NULL;
 
-    if (STREQ_NULLABLE(disk->src->nodeformat, copy->target->nodeformat))
+    if (STREQ_NULLABLE(ferryNodeName(disk->src), ferryNodeName(copy->target)))
         live = disk->src;
-    else if (disk->mirror && STREQ_NULLABLE(disk->mirror->nodeformat, copy->target->nodeformat))
+    else if (disk->mirror && STREQ_NULLABLE(ferryNodeName(disk->mirror), ferryNodeName(copy->target)))
         live = disk->mirror;
 
     if (live) {

@@ -15,6 +15,7 @@
 #include "block/alias.h"
 #include "block/image.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/source.h"
 #include "block/volume.h"
 #include "domain_validate.h"
@@ -385,7 +386,7 @@ ferryCopyCheckLarger(ferryCopyCheck *c)
         return 0;
 
     if (!(nodes = ferryNodeData(c->vm)) ||
-        ferryNodeCapacity(nodes, c->disk->src->nodeformat, &capacity) < 0)
+        ferryNodeCapacity(nodes, ferryNodeName(c->disk->src), &capacity) < 0)
         return -1;
 
     ferryImageCutToSize(c->target, capacity);
@@ -454,7 +455,7 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
     c->target->readonly = false;
 
     for (n = c->target; virStorageSourceIsBacking(n); n = n->backingStore) {
-        if (qemuDomainPrepareStorageSourceBlockdev(c->disk, n, c->priv, cfg) < 0)
+        if (ferryNodePrepare(c->vm, c->disk, n, cfg) < 0)
             return -1;
     }
 

@@ -22,6 +22,7 @@
 #include "block/identity.h"
 #include "block/like.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
@@ -389,12 +390,12 @@ ferryCopyCheckSize(ferryOp *op)
 
     src = ferryCopyDisk(op)->src;
     if (ferryBitmapsFit(op->vm, nodes, src, copy->target, ferryCopyBase(op)) < 0 ||
-        ferryNodeCapacity(nodes, src->nodeformat, &sizes[0]) < 0 ||
-        ferryNodeCapacity(nodes, copy->target->nodeformat, &sizes[1]) < 0)
+        ferryNodeCapacity(nodes, ferryNodeName(src), &sizes[0]) < 0 ||
+        ferryNodeCapacity(nodes, ferryNodeName(copy->target), &sizes[1]) < 0)
         return -1;
 
     if (copy->granularity == 0)
-        copy->granularity = ferryLikeGranularity(nodes, copy->target->nodeformat);
+        copy->granularity = ferryLikeGranularity(nodes, ferryNodeName(copy->target));
 
     if (sizes[0] == sizes[1])
         return 0;
@@ -459,7 +460,7 @@ ferryCopyMirror(ferryOp *op)
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     ferryMirrorParams params = {
-        .target = copy->target->nodeformat,
+        .target = ferryNodeName(copy->target),
         .shallow = copy->shallow || ferryCopyIsOneLayer(op),
         .synchronous = copy->synchronous,
         .bandwidth = copy->bandwidth,
@@ -474,8 +475,8 @@ ferryCopyMirror(ferryOp *op)
 
     params.source = qemuDomainDiskGetTopNodename(disk);
     /* a copy-on-read filter stays on top: the pivot replaces the image below it */
-    if (STRNEQ(params.source, disk->src->nodeformat))
-        params.replaces = disk->src->nodeformat;
+    if (STRNEQ(params.source, ferryNodeName(disk->src)))
+        params.replaces = ferryNodeName(disk->src);
     rc = ferryQMPMirror(op->vm, jobname, &params);
 
     virDomainAuditDisk(op->vm, /* oldDef= */ NULL, copy->target, "mirror", rc == 0);

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "ops/migration/outgoing.h"
 
@@ -56,8 +57,7 @@ ferryMigrationTargetNew(const char *dst)
     target->type = VIR_STORAGE_TYPE_NETWORK;
     target->protocol = VIR_STORAGE_NET_PROTOCOL_NBD;
     target->format = VIR_STORAGE_FILE_RAW;
-    target->nodestorage = g_strdup_printf("ferry-%s-nbd", dst);
-    target->nodeformat = g_strdup_printf("ferry-%s-nbd-raw", dst);
+    ferryNodeSetNames(target, g_strdup_printf("ferry-%s-nbd", dst), g_strdup_printf("ferry-%s-nbd-raw", dst));
 
     return target;
 }
@@ -76,5 +76,5 @@ ferryMigrationYank(ferryOp *op)
     size_t i;
 
     for (i = 0; i < migration->ndisks; i++)
-        ferryQMPYank(op->vm, migration->disks[i].target->nodestorage);
+        ferryQMPYank(op->vm, ferryNodeStorage(migration->disks[i].target));
 }

@@ -25,6 +25,7 @@
 #include "block/cache.h"
 #include "block/like.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/source.h"
 #include "engine/engine.h"
@@ -135,11 +136,11 @@ ferryMigrationCheckSize(ferryOp *op,
     unsigned long long sizes[2];
 
     if (!nodes ||
-        ferryNodeCapacity(nodes, src->nodeformat, &sizes[0]) < 0 ||
-        ferryNodeCapacity(nodes, disk->target->nodestorage, &sizes[1]) < 0)
+        ferryNodeCapacity(nodes, ferryNodeName(src), &sizes[0]) < 0 ||
+        ferryNodeCapacity(nodes, ferryNodeStorage(disk->target), &sizes[1]) < 0)
         return -1;
 
-    *granularity = ferryLikeGranularity(nodes, src->nodeformat);
+    *granularity = ferryLikeGranularity(nodes, ferryNodeName(src));
 
     if (sizes[0] == sizes[1])
         return 0;
@@ -161,7 +162,7 @@ ferryMigrationMirrorDisk(ferryOp *op,
     g_autofree char *jobname = ferryJobName(op, disk->dst);
     ferryMirrorParams params = {
         .source = qemuDomainDiskGetTopNodename(def),
-        .target = disk->target->nodestorage,
+        .target = ferryNodeStorage(disk->target),
         .shallow = migration->shallow || ferrySourceIsOneRawLayer(def->src),
         .synchronous = migration->synchronous,
         .bandwidth = ferryMigrationShare(migration->bandwidth, migration->ndisks, /* ready= */ 0),

@@ -22,6 +22,7 @@
 #include <config.h>
 
 #include "block/durable.h"
+#include "block/nodename.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -223,7 +224,7 @@ ferrySnapshotCheckTaken(ferryOp *op)
 
         if (def && !def->mirror && STREQ_NULLABLE(def->src->path, disk->overlay->path) &&
             virStorageSourceHasBacking(def->src) &&
-            STREQ_NULLABLE(def->src->backingStore->nodeformat, disk->base))
+            STREQ_NULLABLE(ferryNodeName(def->src->backingStore), disk->base))
             continue;
 
         virReportError(VIR_ERR_OPERATION_FAILED,

@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/nodename.h"
 #include "ops/snapshot/request.h"
 #include "snapshot_conf.h"
 #include "virdomainsnapshotobjlist.h"
@@ -286,7 +287,7 @@ ferrySnapshotTakeDisks(ferrySnapshotRequestData *r,
 
         sdisk = ferrySnapshotAddDisk(r->snapshot);
         sdisk->dst = g_strdup(disk->dst);
-        sdisk->base = g_strdup(disk->src->nodeformat);
+        sdisk->base = g_strdup(ferryNodeName(disk->src));
         virObjectUnref(sdisk->overlay);
         sdisk->overlay = virStorageSourceCopy(def->disks[i].src, /* backingChain= */ false);
         sdisk->mirror = virObjectRef(g_hash_table_lookup(r->mirrors, disk->dst));

@@ -18,6 +18,7 @@
 #include "block/durable.h"
 #include "block/identity.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/source.h"
 #include "engine/journal.h"
@@ -49,32 +50,35 @@ ferrySnapshotFindNodes(ferryOp *op,
 {
     g_autoptr(virJSONValue) nodes = ferryNodeList(op->vm);
     g_autoptr(virStorageSource) found = virStorageSourceNew();
+    g_autofree char *storage = NULL;
     g_autofree char *format = NULL;
+    g_autofree char *prefix = NULL;
     size_t i;
 
     virResetLastError();
 
-    for (i = 0; nodes && i < virJSONValueArraySize(nodes) && !found->nodestorage; i++) {
+    for (i = 0; nodes && i < virJSONValueArraySize(nodes) && !storage; i++) {
         virJSONValue *node = virJSONValueArrayGet(nodes, i);
         const char *name = virJSONValueObjectGetString(node, "node-name");
 
         if (overlay->path && name && g_str_has_suffix(name, FERRY_SNAPSHOT_STORAGE) &&
             STREQ_NULLABLE(virJSONValueObjectGetString(node, "file"), overlay->path))
-            found->nodestorage = g_strdup(name);
+            storage = g_strdup(name);
     }
 
-    if (!found->nodestorage)
+    if (!storage)
         return NULL;
 
     /* as libvirt names the nodes of an image */
-    format = g_strndup(found->nodestorage, strlen(found->nodestorage) - strlen(FERRY_SNAPSHOT_STORAGE));
-    for (i = 0; i < virJSONValueArraySize(nodes) && !found->nodeformat; i++) {
+    prefix = g_strndup(storage, strlen(storage) - strlen(FERRY_SNAPSHOT_STORAGE));
+    for (i = 0; i < virJSONValueArraySize(nodes) && !format; i++) {
         const char *name = virJSONValueObjectGetString(virJSONValueArrayGet(nodes, i), "node-name");
 
-        if (name && g_str_has_prefix(name, format) && STREQ(name + strlen(format), FERRY_SNAPSHOT_FORMAT))
-            found->nodeformat = g_strdup(name);
+        if (name && g_str_has_prefix(name, prefix) && STREQ(name + strlen(prefix), FERRY_SNAPSHOT_FORMAT))
+            format = g_strdup(name);
     }
 
+    ferryNodeSetNames(found, g_steal_pointer(&storage), g_steal_pointer(&format));
     found->type = overlay->type;
     found->path = g_strdup(overlay->path);
     found->format = overlay->format;
@@ -109,7 +113,7 @@ ferrySnapshotCommit(ferryOp *op,
         return -1;
 
     if ((disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
-        base = virObjectRef(STREQ_NULLABLE(disk->src->nodeformat, sdisk->base) ? disk->src :
+        base = virObjectRef(STREQ_NULLABLE(ferryNodeName(disk->src), sdisk->base) ? disk->src :
                                                                                  disk->src->backingStore);
 
     if (info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN) {
@@ -252,9 +256,9 @@ ferrySnapshotAdoptBase(ferryOp *op,
     g_autoptr(virStorageSource) overlay = NULL;
     virStorageSource *base = disk->src;
 
-    if (STRNEQ_NULLABLE(disk->src->nodeformat, sdisk->base)) {
+    if (STRNEQ_NULLABLE(ferryNodeName(disk->src), sdisk->base)) {
         if (!virStorageSourceHasBacking(disk->src) ||
-            STRNEQ_NULLABLE(disk->src->backingStore->nodeformat, sdisk->base))
+            STRNEQ_NULLABLE(ferryNodeName(disk->src->backingStore), sdisk->base))
             return 0;
 
         overlay = g_steal_pointer(&disk->src);
@@ -268,7 +272,7 @@ ferrySnapshotAdoptBase(ferryOp *op,
     }
 
     /* a driver that died may have added one node only */
-    if (overlay && overlay->nodeformat)
+    if (overlay && ferryNodeHasFormat(overlay))
         ferryNodeRemove(op->vm, overlay);
     else if (overlay)
         ferryNodeRemoveStorage(op->vm, overlay);
@@ -306,7 +310,7 @@ ferrySnapshotRevertDisk(ferryOp *op,
     if (STRNEQ(node, sdisk->base)) {
         nodes = ferrySnapshotFindNodes(op, sdisk->overlay);
 
-        if (!nodes || STRNEQ_NULLABLE(nodes->nodeformat, node)) {
+        if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
                      "snapshot '%s' had made: it stays there", sdisk->dst, op->vm->def->name,
                      NULLSTR(sdisk->overlay->path), ferrySnapshotOf(op)->name);

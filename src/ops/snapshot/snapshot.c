@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/bounded.h"
+#include "block/nodename.h"
 #include "block/source.h"
 #include "engine/engine.h"
 #include "engine/journal.h"
@@ -163,7 +164,7 @@ ferrySnapshotCheck(virDomainObj *vm,
             .overlay = true,
         };
 
-        if (!def || STRNEQ_NULLABLE(def->src->nodeformat, disk->base)) {
+        if (!def || STRNEQ_NULLABLE(ferryNodeName(def->src), disk->base)) {
             virReportError(VIR_ERR_OPERATION_FAILED,
                            _("disk '%1$s' of domain '%2$s' was changed meanwhile; try again"),
                            disk->dst, vm->def->name);
