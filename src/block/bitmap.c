@@ -17,6 +17,7 @@
 #include "block/qmp.h"
 #include "block/source.h"
 #include "block/tool.h"
+#include "compat/block.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -210,9 +211,7 @@ ferryBitmapSweepAdd(ferryBitmapSweep *sweep,
                     virStorageSource *src,
                     const char *name)
 {
-    virQEMUDriver *driver = QEMU_DOMAIN_PRIVATE(vm)->driver;
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
-    const char *qemuImg = qemuFindQemuImgBinary(driver);
+    g_autofree char *qemuImg = virFindFileInPath("qemu-img");
     ferryBitmapLeft *left;
 
     if (!qemuImg || !ferrySourceIsFile(src) || src->format != VIR_STORAGE_FILE_QCOW2 ||
@@ -222,12 +221,12 @@ ferryBitmapSweepAdd(ferryBitmapSweep *sweep,
     }
 
     if (!sweep->qemuImg)
-        sweep->qemuImg = g_strdup(qemuImg);
+        sweep->qemuImg = g_steal_pointer(&qemuImg);
 
     left = g_new0(ferryBitmapLeft, 1);
     left->path = g_strdup(src->path);
     left->bitmap = g_strdup(name);
-    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, &left->uid, &left->gid);
+    ferryBlockImageIds(vm, src, &left->uid, &left->gid);
     g_ptr_array_add(sweep->left, left);
 }
 

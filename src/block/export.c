@@ -363,7 +363,7 @@ ferryExportTLSRemove(virDomainObj *vm,
                      const char *base)
 {
     g_autofree char *alias = qemuAliasTLSObjFromSrcAlias(base);
-    g_autofree char *secretAlias = qemuAliasForSecret(alias, /* obj= */ NULL);
+    g_autofree char *secretAlias = g_strdup_printf("%s-secret0", alias);
 
     qemuDomainObjEnterMonitor(vm);
     ignore_value(qemuMonitorDelObject(qemuDomainGetMonitor(vm), alias, /* report_error= */ false));

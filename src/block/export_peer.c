@@ -118,10 +118,12 @@ ferryExportProbeStart(const virStorageNetHostDef *address,
         return EHOSTUNREACH;
 
     if ((fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) < 0 ||
-        (connect(fd, found->ai_addr, found->ai_addrlen) < 0 && errno != EINPROGRESS))
+        (connect(fd, found->ai_addr, found->ai_addrlen) < 0 && errno != EINPROGRESS)) {
         error = errno;
-    else
-        *probe = g_steal_fd(&fd);
+    } else {
+        *probe = fd;
+        fd = -1;
+    }
 
     freeaddrinfo(found);
     return error;

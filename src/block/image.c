@@ -14,6 +14,7 @@
 #include "block/image.h"
 #include "block/node.h"
 #include "block/source.h"
+#include "compat/block.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -30,19 +31,6 @@ VIR_LOG_INIT("ferry.image");
 VIR_ENUM_IMPL(ferryImageOrigin,
               FERRY_IMAGE_LAST,
               "foreign", "empty", "absent");
-
-
-static void
-ferryImageIds(virQEMUDriver *driver,
-              virDomainObj *vm,
-              virStorageSource *src,
-              uid_t *uid,
-              gid_t *gid)
-{
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
-
-    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, uid, gid);
-}
 
 
 static void
@@ -98,7 +86,7 @@ ferryImagePrepare(virDomainObj *vm,
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src))
         return 0;
 
-    ferryImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &uid, &gid);
+    ferryBlockImageIds(vm, src, &uid, &gid);
 
     if ((origin == FERRY_IMAGE_EMPTY ? ferryImageFindEmpty(src, made) :
                                        ferryFileCreate(made, src->path, uid, gid)) < 0) {
@@ -131,7 +119,7 @@ ferryImageTouch(virDomainObj *vm,
     if (!file || (named && file->ino))
         return FERRY_IMAGE_READY;
 
-    ferryImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &uid, &gid);
+    ferryBlockImageIds(vm, src, &uid, &gid);
 
     if (named)
         rc = ferryFileCreateNamed(file, src->path, uid, gid);
@@ -296,7 +284,7 @@ ferryImageRestore(ferryUse *use,
                  "so; remove it if nobody needs it", src->path);
 
     if (there && !ferryImageIsNeeded(use, vm, src, file)) {
-        ferryImageIds(ferryUseDriver(use), vm, src, &uid, &gid);
+        ferryBlockImageIds(vm, src, &uid, &gid);
 
         if (absent)
             rc = ferryFileRemove(file, src->path, uid, gid);

@@ -145,6 +145,19 @@ ferryNodeOmit(virJSONValue *props,
 }
 
 
+/* Makes a storage node, @props, keep the right with which it is opened, whatever its users do. */
+static int
+ferryNodeStay(virJSONValue *props,
+              virStorageSource *src)
+{
+    if (ferryNodeOmit(props, "auto-read-only", true) < 0)
+        return -1;
+
+    return src->readonly && !virJSONValueObjectHasKey(props, "read-only") ?
+           virJSONValueObjectAppendBoolean(props, "read-only", true) : 0;
+}
+
+
 /**
  * ferryNodeAddStorage:
  *
@@ -185,8 +198,8 @@ ferryNodeAddNBD(virDomainObj *vm,
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, /* backingStore= */ NULL,
-                                                             /* autoreadonly= */ false)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, /* backingStore= */ NULL)) ||
+        ferryNodeStay(data->storageProps, src) < 0)
         return -1;
 
     g_clear_pointer(&data->formatProps, virJSONValueFree);
@@ -245,8 +258,7 @@ ferryNodeAddFormat(virDomainObj *vm,
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing,
-                                                             /* autoreadonly= */ true)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing)))
         return -1;
 
     g_clear_pointer(&data->storageProps, virJSONValueFree);
@@ -269,8 +281,7 @@ ferryNodeInlineStorage(virStorageSource *src,
 {
     g_autoptr(qemuBlockStorageSourceAttachData) data = NULL;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, /* backingStore= */ NULL,
-                                                             /* autoreadonly= */ true)) ||
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, /* backingStore= */ NULL)) ||
         virJSONValueObjectRemoveKey(format, "file", /* value= */ NULL) < 0)
         return -1;
 
@@ -293,8 +304,7 @@ ferryNodeAddPlain(virDomainObj *vm,
     virJSONValue *cache;
     virJSONValue *file;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing,
-                                                             /* autoreadonly= */ true)) ||
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing)) ||
         ferryNodeInlineStorage(src, data->formatProps) < 0)
         return -1;
 
@@ -435,13 +445,15 @@ ferryNodeReopenProps(virDomainObj *vm,
     g_autoptr(virJSONValue) args = NULL;
     int rc;
 
-    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, autoreadonly)))
+    if (!(data = qemuBlockStorageSourceAttachPrepareBlockdev(src, backing)) ||
+        (!autoreadonly && ferryNodeStay(data->storageProps, src) < 0))
         return -1;
 
     if (virJSONValueArrayAppend(options, &data->storageProps) < 0)
         return -1;
 
-    if (!storageOnly) {
+    /* the guest's raw image may have none */
+    if (!storageOnly && data->formatProps) {
         if (data->storageSliceProps &&
             virJSONValueArrayAppend(options, &data->storageSliceProps) < 0)
             return -1;
@@ -452,9 +464,7 @@ ferryNodeReopenProps(virDomainObj *vm,
     if (virJSONValueObjectAdd(&args, "a:options", &options, NULL) < 0)
         return -1;
 
-    qemuDomainObjEnterMonitor(vm);
-    rc = qemuMonitorBlockdevReopen(qemuDomainGetMonitor(vm), &args);
-    qemuDomainObjExitMonitor(vm);
+    rc = ferryQMP(vm, "blockdev-reopen", &args, /* reply= */ NULL);
 
     return ferryNodeCheckMoved(vm, src) < 0 ? -1 : rc;
 }

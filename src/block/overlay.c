@@ -18,6 +18,7 @@
 #include "block/bounded.h"
 #include "block/file.h"
 #include "block/overlay.h"
+#include "compat/block.h"
 #include "virendian.h"
 #include "virerror.h"
 #include "virfile.h"
@@ -279,13 +280,12 @@ ferryOverlayHasContent(virDomainObj *vm,
                        virStorageSource *src,
                        const char *disk)
 {
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
     ferryOverlay *overlay = g_new0(ferryOverlay, 1);
     int rc;
 
     overlay->path = g_strdup(src->path);
     overlay->fd = -1;
-    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, &overlay->uid, &overlay->gid);
+    ferryBlockImageIds(vm, src, &overlay->uid, &overlay->gid);
 
     if (!ferryBoundedRunUnlocked(vm, src->path, ferryOverlayRun, overlay, ferryOverlayFree,
                                  FERRY_BOUNDED_STORAGE_MS)) {

@@ -174,6 +174,7 @@ ferryExportListenUnix(virDomainObj *vm,
     g_autoptr(ferryFile) made = ferryFileNew();
     VIR_AUTOCLOSE fd = -1;
     VIR_AUTOCLOSE bound = -1;
+    int listening;
 
     if (virStrcpyStatic(sa.sun_path, path) < 0) {
         virReportError(VIR_ERR_INVALID_ARG, _("socket path '%1$s' is too long"), path);
@@ -202,7 +203,9 @@ ferryExportListenUnix(virDomainObj *vm,
     }
 
     *file = g_steal_pointer(&made);
-    return g_steal_fd(&fd);
+    listening = fd;
+    fd = -1;
+    return listening;
 }
 
 

@@ -9,6 +9,28 @@
 
 #include "compat/block.h"
 
+
+/**
+ * ferryBlockImageIds:
+ *
+ * Sets @uid and @gid to those that work on the image @src of @vm, which is locked.
+ */
+void
+ferryBlockImageIds(virDomainObj *vm,
+                   virStorageSource *src,
+                   uid_t *uid,
+                   gid_t *gid)
+{
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
+
+#ifdef FERRY_HAVE_IMAGE_IDS_OF_DEFINITION
+    qemuDomainGetImageIds(cfg, vm->def, src, /* parentSrc= */ NULL, uid, gid);
+#else
+    qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, uid, gid);
+#endif
+}
+
+
 #ifndef FERRY_HAVE_NODENAME_ACCESSORS
 
 /* Here each image has two nodes. */

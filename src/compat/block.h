@@ -7,7 +7,10 @@
 
 #pragma once
 
+#include "compat/have.h"
 #include "qemu/qemu_block.h"
+
+void ferryBlockImageIds(virDomainObj *vm, virStorageSource *src, uid_t *uid, gid_t *gid);
 
 #ifndef FERRY_HAVE_NODENAME_ACCESSORS
 const char *qemuBlockStorageSourceGetStorageNodename(virStorageSource *src);
@@ -15,4 +18,10 @@ const char *qemuBlockStorageSourceGetFormatNodename(virStorageSource *src);
 const char *qemuBlockStorageSourceGetEffectiveNodename(virStorageSource *src);
 void qemuBlockStorageSourceSetStorageNodename(virStorageSource *src, char *name);
 void qemuBlockStorageSourceSetFormatNodename(virStorageSource *src, char *name);
+#endif
+
+/* libvirt before 9.3 says whether the storage node follows its users ("auto-read-only") */
+#ifdef FERRY_HAVE_ATTACH_AUTOREADONLY
+# define qemuBlockStorageSourceAttachPrepareBlockdev(src, backing) \
+    qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, /* autoreadonly= */ true)
 #endif

@@ -11,6 +11,7 @@
 #include <config.h>
 
 #include "block/identity.h"
+#include "compat/monitor.h"
 #include "engine/engine.h"
 #include "engine/job.h"
 #include "engine/settle.h"
@@ -207,15 +208,8 @@ ferryJobStatusChange(qemuMonitor *mon,
 
 
 static void
-ferryIOError(qemuMonitor *mon,
-             virDomainObj *vm,
-             const char *alias,
-             const char *node,
-             int action,
-             const char *reason)
+ferryIOError(virDomainObj *vm)
 {
-    callbacks.stock.domainIOError(mon, vm, alias, node, action, reason);
-
     virObjectLock(vm);
     ferryBackupIOError(vm);
     virObjectUnlock(vm);
@@ -248,7 +242,7 @@ ferryCallbacks(qemuMonitorCallbacks *cb)
         callbacks.stock = *cb;
         callbacks.ours = *cb;
         callbacks.ours.jobStatusChange = ferryJobStatusChange;
-        callbacks.ours.domainIOError = ferryIOError;
+        ferryMonitorWatchIOErrors(&callbacks.ours, ferryIOError);
         callbacks.ours.domainMigrationStatus = ferryMigrationStatus;
         callbacks.filled = true;
     }

@@ -17,6 +17,7 @@
 #include "block/socket.h"
 #include "block/source.h"
 #include "block/volume.h"
+#include "compat/caps.h"
 #include "ops/backup/request.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
@@ -410,7 +411,7 @@ ferryBackupPrepare(virDomainObj *vm,
         goto error;
     }
 
-    if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_INCREMENTAL_BACKUP)) {
+    if (!ferryCapsAreRecent(priv->qemuCaps)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("backup of domain '%1$s' needs QEMU 6.1 or newer"), vm->def->name);
         goto error;

@@ -12,6 +12,7 @@
 #include <config.h>
 
 #include "block/source.h"
+#include "compat/host.h"
 #include "configmake.h"
 #include "ops/backup/data.h"
 #include "ops/backup/xml.h"
@@ -450,8 +451,7 @@ ferryBackupParseServer(xmlXPathContextPtr ctxt,
         return 0;
 
     def->server = g_new0(virStorageNetHostDef, 1);
-
-    if (virDomainStorageNetworkParseHost(node, def->server) < 0 ||
+    if (ferryHostParse(node, def->server) < 0 ||
         virXMLPropTristateBool(node, "tls", VIR_XML_PROP_NONE, &def->tls) < 0 ||
         ferryFileParse(node, &backup->server.file) < 0)
         return -1;

@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/node.h"
+#include "compat/caps.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -370,7 +371,7 @@ ferryCheckpointCreate(virDomainObj *vm,
     } else if (!virDomainObjIsActive(vm)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED, "%s",
                        _("cannot create checkpoint for inactive domain"));
-    } else if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_INCREMENTAL_BACKUP)) {
+    } else if (!ferryCapsAreRecent(priv->qemuCaps)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("checkpoints of domain '%1$s' need QEMU 6.1 or newer"), vm->def->name);
     } else if ((data->def = ferryCheckpointPrepare(vm, xml)) &&

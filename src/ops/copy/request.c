@@ -18,6 +18,8 @@
 #include "block/nodename.h"
 #include "block/source.h"
 #include "block/volume.h"
+#include "compat/block.h"
+#include "compat/caps.h"
 #include "domain_validate.h"
 #include "ops/copy/base.h"
 #include "ops/copy/request.h"
@@ -82,7 +84,6 @@ static int
 ferryCopyCheckDisk(ferryCopyCheck *c)
 {
     if (virDomainObjCheckActive(c->vm) < 0 ||
-        qemuDomainSupportsCheckpointsBlockjobs(c->vm) < 0 ||
         !(c->disk = qemuDomainDiskByName(c->vm->def, c->req->path)) ||
         qemuDomainDiskBlockJobIsActive(c->disk) ||
         !qemuDomainDiskBlockJobIsSupported(c->disk))
@@ -106,9 +107,8 @@ ferryCopyCheckDisk(ferryCopyCheck *c)
 static int
 ferryCopyCheckQEMU(ferryCopyCheck *c)
 {
-    /* QEMU 6.1 has both; the oldest version tested is 7.2 */
-    if (!virQEMUCapsGet(c->priv->qemuCaps, QEMU_CAPS_BLOCKDEV_REOPEN) ||
-        !virQEMUCapsGet(c->priv->qemuCaps, QEMU_CAPS_BLOCKDEV_SNAPSHOT_ALLOW_WRITE_ONLY)) {
+    /* the oldest version tested is 7.2 */
+    if (!ferryCapsAreRecent(c->priv->qemuCaps)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("block copy of disk '%1$s' needs QEMU 6.1 or newer for domain '%2$s'"),
                        c->disk->dst, c->vm->def->name);
@@ -400,7 +400,6 @@ ferryCopyCheckLarger(ferryCopyCheck *c)
 static int
 ferryCopyCheckOverlay(ferryCopyCheck *c)
 {
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(c->priv->driver);
     uid_t uid;
     gid_t gid;
 
@@ -415,7 +414,7 @@ ferryCopyCheckOverlay(ferryCopyCheck *c)
         return 0;
     }
 
-    qemuDomainGetImageIds(cfg, c->vm, c->target, /* parentSrc= */ NULL, &uid, &gid);
+    ferryBlockImageIds(c->vm, c->target, &uid, &gid);
     if (virStorageSourceGetMetadata(c->target, uid, gid, /* max_depth= */ 1, /* report_broken= */ false) < 0)
         return -1;
 

@@ -17,6 +17,7 @@
 #include <config.h>
 
 #include "block/node.h"
+#include "compat/caps.h"
 #include "ops/migration/bitmaps.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_migration_cookie.h"
@@ -241,7 +242,7 @@ ferryMigrationBitmapsAccept(virDomainObj *vm,
     g_autoptr(GHashTable) nodes = NULL;
     g_autoptr(virJSONValue) mapping = NULL;
 
-    if (!virQEMUCapsGet(priv->qemuCaps, QEMU_CAPS_MIGRATION_PARAM_BLOCK_BITMAP_MAPPING))
+    if (!ferryCapsAreRecent(priv->qemuCaps))
         return 0;
 
     if (!(mig = qemuMigrationCookieParse(priv->driver, vm, vm->def, priv->origname, priv->qemuCaps,

@@ -10,6 +10,7 @@
 #include "block/bounded.h"
 #include "block/durable.h"
 #include "block/tool.h"
+#include "compat/block.h"
 #include "engine/wait.h"
 #include "ops/migration/images.h"
 #include "ops/migration/incoming.h"
@@ -66,7 +67,6 @@ ferryIncomingFormatImage(ferryOp *op,
     ferryIncoming *incoming = ferryIncomingOf(op);
     ferryMigrationOffer *offer = g_hash_table_lookup(incoming->req->disks, disk->dst);
     const char *format = virStorageFileFormatTypeToString(disk->image->format);
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(op->driver);
     g_autoptr(virCommand) cmd = NULL;
     g_autofree char *tool = virFindFileInPath("qemu-img");
     g_autofree char *path = ferryToolPath(disk->file->fd);
@@ -98,7 +98,7 @@ ferryIncomingFormatImage(ferryOp *op,
     virCommandAddArg(cmd, path);
     virCommandAddArgFormat(cmd, "%llu", offer->capacity);
 
-    qemuDomainGetImageIds(cfg, op->vm, disk->image, /* parentSrc= */ NULL, &uid, &gid);
+    ferryBlockImageIds(op->vm, disk->image, &uid, &gid);
 
     /* The asynchronous job of the migration keeps the domain; its lock must not be held while
      * the tool works. */

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "compat/host.h"
 #include "ops/migration/incoming.h"
 
 
@@ -32,7 +33,7 @@ ferryIncomingFree(void *opaque)
     g_free(incoming->bitmaps);
     g_strfreev(incoming->checkpoints);
     ferryFileFree(incoming->server.file);
-    virStorageNetHostDefClear(&incoming->address);
+    ferryHostClear(&incoming->address);
     g_strfreev(incoming->server.hosts);
     g_free(incoming);
 }

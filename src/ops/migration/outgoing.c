@@ -9,6 +9,7 @@
 
 #include "block/nodename.h"
 #include "block/qmp.h"
+#include "compat/host.h"
 #include "ops/migration/outgoing.h"
 
 
@@ -24,7 +25,7 @@ ferryMigrationFree(void *opaque)
     }
 
     g_free(migration->disks);
-    virStorageNetHostDefClear(&migration->server);
+    ferryHostClear(&migration->server);
     virFreeError(migration->error);
     g_free(migration);
 }

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "block/resolve.h"
+#include "compat/host.h"
 #include "ops/migration/request.h"
 #include "virerror.h"
 #include "virtypedparam.h"
@@ -225,7 +226,7 @@ ferryMigrationRequestClear(ferryMigrationRequest *req)
     g_clear_pointer(&req->cookie, g_free);
     g_clear_pointer(&req->disks, g_hash_table_unref);
     g_clear_pointer(&req->checkpoints, g_strfreev);
-    virStorageNetHostDefClear(&req->address);
+    ferryHostClear(&req->address);
     g_clear_pointer(&req->numeric, g_free);
     g_clear_pointer(&req->listen, g_strfreev);
 }

@@ -11,6 +11,7 @@
 #include <config.h>
 
 #include "block/nodename.h"
+#include "compat/snapshot.h"
 #include "ops/snapshot/request.h"
 #include "snapshot_conf.h"
 #include "virdomainsnapshotobjlist.h"
@@ -364,8 +365,7 @@ ferrySnapshotReadRequest(ferrySnapshotRequestData *r,
 
     /* borrowed for the moment */
     def->parent.dom = r->vm->def;
-    rc = virDomainSnapshotAlignDisks(def, /* existingDomainDef= */ NULL, VIR_DOMAIN_SNAPSHOT_LOCATION_EXTERNAL,
-                                     /* uniform= */ true);
+    rc = ferrySnapshotAlign(def, VIR_DOMAIN_SNAPSHOT_LOCATION_EXTERNAL);
     def->parent.dom = NULL;
 
     if (rc < 0 || ferrySnapshotTakeDisks(r, def) < 0)
