@@ -32,6 +32,8 @@ DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')  # what libvirt loads
 MODULES = glob.glob(os.path.join(os.path.dirname(DRIVER_DIR), '*', 'libferry_driver_qemu.so'))
 MODULE = os.environ.setdefault('FERRY_MODULE', max(MODULES, key=os.path.getmtime, default=''))
 STOCK_DIR = '/usr/lib/x86_64-linux-gnu/libvirt/connection-driver'
+# what the loader says then
+FELL_BACK = 'the stock QEMU driver runs'
 LIBVIRT = '/usr/lib/x86_64-linux-gnu/libvirt.so.0'
 # see quick.c; FERRY_SLOW_START: domains start as they do for users
 QUICK = '' if 'FERRY_SLOW_START' in os.environ else os.path.join(BUILD, 'meson', 'tests', 'libferryquick.so')
@@ -287,6 +289,7 @@ class Host:
         self.close(keep=exc[0] is not None)
 
     def close(self, keep=False):
+        fell_back = self.driver == 'ferry' and FELL_BACK in self.log_text()
         for pid in self.qemu_pids():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -296,6 +299,7 @@ class Host:
             print(f'# files kept in {self.dir}', file=sys.stderr)
         else:
             shutil.rmtree(self.dir, ignore_errors=True)
+        check(not fell_back, 'Ferry was not loaded: the stock driver was tested')
 
     def path(self, *names):
         return os.path.join(self.dir, *names)
@@ -373,8 +377,11 @@ class Host:
         return written(self.qmp(name, 'query-blockstats'), alias)
 
     def log_text(self):
-        with open(self.path('libvirt.log'), errors='replace') as f:
-            return f.read()
+        try:
+            with open(self.path('libvirt.log'), errors='replace') as f:
+                return f.read()
+        except FileNotFoundError:
+            return ''
 
     def live_files(self):
         """Paths of journals, status files and so on that are left."""

@@ -226,7 +226,7 @@ ferryBitmapSweepAdd(ferryBitmapSweep *sweep,
     left = g_new0(ferryBitmapLeft, 1);
     left->path = g_strdup(src->path);
     left->bitmap = g_strdup(name);
-    ferryBlockImageIds(vm, src, &left->uid, &left->gid);
+    ferryBlockImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &left->uid, &left->gid);
     g_ptr_array_add(sweep->left, left);
 }
 

@@ -86,7 +86,7 @@ ferryImagePrepare(virDomainObj *vm,
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(src))
         return 0;
 
-    ferryBlockImageIds(vm, src, &uid, &gid);
+    ferryBlockImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &uid, &gid);
 
     if ((origin == FERRY_IMAGE_EMPTY ? ferryImageFindEmpty(src, made) :
                                        ferryFileCreate(made, src->path, uid, gid)) < 0) {
@@ -119,7 +119,7 @@ ferryImageTouch(virDomainObj *vm,
     if (!file || (named && file->ino))
         return FERRY_IMAGE_READY;
 
-    ferryBlockImageIds(vm, src, &uid, &gid);
+    ferryBlockImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &uid, &gid);
 
     if (named)
         rc = ferryFileCreateNamed(file, src->path, uid, gid);
@@ -284,7 +284,7 @@ ferryImageRestore(ferryUse *use,
                  "so; remove it if nobody needs it", src->path);
 
     if (there && !ferryImageIsNeeded(use, vm, src, file)) {
-        ferryBlockImageIds(vm, src, &uid, &gid);
+        ferryBlockImageIds(ferryUseDriver(use), vm, src, &uid, &gid);
 
         if (absent)
             rc = ferryFileRemove(file, src->path, uid, gid);

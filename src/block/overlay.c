@@ -285,7 +285,7 @@ ferryOverlayHasContent(virDomainObj *vm,
 
     overlay->path = g_strdup(src->path);
     overlay->fd = -1;
-    ferryBlockImageIds(vm, src, &overlay->uid, &overlay->gid);
+    ferryBlockImageIds(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, src, &overlay->uid, &overlay->gid);
 
     if (!ferryBoundedRunUnlocked(vm, src->path, ferryOverlayRun, overlay, ferryOverlayFree,
                                  FERRY_BOUNDED_STORAGE_MS)) {

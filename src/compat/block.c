@@ -13,18 +13,21 @@
 /**
  * ferryBlockImageIds:
  *
- * Sets @uid and @gid to those that work on the image @src of @vm, which is locked.
+ * @vm: domain of the image @src, locked; or NULL: it is gone
+ *
+ * Sets @uid and @gid to those that work on the image.
  */
 void
-ferryBlockImageIds(virDomainObj *vm,
+ferryBlockImageIds(virQEMUDriver *driver,
+                   virDomainObj *vm,
                    virStorageSource *src,
                    uid_t *uid,
                    gid_t *gid)
 {
-    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(QEMU_DOMAIN_PRIVATE(vm)->driver);
+    g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
 
 #ifdef FERRY_HAVE_IMAGE_IDS_OF_DEFINITION
-    qemuDomainGetImageIds(cfg, vm->def, src, /* parentSrc= */ NULL, uid, gid);
+    qemuDomainGetImageIds(cfg, vm ? vm->def : NULL, src, /* parentSrc= */ NULL, uid, gid);
 #else
     qemuDomainGetImageIds(cfg, vm, src, /* parentSrc= */ NULL, uid, gid);
 #endif

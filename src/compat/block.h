@@ -10,7 +10,7 @@
 #include "compat/have.h"
 #include "qemu/qemu_block.h"
 
-void ferryBlockImageIds(virDomainObj *vm, virStorageSource *src, uid_t *uid, gid_t *gid);
+void ferryBlockImageIds(virQEMUDriver *driver, virDomainObj *vm, virStorageSource *src, uid_t *uid, gid_t *gid);
 
 #ifndef FERRY_HAVE_NODENAME_ACCESSORS
 const char *qemuBlockStorageSourceGetStorageNodename(virStorageSource *src);

@@ -414,7 +414,7 @@ ferryCopyCheckOverlay(ferryCopyCheck *c)
         return 0;
     }
 
-    ferryBlockImageIds(c->vm, c->target, &uid, &gid);
+    ferryBlockImageIds(c->priv->driver, c->vm, c->target, &uid, &gid);
     if (virStorageSourceGetMetadata(c->target, uid, gid, /* max_depth= */ 1, /* report_broken= */ false) < 0)
         return -1;
 

@@ -98,7 +98,7 @@ ferryIncomingFormatImage(ferryOp *op,
     virCommandAddArg(cmd, path);
     virCommandAddArgFormat(cmd, "%llu", offer->capacity);
 
-    ferryBlockImageIds(op->vm, disk->image, &uid, &gid);
+    ferryBlockImageIds(op->driver, op->vm, disk->image, &uid, &gid);
 
     /* The asynchronous job of the migration keeps the domain; its lock must not be held while
      * the tool works. */
