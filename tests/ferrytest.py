@@ -32,9 +32,10 @@ DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')  # what libvirt loads
 MODULES = glob.glob(os.path.join(os.path.dirname(DRIVER_DIR), '*', 'libferry_driver_qemu.so'))
 MODULE = os.environ.setdefault('FERRY_MODULE', max(MODULES, key=os.path.getmtime, default=''))
 STOCK_DIR = '/usr/lib/x86_64-linux-gnu/libvirt/connection-driver'
-# what the loader says then
-FELL_BACK = 'the stock QEMU driver runs'
+STOCK = os.path.join(STOCK_DIR, 'libvirt_driver_qemu.so')
 LIBVIRT = '/usr/lib/x86_64-linux-gnu/libvirt.so.0'
+# what the log says when the loader has not loaded Ferry
+FELL_BACK = 'the stock QEMU driver runs'
 # see quick.c; FERRY_SLOW_START: domains start as they do for users
 QUICK = '' if 'FERRY_SLOW_START' in os.environ else os.path.join(BUILD, 'meson', 'tests', 'libferryquick.so')
 QEMU = shutil.which('qemu-system-x86_64')
@@ -251,9 +252,19 @@ def make_ferry(folder, module=None):
     os.makedirs(os.path.join(folder, 'connection-driver'))
     shutil.copy(os.path.join(DRIVER_DIR, 'libvirt_driver_qemu.so'), os.path.join(folder, 'connection-driver'))
     shutil.copy(module or MODULE, os.path.join(folder, 'libferry_driver_qemu.so'))
-    run(os.path.join(TOP, 'src', 'hook', 'place'), '.', os.path.join(STOCK_DIR, 'libvirt_driver_qemu.so'), LIBVIRT,
+    return place_driver(folder)
+
+
+def place_driver(folder):
+    """Does what "meson install" does with the driver there. Returns the driver's own folder."""
+    run(os.path.join(TOP, 'src', 'hook', 'place'), '.', STOCK, LIBVIRT,
         env=dict(os.environ, MESON_INSTALL_DESTDIR_PREFIX=folder))
-    return os.path.join(folder, build_id(os.path.join(STOCK_DIR, 'libvirt_driver_qemu.so')))
+    return os.path.join(folder, build_id(STOCK))
+
+
+def check_loaded(log):
+    """Fails if the loader has said that it has not loaded Ferry: the stock driver would be tested."""
+    check(FELL_BACK not in log, f'Ferry was not loaded: {log[log.find("Ferry "):][:500]}')
 
 
 def build_id(path):
@@ -289,7 +300,7 @@ class Host:
         self.close(keep=exc[0] is not None)
 
     def close(self, keep=False):
-        fell_back = self.driver == 'ferry' and FELL_BACK in self.log_text()
+        text = self.log_text() if self.driver == 'ferry' else ''
         for pid in self.qemu_pids():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -299,7 +310,7 @@ class Host:
             print(f'# files kept in {self.dir}', file=sys.stderr)
         else:
             shutil.rmtree(self.dir, ignore_errors=True)
-        check(not fell_back, 'Ferry was not loaded: the stock driver was tested')
+        check_loaded(text)
 
     def path(self, *names):
         return os.path.join(self.dir, *names)

@@ -175,7 +175,7 @@ ferryNodeAddStorage(virDomainObj *vm,
 
     if (!(data = qemuBuildStorageSourceChainAttachPrepareBlockdevTop(src,
                                                                      /* backingStore= */ NULL)) ||
-        ferryNodeOmit(data->srcdata[0]->storageProps, "auto-read-only", true) < 0)
+        ferryNodeStay(data->srcdata[0]->storageProps, src) < 0)
         return -1;
 
     g_clear_pointer(&data->srcdata[0]->formatProps, virJSONValueFree);
@@ -452,12 +452,13 @@ ferryNodeReopenProps(virDomainObj *vm,
     if (virJSONValueArrayAppend(options, &data->storageProps) < 0)
         return -1;
 
-    /* the guest's raw image may have none */
-    if (!storageOnly && data->formatProps) {
+    if (!storageOnly) {
         if (data->storageSliceProps &&
             virJSONValueArrayAppend(options, &data->storageSliceProps) < 0)
             return -1;
-        if (virJSONValueArrayAppend(options, &data->formatProps) < 0)
+        /* a raw image of the guest may have none */
+        if (data->formatProps &&
+            virJSONValueArrayAppend(options, &data->formatProps) < 0)
             return -1;
     }
 

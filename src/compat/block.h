@@ -20,7 +20,7 @@ void qemuBlockStorageSourceSetStorageNodename(virStorageSource *src, char *name)
 void qemuBlockStorageSourceSetFormatNodename(virStorageSource *src, char *name);
 #endif
 
-/* libvirt before 9.3 says whether the storage node follows its users ("auto-read-only") */
+/* older libvirt is told whether the storage node follows its users ("auto-read-only") */
 #ifdef FERRY_HAVE_ATTACH_AUTOREADONLY
 # define qemuBlockStorageSourceAttachPrepareBlockdev(src, backing) \
     qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, /* autoreadonly= */ true)

@@ -32,7 +32,7 @@ ferryHostParse(xmlNodePtr node,
 /**
  * ferryHostClear:
  *
- * Frees what @host has, and not @host.
+ * Frees what @host has, and not @host. The newest libvirt has a function only for both.
  */
 void
 ferryHostClear(virStorageNetHostDef *host)

@@ -150,7 +150,7 @@ ferryJobList(ferryOp *op,
 GPtrArray *
 ferryJobListAll(ferryOp *op)
 {
-    return ferryJobFind(op, FERRY_JOB_PREFIX, FERRY_JOBS_BELOW);
+    return ferryJobFind(op, FERRY_JOB_PREFIX, FERRY_JOBS_ALL);
 }
 
 

@@ -24,6 +24,7 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryJobInfo, ferryJobInfoClear);
 typedef enum {
     FERRY_JOB_NAMED,  /* the job of this name */
     FERRY_JOBS_BELOW, /* all jobs whose names begin with it */
+    FERRY_JOBS_ALL,   /* all jobs of ours in the domain; it begins their names */
 } ferryJobMatch;
 
 #define FERRY_JOB_PREFIX "ferry-"

@@ -308,6 +308,25 @@ ferryJobAllIn(GPtrArray *jobs,
 }
 
 
+/* Returns a number that changes when one of the jobs does that @match selects. */
+static int
+ferryJobEvents(ferryOp *op,
+               ferryJobMatch match)
+{
+    GPtrArray *ops = match == FERRY_JOBS_ALL ? ferryOpList(op->vm) : NULL;
+    int events = 0;
+    size_t i;
+
+    if (!ops)
+        return g_atomic_int_get(&op->events);
+
+    for (i = 0; i < ops->len; i++)
+        events += g_atomic_int_get(&((ferryOp *) g_ptr_array_index(ops, i))->events);
+
+    return events;
+}
+
+
 /* Waits until @done returns true for the jobs that @name and @match select. Returns these
  * jobs (an empty array if QEMU knows none), or NULL with an error reported. */
 static GPtrArray *
@@ -327,7 +346,7 @@ ferryJobAwait(ferryOp *op,
     }
 
     while (true) {
-        int events = g_atomic_int_get(&op->events);
+        int events = ferryJobEvents(op, match);
         g_autoptr(GPtrArray) jobs = NULL;
         unsigned long long now;
 
@@ -347,7 +366,7 @@ ferryJobAwait(ferryOp *op,
             return NULL;
         }
 
-        if (events == g_atomic_int_get(&op->events) &&
+        if (events == ferryJobEvents(op, match) &&
             ferryOpSleep(op, MIN(deadline - now, FERRY_WAIT_REQUERY_MS)) < 0)
             return NULL;
     }
@@ -402,7 +421,7 @@ ferryJobWaitUntil(ferryOp *op,
 {
     g_autofree char *prefix = what ? ferryJobName(op, what) : g_strdup(FERRY_JOB_PREFIX);
 
-    return ferryJobAwait(op, prefix, FERRY_JOBS_BELOW, timeout, done, opaque);
+    return ferryJobAwait(op, prefix, what ? FERRY_JOBS_BELOW : FERRY_JOBS_ALL, timeout, done, opaque);
 }
 
 

@@ -228,12 +228,22 @@ ferryLoaderCheck(const char *path,
 }
 
 
+/* Returns what registers the driver @path; or NULL with @why set (to be freed), and nothing of the
+ * driver left: the stock driver and Ferry's have functions of the same names. */
 static ferryRegisterFunc
-ferryLoaderOpen(const char *path)
+ferryLoaderOpen(const char *path,
+                char **why)
 {
     void *driver = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+    ferryRegisterFunc registerFunc = driver ? (ferryRegisterFunc) dlsym(driver, "qemuRegister") : NULL;
 
-    return driver ? (ferryRegisterFunc) dlsym(driver, "qemuRegister") : NULL;
+    if (registerFunc)
+        return registerFunc;
+
+    *why = g_strdup_printf(_("it cannot be loaded: %1$s"), dlerror());
+    if (driver)
+        dlclose(driver);
+    return NULL;
 }
 
 
@@ -262,11 +272,8 @@ ferryLoaderTry(ferryRegisterFunc *registerFunc)
     if ((why = ferryLoaderCheck(path, manifest)))
         return why;
 
-    /* all its symbols are found, or nothing of it stays: the stock driver has functions of the same names */
-    if (!(*registerFunc = ferryLoaderOpen(path)))
-        return g_strdup_printf(_("it cannot be loaded: %1$s"), dlerror());
-
-    return NULL;
+    *registerFunc = ferryLoaderOpen(path, &why);
+    return why;
 }
 
 
@@ -281,6 +288,7 @@ qemuRegister(void)
     ferryRegisterFunc registerFunc = NULL;
     g_autofree char *why = ferryLoaderTry(&registerFunc);
     g_autofree char *text = NULL;
+    g_autofree char *error = NULL;
 
     if (!why)
         return registerFunc();
@@ -289,12 +297,12 @@ qemuRegister(void)
                              "Ferry's source tree, and start the daemon again"), FERRY_VERSION, why);
     ferryLoaderLog(FERRY_LOG_WARN, text);
 
-    if ((registerFunc = ferryLoaderOpen(FERRY_STOCK_DRIVER)) && registerFunc != qemuRegister)
+    if ((registerFunc = ferryLoaderOpen(FERRY_STOCK_DRIVER, &error)) && registerFunc != qemuRegister)
         return registerFunc();
 
     g_free(text);
-    text = g_strdup_printf(_("the stock QEMU driver '%1$s' cannot be loaded: %2$s"), FERRY_STOCK_DRIVER,
-                           registerFunc ? _("it is Ferry's loader") : dlerror());
+    text = g_strdup_printf(_("the stock QEMU driver '%1$s' is not used either: %2$s"), FERRY_STOCK_DRIVER,
+                           error ? error : _("it is Ferry's loader"));
     ferryLoaderLog(FERRY_LOG_ERROR, text);
     return -1;
 }
