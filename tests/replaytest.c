@@ -601,6 +601,8 @@ replayTest(const void *opaque)
     priv->mon = NULL;
     vm->def->id = -1;
     ferryEngineStopped(priv);
+    /* the next domain may lie at the same place */
+    ferryIdentityForget(priv);
     virDomainObjEndAPI(&vm);
     qemuMonitorTestFree(test);
     return ret;
