@@ -271,11 +271,25 @@ def build_id(path):
     return run(os.path.join(TOP, 'src', 'hook', 'place'), '--id', path).strip()
 
 
+def prepare_cgroup():
+    """The driver makes the folder for all guests, and only then gives it CPUs and memory (cgroup v1). A
+    domain of another driver that starts in between fails with 'No space left on device'."""
+    above = '/sys/fs/cgroup/cpuset'
+    folder = os.path.join(above, 'machine')
+    if os.geteuid() != 0 or not os.path.exists(os.path.join(above, 'cpuset.cpus')):
+        return
+    os.makedirs(folder, exist_ok=True)
+    for name in ('cpuset.mems', 'cpuset.cpus'):
+        with open(os.path.join(above, name)) as f, open(os.path.join(folder, name), 'w') as to:
+            to.write(f.read())
+
+
 class Host:
     """An embedded QEMU driver. Use as a context manager: it leaves nothing
     running."""
 
     def __init__(self, driver='ferry', root=None, preload=None):
+        prepare_cgroup()
         self.driver = driver
         self.dir = root or tempfile.mkdtemp(prefix=f'ferry-test-{driver}-', dir=os.environ.get('FERRY_TMP', '/var/tmp'))
         self.root = os.path.join(self.dir, 'root')
