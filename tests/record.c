@@ -20,6 +20,7 @@
 
 #define LIBVIRT_QEMU_MONITOR_PRIV_H_ALLOW
 #include "qemu/qemu_monitor_priv.h"
+#include "block/feature.h"
 #include "engine/engine.h"
 #include "virjson.h"
 #include "virstring.h"
@@ -109,6 +110,15 @@ qemuMonitorSend(qemuMonitor *mon,
     }
 
     return rc;
+}
+
+
+/* A replayed domain has no process that could be asked: transcripts are of what every QEMU can do. */
+bool
+ferryFeatureHas(virDomainObj *vm G_GNUC_UNUSED,
+                ferryFeature feature G_GNUC_UNUSED)
+{
+    return false;
 }
 
 

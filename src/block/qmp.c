@@ -96,12 +96,34 @@ ferryQMPMirror(virDomainObj *vm,
                               "P:granularity", params->granularity,
                               "P:buf-size", params->bufSize,
                               "S:on-target-error", params->patient ? "stop" : NULL,
+                              "B:target-is-zero", params->targetIsZero,
                               "b:auto-finalize", !params->decisive,
                               "b:auto-dismiss", false,
                               NULL) < 0)
         return -1;
 
     return ferryQMP(vm, "blockdev-mirror", &args, /* reply= */ NULL);
+}
+
+
+/**
+ * ferryQMPMirrorBlockWrites:
+ *
+ * Makes a mirror job that runs write-blocking: from now on a write of the guest ends when both images
+ * have it, so the job certainly catches up. QEMU cannot make it a background job again. Domain
+ * locked, job held; QEMU has FERRY_FEATURE_COPY_MODE. Returns 0, or -1 with an error reported.
+ */
+int
+ferryQMPMirrorBlockWrites(virDomainObj *vm,
+                          const char *jobname)
+{
+    g_autoptr(virJSONValue) args = NULL;
+
+    if (virJSONValueObjectAdd(&args, "s:id", jobname, "s:type", "mirror",
+                              "s:copy-mode", "write-blocking", NULL) < 0)
+        return -1;
+
+    return ferryQMP(vm, "block-job-change", &args, /* reply= */ NULL);
 }
 
 

@@ -21,6 +21,7 @@ struct _ferryMirrorParams {
     unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
     bool decisive;                /* the job waits for job-finalize before it ends */
     bool patient;                 /* a target error pauses the job, does not end it */
+    bool targetIsZero;            /* the target reads as zeroes; FERRY_FEATURE_TARGET_IS_ZERO */
 };
 
 /* Experimental in QEMU (since 6.0), so it may be removed. */
@@ -39,6 +40,7 @@ struct _ferryBackupParams {
 
 int ferryQMP(virDomainObj *vm, const char *command, virJSONValue **args, virJSONValue **reply);
 int ferryQMPMirror(virDomainObj *vm, const char *jobname, const ferryMirrorParams *params);
+int ferryQMPMirrorBlockWrites(virDomainObj *vm, const char *jobname);
 void ferryQMPYank(virDomainObj *vm, const char *node);
 char *ferryQMPDiskNode(virDomainObj *vm, virDomainDiskDef *disk);
 int ferryQMPBackingDepth(virDomainObj *vm, const char *node);

@@ -49,9 +49,13 @@ ferryDomainMigrateBegin3Params(virDomainPtr dom,
                                int *cookieoutlen,
                                unsigned int flags)
 {
-    char *xml = stock.domainMigrateBegin3Params(dom, params, nparams, cookieout, cookieoutlen,
-                                                flags);
+    char *xml;
     virDomainObj *vm;
+
+    if (ferryMigrationIsOurs(flags) && ferryMigrationRequestCheck(params, nparams) < 0)
+        return NULL;
+
+    xml = stock.domainMigrateBegin3Params(dom, params, nparams, cookieout, cookieoutlen, flags);
 
     if (!xml || !ferryMigrationIsOurs(flags) || !(vm = qemuDomainObjFromDomain(dom)))
         return xml;
@@ -87,7 +91,8 @@ ferryDomainMigratePrepare3Params(virConnectPtr dconn,
     int rc;
 
     if (ferryMigrationIsOurs(flags) && cookieinlen > 0 &&
-        (ferryMigrationRequestParse(&req, params, nparams, flags) < 0 ||
+        (ferryMigrationRequestCheck(params, nparams) < 0 ||
+         ferryMigrationRequestParse(&req, params, nparams, flags) < 0 ||
          ferryMigrationRequestListen(&req, params, nparams) < 0 ||
          ferryMigrationCookieRead(cookiein, cookieinlen, &req) < 0))
         return -1;
@@ -170,7 +175,7 @@ ferryDomainMigratePerform3Params(virDomainPtr dom,
     int rc;
 
     if (ferryMigrationIsOurs(flags)) {
-        if (virTypedParamsValidate(params, nparams, QEMU_MIGRATION_PARAMETERS) < 0)
+        if (ferryMigrationRequestCheck(params, nparams) < 0)
             return -1;
 
         if (flags & VIR_MIGRATE_PEER2PEER)

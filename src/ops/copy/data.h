@@ -56,6 +56,8 @@ struct _ferryCopy {
     bool unsaved;             /* the persistent definition in memory is newer than its file */
     ferryVolumeRemoval *removal; /* of the volume, begun by stopped(), and not done yet; or NULL */
     bool synchronous;         /* a guest write ends when both images have it */
+    unsigned long long impatient; /* ms: when a mirror that does not catch up is made so; 0: not begun
+                                   * to wait, ULLONG_MAX: QEMU does not do it */
     unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
     unsigned long long granularity; /* bytes; 0: QEMU chooses */
     unsigned long long bufSize;     /* bytes; 0: the mirror step chooses */

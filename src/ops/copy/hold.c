@@ -26,6 +26,8 @@
 
 #include <config.h>
 
+#include "block/feature.h"
+#include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/copy/data.h"
 #include "ops/copy/hold.h"
@@ -42,6 +44,11 @@ VIR_LOG_INIT("ferry.copy");
 
 /* How often it is asked, beside when something happens. */
 #define FERRY_COPY_LEVEL_POLL_MS 100
+
+
+/* A mirror that has not caught up after this time writes what the guest writes at once, where QEMU
+ * can change that. */
+#define FERRY_COPY_PATIENCE_MS 2000
 
 
 /* Returns whether the device of @disk leaves requests of the guest where they are while
@@ -169,11 +176,50 @@ ferryCopyAgrees(ferryOp *op)
 
 
 /**
+ * ferryCopyLosePatience:
+ *
+ * To be called again and again while the mirror job of @op does not catch up with the guest: after a
+ * while makes the guest's writes wait for the target, if QEMU can. Domain locked, job held; may ask
+ * QEMU. Reports no error.
+ */
+void
+ferryCopyLosePatience(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    unsigned long long now;
+
+    if (copy->synchronous || copy->impatient == ULLONG_MAX || virTimeMillisNowRaw(&now) < 0)
+        return;
+
+    if (copy->impatient == 0)
+        copy->impatient = now + FERRY_COPY_PATIENCE_MS;
+
+    if (now < copy->impatient)
+        return;
+
+    copy->impatient = ULLONG_MAX;
+
+    if (!ferryFeatureHas(op->vm, FERRY_FEATURE_COPY_MODE))
+        return;
+
+    if (ferryQMPMirrorBlockWrites(op->vm, jobname) == 0) {
+        copy->synchronous = true;
+    } else {
+        VIR_WARN("disk '%s' of domain '%s' is written as fast as it is copied, and QEMU does not change "
+                 "that: %s", copy->dst, op->vm->def->name, virGetLastErrorMessage());
+        virResetLastError();
+    }
+}
+
+
+/**
  * ferryCopyAwaitLevel:
  *
  * Waits until the mirror job of @op needs FERRY_COPY_LEVEL_MS or less for what it has
  * still to copy: a flush or a drain of the disk takes that long, and QEMU answers nothing
- * meanwhile. A target that is slower than the guest never catches up: ferryCopyAbort() can
+ * meanwhile. A target that is slower than the guest never catches up, unless QEMU can make the
+ * guest's writes wait for it (ferryCopyLosePatience()). ferryCopyAbort() can
  * end this wait, since the domain's job is not held while waiting.
  *
  * Returns 0, also when the job has ended, or -1 with an error reported.
@@ -211,6 +257,8 @@ ferryCopyAwaitLevel(ferryOp *op)
 
         lastTime = now;
         lastDone = job->progressCurrent;
+
+        ferryCopyLosePatience(op);
 
         if (ferryOpSleep(op, FERRY_COPY_LEVEL_POLL_MS) < 0)
             return -1;

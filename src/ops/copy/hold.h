@@ -12,4 +12,5 @@
 bool ferryCopyMustPause(ferryOp *op);
 int ferryCopyPause(ferryOp *op);
 void ferryCopyUnpause(ferryOp *op);
+void ferryCopyLosePatience(ferryOp *op);
 int ferryCopyAwaitLevel(ferryOp *op);

@@ -134,33 +134,46 @@ ferryPivotIsUnderWay(ferryOp *op)
 }
 
 
-/* Returns whether all mirror jobs of a group wait PENDING, or have ended. */
+/* Returns whether the mirror job of @member waits PENDING, or has ended. */
+static bool
+ferryPivotIsHeld(ferryOp *member,
+                 GPtrArray *jobs)
+{
+    g_autofree char *jobname = ferryJobName(member, "mirror");
+    size_t i;
+
+    ferryCopyOf(member)->held = false;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (STREQ(job->id, jobname) && job->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED)
+            return ferryCopyOf(member)->held = job->status == QEMU_MONITOR_JOB_STATUS_PENDING;
+    }
+
+    return true;
+}
+
+
+/* Asks for all members, so that each knows whether it is held. */
 static bool
 ferryPivotAllHeld(GPtrArray *jobs,
                   void *opaque)
 {
     GPtrArray *group = opaque;
+    bool all = true;
     size_t i;
-    size_t k;
 
     for (i = 0; i < group->len; i++) {
         ferryOp *member = g_ptr_array_index(group, i);
-        g_autofree char *jobname = ferryJobName(member, "mirror");
 
-        ferryCopyOf(member)->held = false;
-
-        for (k = 0; k < jobs->len; k++) {
-            qemuMonitorJobInfo *job = g_ptr_array_index(jobs, k);
-
-            if (STRNEQ(job->id, jobname) || job->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED)
-                continue;
-            if (job->status != QEMU_MONITOR_JOB_STATUS_PENDING)
-                return false;
-            ferryCopyOf(member)->held = true;
+        if (!ferryPivotIsHeld(member, jobs)) {
+            ferryCopyLosePatience(member);
+            all = false;
         }
     }
 
-    return true;
+    return all;
 }
 
 

@@ -19,6 +19,7 @@
 #include "block/bitmap.h"
 #include "block/cache.h"
 #include "block/durable.h"
+#include "block/feature.h"
 #include "block/identity.h"
 #include "block/like.h"
 #include "block/node.h"
@@ -453,14 +454,34 @@ ferryCopyBufSize(ferryCopy *copy)
 }
 
 
+/* Returns whether the target certainly reads as zeroes, and QEMU can be told so: it is a file that was
+ * empty, or has just been formatted as qcow2. What was never written of an encrypted raw image is no
+ * zeroes. */
+static bool
+ferryCopyTargetIsZero(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (copy->reuse || copy->shallow ||
+        (copy->target->format != VIR_STORAGE_FILE_QCOW2 &&
+         (copy->target->format != VIR_STORAGE_FILE_RAW || copy->target->encryption ||
+          copy->origin == FERRY_IMAGE_FOREIGN)))
+        return false;
+
+    return ferryFeatureHas(op->vm, FERRY_FEATURE_TARGET_IS_ZERO);
+}
+
+
 static int
 ferryCopyMirror(ferryOp *op)
 {
     ferryCopy *copy = ferryCopyOf(op);
+    bool zero = ferryCopyTargetIsZero(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     ferryMirrorParams params = {
         .target = ferryNodeName(copy->target),
+        .targetIsZero = zero,
         .shallow = copy->shallow || ferryCopyIsOneLayer(op),
         .synchronous = copy->synchronous,
         .bandwidth = copy->bandwidth,

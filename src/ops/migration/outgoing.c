@@ -58,6 +58,7 @@ ferryMigrationTargetNew(const char *dst)
     target->type = VIR_STORAGE_TYPE_NETWORK;
     target->protocol = VIR_STORAGE_NET_PROTOCOL_NBD;
     target->format = VIR_STORAGE_FILE_RAW;
+    target->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP; /* zeroes become holes */
     ferryNodeSetNames(target, g_strdup_printf("ferry-%s-nbd", dst), g_strdup_printf("ferry-%s-nbd-raw", dst));
 
     return target;

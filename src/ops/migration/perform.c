@@ -141,6 +141,8 @@ ferryMigrationPrepare(virDomainObj *vm,
 
         ours->dst = g_strdup(disk->dst);
         ours->target = ferryMigrationTargetNew(disk->dst);
+        if (ferryMigrationDetectsZeroes(req, disk->dst))
+            ours->target->detect_zeroes = VIR_DOMAIN_DISK_DETECT_ZEROES_UNMAP;
         migration->ndisks++;
     }
 

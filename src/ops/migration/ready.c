@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/export_peer.h"
+#include "block/feature.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
 #include "ops/config.h"
@@ -18,9 +19,12 @@
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
 #include "virfile.h"
+#include "virlog.h"
 #include "virtime.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+VIR_LOG_INIT("ferry.migration");
 
 /* Bytes that the mirrors may be behind when the memory starts to move: about what QEMU
  * has in flight, a few milliseconds of copying; and how often this is compared. */
@@ -73,6 +77,7 @@ typedef struct {
     bool level;                /* wait until the mirrors are level: all were READY before */
     unsigned long long behind; /* bytes that the mirrors had left to copy... */
     unsigned long long when;   /* ...at this time in ms; 0: not looked at yet */
+    bool blocking;             /* the guest's writes have been made to wait for the destination */
 } ferryMigrationReadiness;
 
 
@@ -178,6 +183,36 @@ ferryMigrationDestinationIsGone(ferryMigrationReadiness *readiness,
 }
 
 
+/* Makes the guest's writes wait for the destination, if QEMU can change that. Returns whether all
+ * mirrors now do so and did not before. */
+static bool
+ferryMigrationBlockWrites(ferryMigrationReadiness *readiness,
+                          GPtrArray *jobs)
+{
+    ferryOp *op = readiness->op;
+    size_t i;
+
+    if (readiness->blocking || ferryMigrationOf(op)->synchronous ||
+        !ferryFeatureHas(op->vm, FERRY_FEATURE_COPY_MODE))
+        return false;
+
+    readiness->blocking = true;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryQMPMirrorBlockWrites(op->vm, job->id) < 0) {
+            VIR_WARN("the guest of domain '%s' writes as fast as its disks are copied, and QEMU cannot "
+                     "change that: %s", op->vm->def->name, virGetLastErrorMessage());
+            virResetLastError();
+            return false;
+        }
+    }
+
+    return true;
+}
+
+
 /* Returns true if the mirrors are level, or if the guest writes as fast as they copy. */
 static bool
 ferryMigrationIsLevel(ferryMigrationReadiness *readiness,
@@ -204,7 +239,7 @@ ferryMigrationIsLevel(ferryMigrationReadiness *readiness,
     nearer = readiness->when == 0 || behind < readiness->behind;
     readiness->behind = behind;
     readiness->when = now;
-    return !nearer;
+    return !nearer && !ferryMigrationBlockWrites(readiness, jobs);
 }
 
 

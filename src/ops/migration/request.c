@@ -20,6 +20,37 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 
+/* Strings, so that libvirt's headers need not know them: what the stock driver does not know it refuses
+ * itself. Those that ask something of storage are Ferry's, the others the stock driver's. */
+#define FERRY_MIGRATION_PARAM_DETECT_ZEROES "migrate_disks_detect_zeroes"
+#define FERRY_MIGRATION_PARAMETERS \
+    VIR_MIGRATE_PARAM_MIGRATE_DISKS, VIR_TYPED_PARAM_STRING | VIR_TYPED_PARAM_MULTIPLE, \
+    FERRY_MIGRATION_PARAM_DETECT_ZEROES, VIR_TYPED_PARAM_STRING | VIR_TYPED_PARAM_MULTIPLE, \
+    VIR_MIGRATE_PARAM_DISKS_PORT, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_DISKS_URI, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_LISTEN_ADDRESS, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_URI, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_DEST_NAME, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_DEST_XML, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_PERSIST_XML, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_BANDWIDTH, VIR_TYPED_PARAM_ULLONG, \
+    VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY, VIR_TYPED_PARAM_ULLONG, \
+    "bandwidth.avail.switchover", VIR_TYPED_PARAM_ULLONG, \
+    VIR_MIGRATE_PARAM_GRAPHICS_URI, VIR_TYPED_PARAM_STRING, \
+    VIR_MIGRATE_PARAM_COMPRESSION, VIR_TYPED_PARAM_STRING | VIR_TYPED_PARAM_MULTIPLE, \
+    VIR_MIGRATE_PARAM_COMPRESSION_MT_LEVEL, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_COMPRESSION_MT_THREADS, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_COMPRESSION_MT_DTHREADS, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_COMPRESSION_XBZRLE_CACHE, VIR_TYPED_PARAM_ULLONG, \
+    "compression.zlib.level", VIR_TYPED_PARAM_INT, \
+    "compression.zstd.level", VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_AUTO_CONVERGE_INITIAL, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_AUTO_CONVERGE_INCREMENT, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_PARALLEL_CONNECTIONS, VIR_TYPED_PARAM_INT, \
+    VIR_MIGRATE_PARAM_TLS_DESTINATION, VIR_TYPED_PARAM_STRING, \
+    NULL
+
+
 /**
  * ferryMigrationIsOurs:
  *
@@ -32,6 +63,20 @@ ferryMigrationIsOurs(unsigned int flags)
     return (flags & FERRY_MIGRATION_STORAGE) &&
            !(flags & (VIR_MIGRATE_TUNNELLED | VIR_MIGRATE_OFFLINE |
                       VIR_MIGRATE_POSTCOPY_RESUME));
+}
+
+
+/**
+ * ferryMigrationRequestCheck:
+ *
+ * Refuses a parameter that Ferry does not know, with the code that clients expect: it may ask something
+ * of storage, which the stock driver is not told. Returns 0, or -1 with an error reported.
+ */
+int
+ferryMigrationRequestCheck(virTypedParameterPtr params,
+                           int nparams)
+{
+    return virTypedParamsValidate(params, nparams, FERRY_MIGRATION_PARAMETERS);
 }
 
 
@@ -116,6 +161,12 @@ ferryMigrationRequestParse(ferryMigrationRequest *req,
         return -1;
 
     req->nnames = n;
+
+    if ((n = virTypedParamsGetStringList(params, nparams, FERRY_MIGRATION_PARAM_DETECT_ZEROES,
+                                         &req->zeroes)) < 0)
+        return -1;
+
+    req->nzeroes = n;
 
     if (disksURI && port) {
         virReportError(VIR_ERR_INVALID_ARG, "%s",
@@ -223,6 +274,7 @@ void
 ferryMigrationRequestClear(ferryMigrationRequest *req)
 {
     g_clear_pointer(&req->names, g_free);
+    g_clear_pointer(&req->zeroes, g_free);
     g_clear_pointer(&req->cookie, g_free);
     g_clear_pointer(&req->disks, g_hash_table_unref);
     g_clear_pointer(&req->checkpoints, g_strfreev);
@@ -251,6 +303,26 @@ ferryMigrationWants(const ferryMigrationRequest *req,
 
     return req->nnames == 0 && !disk->src->shared && !disk->src->readonly &&
            !virStorageSourceIsEmpty(disk->src);
+}
+
+
+/**
+ * ferryMigrationDetectsZeroes:
+ *
+ * Returns whether the client wants zeroes of the disk named to be found while it is copied.
+ */
+bool
+ferryMigrationDetectsZeroes(const ferryMigrationRequest *req,
+                            const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < req->nzeroes; i++) {
+        if (STREQ(name, req->zeroes[i]))
+            return true;
+    }
+
+    return false;
 }
 
 

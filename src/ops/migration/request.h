@@ -14,6 +14,8 @@ struct _ferryMigrationRequest {
     unsigned int flags;     /* virDomainMigrateFlags */
     const char **names;     /* targets of the disks to migrate; the strings are borrowed */
     size_t nnames;          /* 0: the disks that ferryMigrationWants() chooses */
+    const char **zeroes;    /* targets of disks whose zeroes are looked for; borrowed, too */
+    size_t nzeroes;
     char *cookie;           /* text of the other host's cookie */
     GHashTable *disks;      /* from the cookie: target -> ferryMigrationOffer */
     char **checkpoints;     /* from the cookie: definitions, parents first; NULL: none */
@@ -38,6 +40,7 @@ struct _ferryMigrationOffer {
 #define FERRY_MIGRATION_TLS_BASE "libvirt_migrate"
 
 bool ferryMigrationIsOurs(unsigned int flags);
+int ferryMigrationRequestCheck(virTypedParameterPtr params, int nparams);
 int ferryMigrationRequestParse(ferryMigrationRequest *req,
                                virTypedParameterPtr params,
                                int nparams,
@@ -49,4 +52,5 @@ int ferryMigrationRequestListen(ferryMigrationRequest *req,
 void ferryMigrationRequestClear(ferryMigrationRequest *req);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(ferryMigrationRequest, ferryMigrationRequestClear);
 bool ferryMigrationWants(const ferryMigrationRequest *req, virDomainDiskDef *disk);
+bool ferryMigrationDetectsZeroes(const ferryMigrationRequest *req, const char *name);
 bool ferryMigrationWantsAny(const ferryMigrationRequest *req, virDomainDef *def);

@@ -1,0 +1,20 @@
+/*
+ * feature.h: what only newer QEMU can do
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "domain_conf.h"
+
+typedef enum {
+    FERRY_FEATURE_COPY_MODE,      /* block-job-change makes a mirror write-blocking */
+    FERRY_FEATURE_TARGET_IS_ZERO, /* blockdev-mirror is told that its target reads as zeroes */
+    FERRY_FEATURE_ON_CBW_ERROR,   /* blockdev-backup says what suffers when the old data cannot be kept */
+
+    FERRY_FEATURE_LAST
+} ferryFeature;
+
+bool ferryFeatureHas(virDomainObj *vm, ferryFeature feature);
