@@ -62,3 +62,16 @@ ferryNodeSetNames(virStorageSource *src,
     qemuBlockStorageSourceSetStorageNodename(src, storage);
     qemuBlockStorageSourceSetFormatNodename(src, format);
 }
+
+
+/**
+ * ferryNodeHasFilter:
+ *
+ * Returns whether @disk has a filter (copy_on_read, throttling) on top of its images, which stays there
+ * when an image takes another's place. QEMU names the filter then where it is asked for the image.
+ */
+bool
+ferryNodeHasFilter(virDomainDiskDef *disk)
+{
+    return STRNEQ_NULLABLE(qemuDomainDiskGetTopNodename(disk), ferryNodeName(disk->src));
+}

@@ -7,9 +7,10 @@
 
 #pragma once
 
-#include "conf/storage_source_conf.h"
+#include "domain_conf.h"
 
 const char *ferryNodeName(virStorageSource *src);
 const char *ferryNodeStorage(virStorageSource *src);
 bool ferryNodeHasFormat(virStorageSource *src);
 void ferryNodeSetNames(virStorageSource *src, char *storage, char *format);
+bool ferryNodeHasFilter(virDomainDiskDef *disk);

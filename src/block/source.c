@@ -8,6 +8,8 @@
 #include <config.h>
 
 #include "block/source.h"
+#include "compat/block.h"
+#include "virerror.h"
 #include "virxml.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
@@ -173,4 +175,26 @@ bool
 ferrySourceIsOneRawLayer(virStorageSource *src)
 {
     return src->format == VIR_STORAGE_FILE_RAW && !virStorageSourceHasBacking(src);
+}
+
+
+/**
+ * ferrySourceRefuseDataFile:
+ * @image: what is to be written for disk @dst
+ *
+ * Ferry creates no data files, and gives QEMU none: such an image would be opened without its data.
+ * Returns 0, or -1 with an error reported if @image has one.
+ */
+int
+ferrySourceRefuseDataFile(virDomainObj *vm,
+                          const char *dst,
+                          virStorageSource *image)
+{
+    if (!ferryBlockHasDataFile(image))
+        return 0;
+
+    virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
+                   _("image '%1$s' for disk '%2$s' of domain '%3$s' has a data file (<dataStore>): name an "
+                     "image that has none"), NULLSTR(image->path), dst, vm->def->name);
+    return -1;
 }

@@ -18,3 +18,4 @@ virStorageSource *ferrySourceAsConfig(virStorageSource *src, virDomainXMLOption 
 bool ferrySourceInUse(virDomainDef *def, virStorageSource *elem, virStorageSource *except);
 bool ferrySourceIsFile(virStorageSource *src);
 bool ferrySourceIsOneRawLayer(virStorageSource *src);
+int ferrySourceRefuseDataFile(virDomainObj *vm, const char *dst, virStorageSource *image);

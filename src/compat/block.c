@@ -34,6 +34,22 @@ ferryBlockImageIds(virQEMUDriver *driver,
 }
 
 
+/**
+ * ferryBlockHasDataFile:
+ *
+ * Returns whether the data of @src, a qcow2 image, are in a file of their own, as far as libvirt knows.
+ */
+bool
+ferryBlockHasDataFile(const virStorageSource *src G_GNUC_UNUSED)
+{
+#ifdef FERRY_HAVE_DATA_FILE
+    return src->dataFileStore;
+#else
+    return false;
+#endif
+}
+
+
 #ifndef FERRY_HAVE_NODENAME_ACCESSORS
 
 /* Here each image has two nodes. */

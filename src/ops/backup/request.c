@@ -289,6 +289,7 @@ ferryBackupCheckDisk(virDomainObj *vm,
         qemuDomainDiskBlockJobIsActive(domdisk) ||
         (ferryBackupIsPull(backup) &&
          ferryExportMayServe(vm, domdisk, FERRY_EXPORT_ANYTIME) < 0) ||
+        ferrySourceRefuseDataFile(vm, disk->def->name, disk->def->store) < 0 ||
         ferryBackupCheckFormat(backup, disk) < 0 ||
         ferryBackupCheckStore(vm, backup, disk, aliases) < 0 ||
         ferryBackupCheckLarger(vm, backup, disk, nodes) < 0 ||

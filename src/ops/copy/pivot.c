@@ -283,10 +283,10 @@ ferryPivotHappened(ferryOp *op,
     g_autofree char *node = NULL;
 
     /* A concluded job without an error has pivoted. After an error the disk's node tells,
-     * but not if it is a copy-on-read filter, which stays on top of either image: then
-     * take the error as a no. */
+     * but not if it is a filter, which stays on top of either image: then take the error as
+     * a no. */
     if (info->status == QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
-        (!info->error || !disk || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON))
+        (!info->error || !disk || ferryNodeHasFilter(disk)))
         return !info->error;
 
     /* The guest has ejected the disk, so there is no node to ask for: what was past its

@@ -94,8 +94,7 @@ ferryCopyReviveDisk(const ferryOpClass *klass,
     bool moved = STREQ_NULLABLE(node, ferryNodeName(disk->mirror));
     g_autoptr(ferryOp) op = NULL;
 
-    /* with a copy-on-read filter, QEMU names the filter and not the image below it */
-    if (!node || disk->copy_on_read == VIR_TRISTATE_SWITCH_ON) {
+    if (!node || ferryNodeHasFilter(disk)) {
         VIR_ERROR(_("domain '%1$s': the journal of the copy of disk '%2$s' to '%3$s' was lost; find out "
                     "which image the guest uses before you shut it off"),
                   vm->def->name, disk->dst, NULLSTR(disk->mirror->path));

@@ -465,6 +465,9 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
         qemuDomainDetermineDiskChain(c->priv->driver, c->vm, c->disk, c->target) < 0)
         return -1;
 
+    if (ferrySourceRefuseDataFile(c->vm, c->disk->dst, c->target) < 0)
+        return -1;
+
     return ferryBaseCheckReused(c->vm, c->disk, c->target, c->copy);
 }
 

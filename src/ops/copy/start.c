@@ -495,8 +495,7 @@ ferryCopyMirror(ferryOp *op)
         return -1;
 
     params.source = qemuDomainDiskGetTopNodename(disk);
-    /* a copy-on-read filter stays on top: the pivot replaces the image below it */
-    if (STRNEQ(params.source, ferryNodeName(disk->src)))
+    if (ferryNodeHasFilter(disk)) /* the pivot replaces the image below it */
         params.replaces = ferryNodeName(disk->src);
     rc = ferryQMPMirror(op->vm, jobname, &params);
 

@@ -173,10 +173,10 @@ ferrySnapshotCheck(virDomainObj *vm,
 
         /* could not be taken back: QEMU would name the filter, not the image, or no file by which
          * ferrySnapshotRevertDisk() knows the overlay */
-        if (def->copy_on_read == VIR_TRISTATE_SWITCH_ON || !virStorageSourceIsLocalStorage(disk->overlay)) {
+        if (ferryNodeHasFilter(def) || !virStorageSourceIsLocalStorage(disk->overlay)) {
             virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                            _("disk '%1$s' of domain '%2$s' cannot be in a snapshot with <mirror>: it has "
-                             "copy_on_read, or its new image is not on this host"), disk->dst, vm->def->name);
+                             "copy_on_read or throttling filters, or its new image is not on this host"), disk->dst, vm->def->name);
             return -1;
         }
 
