@@ -156,7 +156,7 @@ def copy_xml(path, fmt='qcow2', extra=''):
     return f"<disk type='file'>{driver}<source file='{path}'/>{extra}</disk>"
 
 
-def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None, iothreads=0):
+def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None, iothreads=0, extra=''):
     """A small domain without KVM, network or graphics."""
     return f"""<domain type='qemu'>
   <name>{name}</name>
@@ -164,6 +164,7 @@ def domain_xml(name, disks, memory=64, os_extra='', devices='', uuid_=None, ioth
   <memory unit='MiB'>{memory}</memory>
   <vcpu>1</vcpu>
   {f'<iothreads>{iothreads}</iothreads>' if iothreads else ''}
+  {extra}
   <os><type arch='x86_64' machine='q35'>hvm</type>{os_extra}</os>
   <features><acpi/></features>
   <on_reboot>restart</on_reboot>
@@ -612,7 +613,7 @@ class Guest:
 
     disks: for each target the <disk> element and what the image holds"""
 
-    def __init__(self, host, disks, name='guest', transient=False, devices='', session=None):
+    def __init__(self, host, disks, name='guest', transient=False, devices='', session=None, extra=''):
         self.host = host
         self.name = name
         self.dir = tempfile.mkdtemp(prefix='guest-', dir=host.dir)
@@ -624,7 +625,7 @@ class Guest:
         fd, self.socket = tempfile.mkstemp(prefix='mon-', dir=host.dir)
         os.close(fd)
         self.xml = with_monitor(domain_xml(name, [xml for xml, _ in disks.values()], memory=32,
-                                           devices=devices), self.socket)
+                                           devices=devices, extra=extra), self.socket)
         self.boot(session)
 
     def boot(self, session=None):
