@@ -8,7 +8,6 @@ process and collects its events.
 
 import ctypes
 import difflib
-import functools
 import glob
 import hashlib
 import json
@@ -198,17 +197,6 @@ def written(blockstats, alias):
         if stat.get('qdev') in (frontend(alias), alias): # which of them depends on the bus
             return stat['stats']['wr_bytes'], stat['stats']['failed_wr_operations']
     raise AssertionError(f'QEMU has no disk {alias}')
-
-
-@functools.lru_cache(None)
-def qemu_knows(command, argument):
-    """Does QEMU's command have that argument? Its schema says so."""
-    asked = ''.join(json.dumps({'execute': c}) for c in ('qmp_capabilities', 'query-qmp-schema', 'quit'))
-    out = subprocess.run([QEMU, '-S', '-M', 'none', '-nodefaults', '-display', 'none', '-qmp', 'stdio'], timeout=60,
-                         input=asked, stdout=subprocess.PIPE, text=True, check=True).stdout
-    schema = next(r['return'] for r in map(json.loads, out.splitlines()) if isinstance(r.get('return'), list))
-    types = {t['name']: t for t in schema}
-    return command in types and argument in (m['name'] for m in types[types[command]['arg-type']].get('members', []))
 
 
 class Monitor:

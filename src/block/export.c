@@ -265,27 +265,8 @@ ferryExportServerStop(virDomainObj *vm)
 }
 
 
-/* Adds @bitmap to @bitmaps; @node: which node has it, NULL: the one that is exported. */
-static int
-ferryExportNameBitmap(virJSONValue *bitmaps,
-                      const char *bitmap,
-                      const char *node)
-{
-    g_autoptr(virJSONValue) both = NULL;
-
-    if (!node)
-        return virJSONValueArrayAppendString(bitmaps, bitmap);
-
-    if (virJSONValueObjectAdd(&both, "s:node", node, "s:name", bitmap, NULL) < 0)
-        return -1;
-
-    return virJSONValueArrayAppend(bitmaps, &both);
-}
-
-
 /**
  * ferryExportAdd:
- * @view: name of the node that clients read in place of that of @src, or NULL
  * @bitmap: bitmap of @src that clients can query, or NULL
  *
  * Exports @src, read-only unless @writable. Returns 0, or -1 with an error reported.
@@ -293,7 +274,6 @@ ferryExportNameBitmap(virJSONValue *bitmaps,
 int
 ferryExportAdd(virDomainObj *vm,
                virStorageSource *src,
-               const char *view,
                const char *name,
                bool writable,
                const char *bitmap)
@@ -304,7 +284,7 @@ ferryExportAdd(virDomainObj *vm,
     if (bitmap) {
         bitmaps = virJSONValueNewArray();
 
-        if (ferryExportNameBitmap(bitmaps, bitmap, view ? ferryNodeName(src) : NULL) < 0)
+        if (virJSONValueArrayAppendString(bitmaps, bitmap) < 0)
             return -1;
     }
 
@@ -312,7 +292,7 @@ ferryExportAdd(virDomainObj *vm,
     if (virJSONValueObjectAdd(&args,
                               "s:type", "nbd",
                               "s:id", ferryNodeName(src),
-                              "s:node-name", view ? view : ferryNodeName(src),
+                              "s:node-name", ferryNodeName(src),
                               "s:name", name,
                               "B:writable", writable,
                               "A:bitmaps", &bitmaps,

@@ -36,7 +36,6 @@ int ferryExportServerStop(virDomainObj *vm);
 void ferryExportServerForget(ferryExportServer *server);
 int ferryExportAdd(virDomainObj *vm,
                    virStorageSource *src,
-                   const char *view,
                    const char *name,
                    bool writable,
                    const char *bitmap);

@@ -232,8 +232,6 @@ ferryQMPBackupAction(virJSONValue *actions,
                               "s:sync", sync,
                               "S:bitmap", params->onlyOverwritten ? NULL : params->bitmap,
                               "A:" FERRY_QMP_PERF, &perf,
-                              "S:filter-node-name", params->filter,
-                              "S:on-cbw-error", params->filter ? "break-snapshot" : NULL,
                               "P:speed", params->bandwidth,
                               "b:auto-dismiss", false,
                               NULL) < 0)

@@ -35,8 +35,6 @@ struct _ferryBackupParams {
     unsigned int workers;         /* parallel requests; 0: QEMU chooses */
     bool onlyOverwritten;         /* copy only the old data of what the guest overwrites */
     bool shallow;                 /* copy only what the image holds itself, not those below */
-    const char *filter;           /* with FERRY_FEATURE_ON_CBW_ERROR: name for the job's filter, which gives
-                                   * up rather than the guest when the target fails; NULL: none */
     unsigned long long bandwidth; /* bytes/s, 0: unlimited */
 };
 

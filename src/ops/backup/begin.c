@@ -30,7 +30,6 @@
 #include "ops/backup/files.h"
 #include "ops/backup/guest.h"
 #include "ops/backup/images.h"
-#include "ops/backup/view.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_block.h"
@@ -344,14 +343,12 @@ ferryBackupDiskActions(ferryOp *op,
     virStorageSource *src = ferryBackupDomainDisk(op, disk)->src;
     virStorageSource *store = disk->def->store;
     g_autofree char *jobname = ferryJobName(op, disk->def->name);
-    g_autofree char *filter = ferryBackupFilterName(op, disk);
     g_autoptr(virJSONValue) merge = NULL;
     const ferryBackupParams params = {
         .source = ferryNodeName(src),
         .target = ferryNodeName(store),
         .bitmap = disk->bitmap,
         .onlyOverwritten = pull,
-        .filter = filter,
         .workers = !pull && ferryBackupIsLocal(src, store) ? workers : 0,
         .bandwidth = backup->extras.bandwidth,
     };
@@ -414,8 +411,6 @@ static int
 ferryBackupStart(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
-
-    ferryBackupAskForViews(op);
 
     if (ferryBackupStartWith(op, FERRY_BACKUP_WORKERS) < 0) {
         /* If QEMU rejects x-perf, it has started nothing: try again without. */
@@ -516,9 +511,8 @@ ferryBackupExport(ferryOp *op)
 
     for (i = 0; ferryBackupIsPull(backup) && i < backup->ndisks; i++) {
         virDomainBackupDiskDef *def = backup->disks[i].def;
-        g_autofree char *view = ferryBackupViewName(op, &backup->disks[i]);
 
-        if (ferryExportAdd(op->vm, def->store, view, def->exportname, /* writable= */ false,
+        if (ferryExportAdd(op->vm, def->store, def->exportname, /* writable= */ false,
                            backup->disks[i].bitmap) < 0)
             return -1;
     }
@@ -567,8 +561,6 @@ const ferryPlan ferryBackupBeginPlan = {
         { .name = "start", .run = ferryBackupStart, .undo = ferryBackupUnstart },
         { .name = "thaw", .run = ferryBackupThaw },
         { .name = "adopt", .run = ferryBackupAdopt },
-        { .name = "view", .run = ferryBackupAddViews, .undo = ferryBackupRemoveViews,
-          .idle = ferryBackupHasNoViews },
         { .name = "export", .run = ferryBackupExport },
         { .name = "open", .run = ferryBackupOpen, .undo = ferryBackupClose },
         { .name = "begun", .run = ferryBackupBegun },

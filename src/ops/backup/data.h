@@ -65,7 +65,6 @@ struct _ferryBackup {
     bool creating;          /* QEMU may have jobs that create or format images */
     bool started;           /* the "start" transaction may have taken place */
     bool serving;           /* the backup may have started QEMU's NBD server */
-    bool views;             /* clients read through nodes of their own (view.c) */
     ferryExportServer server;
     unsigned long long cur; /* progress of all jobs, in bytes */
     unsigned long long end;

@@ -137,7 +137,7 @@ ferryIncomingRunServer(ferryOp *op)
         virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
         g_autofree char *name = qemuAliasDiskDriveFromDisk(disk);
 
-        if (!name || ferryExportAdd(op->vm, disk->src, /* view= */ NULL, name, /* writable= */ true,
+        if (!name || ferryExportAdd(op->vm, disk->src, name, /* writable= */ true,
                                     /* bitmap= */ NULL) < 0)
             return -1;
     }
