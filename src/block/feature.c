@@ -5,7 +5,9 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  *
  * libvirt asks QEMU for what it uses itself. What only Ferry uses is asked here, of the QEMU that
- * runs, never of a version: distributions carry features back.
+ * runs, and not of a version: distributions carry features back. One thing only a version tells: QEMU
+ * 10.1 and 10.2 abort when a mirror is write-blocking and the guest writes zeroes to less than its
+ * granularity (mended in 11.0).
  *
  * QEMU's schema is 200 kB, which takes a twentieth of a second to get. So it is asked for once
  * for each QEMU binary, and only if QEMU has block-job-change (8.2), the oldest of these features:
@@ -32,7 +34,6 @@
 static const char *const queries[FERRY_FEATURE_LAST] = {
     [FERRY_FEATURE_COPY_MODE] = FERRY_FEATURE_COMMAND "/arg-type/+mirror/copy-mode",
     [FERRY_FEATURE_TARGET_IS_ZERO] = "blockdev-mirror/arg-type/target-is-zero",
-    [FERRY_FEATURE_ON_CBW_ERROR] = "blockdev-backup/arg-type/on-cbw-error",
 };
 
 /* Set in what is remembered of a binary, so that it is never NULL. */
@@ -77,6 +78,28 @@ ferryFeatureIsNamed(virJSONValue *commands)
 }
 
 
+/* Returns whether QEMU's version is at least @from and less than @to, thousands of the major one plus the
+ * minor one; true if it does not say. */
+static bool
+ferryFeatureIsBetween(virDomainObj *vm,
+                      unsigned int from,
+                      unsigned int to)
+{
+    g_autoptr(virJSONValue) version = NULL;
+    virJSONValue *qemu;
+    unsigned int major;
+    unsigned int minor;
+
+    if (ferryQMP(vm, "query-version", /* args= */ NULL, &version) < 0 ||
+        !(qemu = virJSONValueObjectGetObject(version, "qemu")) ||
+        virJSONValueObjectGetNumberUint(qemu, "major", &major) < 0 ||
+        virJSONValueObjectGetNumberUint(qemu, "minor", &minor) < 0)
+        return true;
+
+    return major * 1000 + minor >= from && major * 1000 + minor < to;
+}
+
+
 /* Asks QEMU. Returns a bit for each feature that it has, and FERRY_FEATURE_ASKED; 0: there was no
  * answer, and an error is reported. */
 static unsigned int
@@ -102,6 +125,9 @@ ferryFeatureAsk(virDomainObj *vm)
         if (virQEMUQAPISchemaPathExists(queries[i], schema))
             has |= 1U << i;
     }
+
+    if (ferryFeatureIsBetween(vm, 10001, 11000))
+        has &= ~(1U << FERRY_FEATURE_COPY_MODE);
 
     return has;
 }

@@ -12,7 +12,6 @@
 typedef enum {
     FERRY_FEATURE_COPY_MODE,      /* block-job-change makes a mirror write-blocking */
     FERRY_FEATURE_TARGET_IS_ZERO, /* blockdev-mirror is told that its target reads as zeroes */
-    FERRY_FEATURE_ON_CBW_ERROR,   /* blockdev-backup says what suffers when the old data cannot be kept */
 
     FERRY_FEATURE_LAST
 } ferryFeature;

@@ -202,6 +202,13 @@ ferryNodeAddNBD(virDomainObj *vm,
         ferryNodeStay(data->storageProps, src) < 0)
         return -1;
 
+    /* libvirt gives it to the format node, which there is none of */
+    if (src->detect_zeroes != VIR_DOMAIN_DISK_DETECT_ZEROES_DEFAULT &&
+        !virJSONValueObjectHasKey(data->storageProps, "detect-zeroes") &&
+        virJSONValueObjectAppendString(data->storageProps, "detect-zeroes",
+                                       virDomainDiskDetectZeroesTypeToString(src->detect_zeroes)) < 0)
+        return -1;
+
     g_clear_pointer(&data->formatProps, virJSONValueFree);
 
     return ferryNodeApply(vm, data);

@@ -176,6 +176,21 @@ ferryCopyAgrees(ferryOp *op)
 
 
 /**
+ * ferryCopyBePatient:
+ *
+ * To be called when a wait for the mirror job of @op begins: see ferryCopyLosePatience().
+ */
+void
+ferryCopyBePatient(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (copy->impatient != ULLONG_MAX)
+        copy->impatient = 0;
+}
+
+
+/**
  * ferryCopyLosePatience:
  *
  * To be called again and again while the mirror job of @op does not catch up with the guest: after a
@@ -230,6 +245,8 @@ ferryCopyAwaitLevel(ferryOp *op)
     g_autofree char *jobname = ferryJobName(op, "mirror");
     unsigned long long lastTime = 0;
     unsigned long long lastDone = 0;
+
+    ferryCopyBePatient(op);
 
     while (true) {
         g_autoptr(GPtrArray) jobs = ferryJobFind(op, jobname, FERRY_JOB_NAMED);

@@ -12,5 +12,6 @@
 bool ferryCopyMustPause(ferryOp *op);
 int ferryCopyPause(ferryOp *op);
 void ferryCopyUnpause(ferryOp *op);
+void ferryCopyBePatient(ferryOp *op);
 void ferryCopyLosePatience(ferryOp *op);
 int ferryCopyAwaitLevel(ferryOp *op);

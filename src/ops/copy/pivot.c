@@ -177,6 +177,14 @@ ferryPivotAllHeld(GPtrArray *jobs,
 }
 
 
+static void
+ferryPivotBePatient(void *member,
+                    void *opaque G_GNUC_UNUSED)
+{
+    ferryCopyBePatient(member);
+}
+
+
 /* Waits for all members of the group that @op leads: QEMU is asked for all at once, since the guest
  * waits meanwhile. */
 static int
@@ -187,6 +195,8 @@ ferryPivotAwaitHeld(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     bool hold = op->holdJob;
     unsigned int timeout = 0;
+
+    g_ptr_array_foreach(group, ferryPivotBePatient, /* opaque= */ NULL);
 
     /* A target slower than the guest may never catch up. ferryCopyAbort() can end this wait: the
      * domain's job is not held meanwhile. Other disks of a group are held by then. */
@@ -293,6 +303,10 @@ ferryPivotHappened(ferryOp *op,
      * point of no return counts as done. */
     if (!disk)
         return 1;
+
+    /* "adopt" comes before the job is dismissed: without a job, the definition tells */
+    if (ferryNodeHasFilter(disk))
+        return STREQ(ferryNodeName(disk->src), ferryNodeName(copy->target)) ? 1 : -1;
 
     if (!(node = ferryQMPDiskNode(op->vm, disk)))
         return -1;
