@@ -27,6 +27,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import lzma
 import os
 import re
 import shlex
@@ -163,16 +164,25 @@ def _download_with(options, work):
     return glob.glob(os.path.join(work, '*.deb'))[0]
 
 
+def _unpacked(path):
+    """The path of the module itself: newer kernels have them compressed."""
+    if not path.endswith('.xz'):
+        return path
+    with lzma.open(path) as f, open(path[:-3], 'wb') as to:
+        shutil.copyfileobj(f, to)
+    return path[:-3]
+
+
 def _with_dependencies(tree):
     """Paths of the modules, each after those that it needs. One that is not
     there is built in."""
     paths = {}
-    for path in glob.glob(os.path.join(tree, 'lib/modules/*/kernel/**/*.ko'), recursive=True):
-        paths[os.path.basename(path)[:-3].replace('-', '_')] = path
+    for path in glob.glob(os.path.join(tree, '**/lib/modules/*/kernel/**/*.ko*'), recursive=True):
+        paths[os.path.basename(path).split('.ko')[0].replace('-', '_')] = path
     order = []
 
     def add(name):
-        path = paths.get(name)
+        path = _unpacked(paths[name]) if name in paths else None
         if path is None or path in order:
             return
         with open(path, 'rb') as f:
