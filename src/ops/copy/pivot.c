@@ -177,14 +177,6 @@ ferryPivotAllHeld(GPtrArray *jobs,
 }
 
 
-static void
-ferryPivotBePatient(void *member,
-                    void *opaque G_GNUC_UNUSED)
-{
-    ferryCopyBePatient(member);
-}
-
-
 /* Waits for all members of the group that @op leads: QEMU is asked for all at once, since the guest
  * waits meanwhile. */
 static int
@@ -195,8 +187,6 @@ ferryPivotAwaitHeld(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     bool hold = op->holdJob;
     unsigned int timeout = 0;
-
-    g_ptr_array_foreach(group, ferryPivotBePatient, /* opaque= */ NULL);
 
     /* A target slower than the guest may never catch up. ferryCopyAbort() can end this wait: the
      * domain's job is not held meanwhile. Other disks of a group are held by then. */
@@ -224,6 +214,8 @@ ferryPivotTellComplete(ferryOp *op)
         ferryOp *member = g_ptr_array_index(group, i);
         g_autofree char *jobname = ferryJobName(member, "mirror");
         int rc;
+
+        ferryCopyBePatient(member);
 
         qemuDomainObjEnterMonitor(op->vm);
         rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
