@@ -7,10 +7,14 @@ Nobody writes these cases: the plans are read out of the module (plans.py), the
 faults are put between engine and step (faults.c). What is written is how to
 set a plan going, and what "before" and "after" look like: a Scene.
 
+While no driver runs "ferry status" is asked what the next one will do, and that
+is compared with what it does.
+
 Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import json
 import os
 import re
 import subprocess
@@ -18,8 +22,8 @@ import sys
 import xml.etree.ElementTree as ET
 
 import plans
-from ferrytest import (BUILD, MODULE, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check,
-                       disk_xml, domain_xml, main, qemu_io, wait_for, with_monitor)
+from ferrytest import (BUILD, COMMAND, MODULE, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check,
+                       disk_xml, domain_xml, main, qemu_io, run, wait_for, with_monitor)
 
 PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
 FAULTS = ('error', 'disconnect', 'kill-qemu', 'kill-driver')
@@ -72,6 +76,13 @@ class Bench:
         self.session.kill()
         self.meanwhile()
         self.session = Session(self.host)
+
+    def foretell(self, domain):
+        """What "ferry status" says of the domain's operations while no driver runs: what becomes of them."""
+        folder = os.path.join(self.host.root, 'lib', 'ferry')
+        said = json.loads(run(COMMAND, 'status', '--json', '--journals', folder, domain))
+        check(said['daemon'] is None and said['set-aside'] == [], f'ferry status says {said}')
+        return [op['next-start'] for op in said['operations']]
 
 
 class Scene:
@@ -253,9 +264,31 @@ def reference(bench, cls, trigger):
     return states
 
 
+def check_foretold(scene, foretold, states, undone, early):
+    """What is there now, or soon, is what "ferry status" had said. undone: act() is an end of what the plan
+    has begun. early: the driver was killed before the step that the journal names, so that the job which
+    was to go on may not be there."""
+    def came():
+        now = scene.state()
+        if 'depends' in foretold:
+            return now in states
+        if 'goes-on' in foretold:
+            # one that ends by itself may have done so by now
+            return now == states[2] or now in states and (early or now['journal'] == 'True')
+        if 'forward' in foretold or undone:
+            return now == states[2]
+        return now in states[:2]
+    wait_for(came, 20, 0.2, f'what was foretold: {foretold}')
+
+
 def case(bench, number, cls, trigger, states, name, fault):
     prepare, act = trigger
     scene = cls(bench, number)
+    foretold = []
+
+    def foretell():
+        foretold[:] = bench.foretell(scene.name)
+    bench.meanwhile = foretell
     prepare(scene)
     bench.fault(name)
     said = 'nothing'
@@ -267,6 +300,7 @@ def case(bench, number, cls, trigger, states, name, fault):
     if fault in ('error', 'unknown'):
         check('injected failure' in said, f'the error was not reported: {said}')
     scene.settle(fault)
+    bench.meanwhile = lambda: None
 
     if not scene.running():
         check(fault in ('disconnect', 'kill-qemu'), 'the domain stopped')
@@ -283,6 +317,8 @@ def case(bench, number, cls, trigger, states, name, fault):
             wait_for(lambda: scene.state() in states, 20, 0.2)
         except AssertionError:
             raise AssertionError('neither before nor after: ' + difference(scene.state(), states)) from None
+        if foretold:
+            check_foretold(scene, foretold, states, trigger in cls.UNDONE.values(), '/before/' in name)
         scene.again(states)
         config = scene.config_source()
         scene.call('destroy')

@@ -28,6 +28,7 @@ import uuid
 TOP = os.environ.get('FERRY_TOP', os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get('FERRY_BUILD', os.path.join(TOP, 'build'))
 DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')  # what libvirt loads
+COMMAND = os.path.join(BUILD, 'stage', 'usr', 'bin', 'ferry')  # the administrator's
 # what that loads: ./ferry says which, else the newest one
 MODULES = glob.glob(os.path.join(os.path.dirname(DRIVER_DIR), '*', 'libferry_driver_qemu.so'))
 MODULE = os.environ.setdefault('FERRY_MODULE', max(MODULES, key=os.path.getmtime, default=''))

@@ -14,7 +14,7 @@ circle, or as a header that has no file.
 
     _("disk '%1$s' of ...")            translators may change the order: messages
                                        number their arguments
-    po/POTFILES                        lists the files that have messages
+    po/POTFILES                        lists the files that have messages, which are marked
     600 lines                          are the most that a file may have
     some calls                         are made by one file only: see GUARDED
 
@@ -26,11 +26,16 @@ import os
 import re
 import sys
 
-LAYERS = ('compat', 'block', 'engine', 'ops', 'hook')
+LAYERS = ('compat', 'block', 'engine', 'ops', 'hook', 'cli')
 INCLUDE = re.compile(r'^#\s*include "((?:%s)/[^"]+)\.h"' % '|'.join(LAYERS), re.M)
+# how messages are translated: macros only
+MACROS = {'cli/text', 'compat/text'}
 # made by the build
 GENERATED = {'hook/version', 'compat/have'}
-MESSAGE = re.compile(r'(?<!\w)_\(\s*((?:"(?:\\.|[^"\\])*"(?:\s|\\\n)*)+)\)')
+MESSAGE = re.compile(r'(?<!\w)N?_\(\s*((?:"(?:\\.|[^"\\])*"(?:\s|\\\n)*)+)\)')
+# a text for users that is not marked: nobody could translate it
+UNMARKED = re.compile(r'\b(?:virReportError|virReportSystemError|VIR_ERROR)\(\s*(?:[^",();]+(?:\([^()]*\))?,\s*)?'
+                      r'"(?!%s"|\n)[^"]*"')
 UNNUMBERED = re.compile(r'%(?!%|\d+\$)')
 LINES_MAX = 600
 # Calls that only one file may make, since it knows what must be asked before.
@@ -108,7 +113,7 @@ def layout(top):
                 yield f'{unit} includes {other}.h, which does not exist'
 
     for header in sorted(headers):
-        if not os.path.exists(os.path.join(top, header + '.c')):
+        if header not in MACROS and not os.path.exists(os.path.join(top, header + '.c')):
             yield f'{header}.h belongs to no file'
 
     for what, graph in ('files', uses), ('folders', folders(uses)):
@@ -133,6 +138,8 @@ def texts(top):
             for message in messages:
                 if UNNUMBERED.search(message.replace('%%', '')):
                     yield f'{known}: a message does not number its arguments: {message.strip()}'
+            for match in UNMARKED.finditer(text):
+                yield f'{known}: not marked for translation: {" ".join(match[0].split())}'
             if bool(messages) != (known in listed):
                 yield f'{known} {"is missing in" if messages else "needs not be in"} po/POTFILES'
             for call, allowed in GUARDED.items():

@@ -361,7 +361,7 @@ ferryVolumeResolve(virDomainObj *vm,
         /* libvirt's parser lets a volume without pool and name pass */
         if (n->type == VIR_STORAGE_TYPE_VOLUME && !n->srcpool) {
             virReportError(VIR_ERR_XML_ERROR,
-                           _("the volume for disk '%1$s' of domain '%2$s' has no 'pool' and 'volume'"),
+                           _("the volume for disk '%1$s' of domain '%2$s' lacks 'pool' or 'volume'"),
                            disk, vm->def->name);
             return -1;
         }

@@ -118,10 +118,11 @@ ferryVolumeRemovalDescribe(ferryVolumeRemoval *removal)
     for (i = 0; i < removal->volumes->len; i++) {
         ferryVolume *volume = g_ptr_array_index(removal->volumes, i);
 
-        virBufferAsprintf(&buf, _("'%1$s' of pool '%2$s', "), volume->name, volume->pool);
+        if (i > 0)
+            virBufferAddLit(&buf, ", ");
+        virBufferAsprintf(&buf, _("'%1$s' of pool '%2$s'"), volume->name, volume->pool);
     }
 
-    virBufferTrim(&buf, ", ");
     return virBufferContentAndReset(&buf);
 }
 
@@ -170,7 +171,7 @@ ferryVolumeDeleteFrom(ferryVolumeRemoval *removal,
     if (!volume->key) {
         why = "nobody knows whether Ferry made it; delete it if nobody needs it";
         if (volume->creating) {
-            virReportError(VIR_ERR_OPERATION_FAILED, "%s", _("it may still be created"));
+            virReportError(VIR_ERR_OPERATION_FAILED, "%s", _("it may still be being created"));
             return -1;
         }
     } else if (STRNEQ_NULLABLE(virStorageVolGetKey(vol), volume->key) ||

@@ -412,6 +412,9 @@ ferryEngineKeep(virDomainObj *vm,
     else
         op->name = g_strdup_printf(FERRY_ENGINE_GONE "%s", name);
 
+    /* it has its own way by now; what leads a group later may have the same name */
+    g_clear_pointer(&op->leader, g_free);
+
     VIR_WARN("domain '%s': operation '%s' of an earlier QEMU is not settled yet: %s",
              vm->def->name, name, virGetLastErrorMessage());
     virResetLastError();

@@ -81,6 +81,8 @@ ferryJournalFormatOp(ferryOp *op,
     virBufferEscapeString(&attrs, " name='%s'", op->name);
     virBufferAddLit(&attrs, " committed='" FERRY_JOURNAL_OPEN "'");
     virBufferEscapeString(&attrs, " leader='%s'", op->leader);
+    if (op->since > 0)
+        virBufferAsprintf(&attrs, " since='%lld'", op->since);
     if (op->stopped)
         virBufferAddLit(&attrs, " stopped='yes'");
 
@@ -119,7 +121,7 @@ ferryJournalStore(const char *path,
         (durable && g_fsync(fd) < 0) ||
         rename(tmp, path) < 0) {
         virReportSystemError(errno, _("cannot write journal '%1$s'; the step that it was to record "
-                                      "is not taken, check the space there"), path);
+                                      "is not taken; check the space there"), path);
         if (fd >= 0)
             unlink(tmp);
         return -1;
@@ -255,8 +257,8 @@ ferryJournalOverwrite(ferryOp *op,
  * @op: about to run its plan's point of no return. op->synced is true: the journal on the
  *      disk is the latest one and names the step before. Domain locked.
  *
- * Marks @op, and with it the operations that it leads, as committed. A new journal would need the file system's log: the guest would
- * wait ten times as long.
+ * Marks @op, and with it the operations that it leads, as committed. A new journal would need the file
+ * system's log: the guest would wait ten times as long.
  *
  * Returns 0, or -1 with an error reported.
  */
@@ -418,8 +420,10 @@ ferryJournalParseOp(virQEMUDriver *driver,
     op->stopped = STREQ_NULLABLE(stopped, "yes");
     op->withdrawn = STREQ_NULLABLE(committed, FERRY_JOURNAL_WITHDRAWN);
     op->leader = virXMLPropString(node, "leader");
+    op->since = 0;
 
-    if (ferryJournalParsePlans(op, ctxt) < 0 ||
+    if (virXMLPropLongLong(node, "since", 10, VIR_XML_PROP_NONE, &op->since, 0) < 0 ||
+        ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))
         return NULL;
 
@@ -474,6 +478,11 @@ ferryJournalParse(virQEMUDriver *driver,
 
     for (i = 0; i < n; i++) {
         ferryOp *op = g_ptr_array_index(ops, ops->len - n + i);
+
+        /* what has outlived its QEMU has recorded the step; a mark is that of an operation of this name
+         * in the next QEMU */
+        if (op->stopped)
+            continue;
 
         if (g_hash_table_contains(committed, op->leader ? op->leader : op->name))
             ferryJournalApplyCommit(op);

@@ -199,6 +199,7 @@ ferryOpNew(virDomainObj *vm,
     op->refs = 1;
     op->klass = klass;
     op->name = g_strdup(name);
+    op->since = g_get_real_time() / G_USEC_PER_SEC;
     op->data = data;
 
     if (vm) {

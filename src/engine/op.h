@@ -134,6 +134,7 @@ struct _ferryOp {
     char *name;         /* unique in the domain; part of the names of its QEMU jobs */
     char *leader;       /* name of the operation of a group whose mark in the journal, at the point of
                          * no return, counts for this one, too; its own for that one; NULL: no group */
+    long long since;    /* when it began, in seconds since 1970; 0: not known. For "ferry status" */
     void *data;         /* of the class, which frees it (dataFree) */
 
     size_t progress[FERRY_PLANS_MAX]; /* per plan: number of steps that may have acted */

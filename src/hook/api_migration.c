@@ -382,8 +382,8 @@ ferryApiSetDisksSpeed(virDomainObj *vm,
 
     why = g_strdup(virGetLastErrorMessage());
     virReportError(virGetLastErrorCode(),
-                   _("the speed of the memory of domain '%1$s' is set, but that of its disks is not; "
-                     "try again: %2$s"), vm->def->name, why);
+                   _("the speed at which the memory of domain '%1$s' is migrated is set, but that of its disks "
+                     "is not (%2$s); try again"), vm->def->name, why);
     return -1;
 }
 

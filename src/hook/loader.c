@@ -16,6 +16,8 @@
  *
  * The checksum is for the sake of dlopen(), in which a damaged file ends the process.
  *
+ * The catalogues of Ferry's messages are in FOLDER/../../share/locale.
+ *
  * Whatever is wrong, the stock driver is loaded, and one warning in the log says what is wrong: no
  * host loses its daemon to an upgrade of libvirt.
  */
@@ -34,11 +36,12 @@
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
+#include "hook/buildid.h"
 #include "hook/version.h"
 
 #define FERRY_DRIVER_FILE "libferry_driver_qemu.so"
 
-#define _(text) dgettext("libvirt", text)
+#define _(text) dgettext(FERRY_TEXT_DOMAIN, text)
 
 typedef int (*ferryRegisterFunc)(void);
 
@@ -73,78 +76,6 @@ ferryLoaderLog(int priority,
 }
 
 
-/* Build-ids */
-
-/* Returns the build-id that ELF @notes have, in hexadecimal digits, or NULL. */
-static char *
-ferryLoaderNoteId(const char *notes,
-                  guint64 len)
-{
-    guint64 at = 0;
-
-    while (len - at >= sizeof(ElfW(Nhdr))) {
-        ElfW(Nhdr) note;
-        guint64 name = at + sizeof(note);
-        guint64 id;
-        GString *hex;
-        guint32 i;
-
-        memcpy(&note, notes + at, sizeof(note));
-        id = name + (((guint64) note.n_namesz + 3) & ~3ULL);
-
-        if (id > len || note.n_descsz > len - id)
-            return NULL;
-
-        if (note.n_type != NT_GNU_BUILD_ID || note.n_namesz != sizeof("GNU") ||
-            memcmp(notes + name, "GNU", sizeof("GNU")) != 0) {
-            at = MIN(id + (((guint64) note.n_descsz + 3) & ~3ULL), len);
-            continue;
-        }
-
-        hex = g_string_new(NULL);
-        for (i = 0; i < note.n_descsz; i++)
-            g_string_append_printf(hex, "%02x", (unsigned char) notes[id + i]);
-        return g_string_free(hex, FALSE);
-    }
-
-    return NULL;
-}
-
-
-/* Returns the build-id of the ELF file @path, or NULL. Nothing of it is run or mapped. */
-static char *
-ferryLoaderFileId(const char *path)
-{
-    g_autofree char *data = NULL;
-    gsize len;
-    ElfW(Ehdr) head;
-    size_t i;
-
-    if (!g_file_get_contents(path, &data, &len, /* error= */ NULL) || len < sizeof(head))
-        return NULL;
-
-    memcpy(&head, data, sizeof(head));
-    if (memcmp(head.e_ident, ELFMAG, SELFMAG) != 0 || head.e_phentsize != sizeof(ElfW(Phdr)))
-        return NULL;
-
-    for (i = 0; i < head.e_phnum; i++) {
-        guint64 at = head.e_phoff + i * sizeof(ElfW(Phdr));
-        ElfW(Phdr) part;
-        char *id;
-
-        if (at > len || len - at < sizeof(part))
-            return NULL;
-        memcpy(&part, data + at, sizeof(part));
-
-        if (part.p_type == PT_NOTE && part.p_offset <= len && part.p_filesz <= len - part.p_offset &&
-            (id = ferryLoaderNoteId(data + part.p_offset, part.p_filesz)))
-            return id;
-    }
-
-    return NULL;
-}
-
-
 /* dl_iterate_phdr(): sets *@opaque to the build-id of the libvirt.so that runs */
 static int
 ferryLoaderVisit(struct dl_phdr_info *info,
@@ -167,7 +98,7 @@ ferryLoaderVisit(struct dl_phdr_info *info,
         const ElfW(Phdr) *part = &info->dlpi_phdr[i];
 
         if (part->p_type == PT_NOTE)
-            *id = ferryLoaderNoteId((const char *) (info->dlpi_addr + part->p_vaddr), part->p_memsz);
+            *id = ferryBuildIdOfNotes((const char *) (info->dlpi_addr + part->p_vaddr), part->p_memsz);
     }
 
     return here;
@@ -247,12 +178,24 @@ ferryLoaderOpen(const char *path,
 }
 
 
+/* Finds the translations of Ferry's messages, also of those that say why Ferry is not used. */
+static void
+ferryLoaderBindTexts(void)
+{
+    g_autofree char *folder = ferryLoaderFolder();
+    g_autofree char *texts = folder ? g_build_filename(folder, "..", "..", "share", "locale", NULL) : NULL;
+
+    if (texts)
+        bindtextdomain(FERRY_TEXT_DOMAIN, texts);
+}
+
+
 /* Loads Ferry's driver: returns NULL, with what registers it in @registerFunc, or why that does not work. */
 static char *
 ferryLoaderTry(ferryRegisterFunc *registerFunc)
 {
     g_autofree char *folder = ferryLoaderFolder();
-    g_autofree char *id = ferryLoaderFileId(FERRY_STOCK_DRIVER);
+    g_autofree char *id = ferryBuildIdOfFile(FERRY_STOCK_DRIVER);
     g_autofree char *path = NULL;
     g_autofree char *manifest = NULL;
     char *why;
@@ -286,14 +229,16 @@ int
 qemuRegister(void)
 {
     ferryRegisterFunc registerFunc = NULL;
-    g_autofree char *why = ferryLoaderTry(&registerFunc);
+    g_autofree char *why = NULL;
     g_autofree char *text = NULL;
     g_autofree char *error = NULL;
 
-    if (!why)
+    ferryLoaderBindTexts();
+
+    if (!(why = ferryLoaderTry(&registerFunc)))
         return registerFunc();
 
-    text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Run './ferry build' in "
+    text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Run './ferry install' in "
                              "Ferry's source tree, and start the daemon again"), FERRY_VERSION, why);
     ferryLoaderLog(FERRY_LOG_WARN, text);
 

@@ -175,7 +175,11 @@ ferryAwaitReconnect(virQEMUDriver *driver)
 void
 __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
 {
-    VIR_INFO("Ferry " FERRY_VERSION " for libvirt " FERRY_LIBVIRT_VERSION);
+    /* a daemon's log has this at its default level; one who embeds the driver would see it at each call */
+    if (driver->embeddedRoot)
+        VIR_INFO("Ferry " FERRY_VERSION " for libvirt " FERRY_LIBVIRT_VERSION);
+    else
+        VIR_WARN("Ferry " FERRY_VERSION " for libvirt " FERRY_LIBVIRT_VERSION " runs");
 
     ferryConfigLoad(driver);
 

@@ -26,15 +26,42 @@ VIR_LOG_INIT("ferry.config");
 
 static ferryConfig config;
 
+static const char *const ferryConfigNames[] = { "migrate_reconnect", NULL };
+
+
+/* virConfWalk(): notes the first setting that is not known, in @opaque */
+static int
+ferryConfigVisit(const char *name,
+                 virConfValue *value G_GNUC_UNUSED,
+                 void *opaque)
+{
+    char **unknown = opaque;
+
+    if (!*unknown && !g_strv_contains(ferryConfigNames, name))
+        *unknown = g_strdup(name);
+
+    return 0;
+}
+
 
 static int
 ferryConfigRead(const char *path,
                 ferryConfig *result)
 {
     g_autoptr(virConf) conf = virConfReadFile(path, /* flags= */ 0);
+    g_autofree char *unknown = NULL;
 
-    if (!conf ||
-        virConfGetValueUInt(conf, "migrate_reconnect", &result->migrateReconnect) < 0)
+    if (!conf || virConfWalk(conf, ferryConfigVisit, &unknown) < 0)
+        return -1;
+
+    if (unknown) {
+        g_autofree char *known = g_strjoinv(", ", (char **) ferryConfigNames);
+
+        virReportError(VIR_ERR_CONF_SYNTAX, _("%1$s: unknown setting '%2$s'; known: %3$s"), path, unknown, known);
+        return -1;
+    }
+
+    if (virConfGetValueUInt(conf, "migrate_reconnect", &result->migrateReconnect) < 0)
         return -1;
 
     if (result->migrateReconnect > FERRY_MIGRATE_RECONNECT_MAX) {

@@ -65,7 +65,7 @@ ferryPolicyParse(xmlNodePtr node,
     xmlAttrPtr attr;
 
     if (!virXMLNodeNameEqual(node, "policy")) {
-        *why = g_strdup_printf(_("unknown element <%1$s>; it has <policy>"), node->name);
+        *why = g_strdup_printf(_("unknown element <%1$s>; known: <policy>"), node->name);
         return -1;
     }
 
@@ -73,7 +73,7 @@ ferryPolicyParse(xmlNodePtr node,
         const char *name = (const char *) attr->name;
 
         if (STRNEQ(name, "quiesce") && STRNEQ(name, "quiesce-timeout")) {
-            *why = g_strdup_printf(_("unknown attribute '%1$s'; it has quiesce and quiesce-timeout"),
+            *why = g_strdup_printf(_("unknown attribute '%1$s'; known: quiesce and quiesce-timeout"),
                                    name);
             return -1;
         }

@@ -176,7 +176,7 @@ ferryBackupParseElement(xmlNodePtr node,
     }
 
     virReportError(VIR_ERR_XML_ERROR,
-                   _("unknown element <%1$s> in namespace %2$s; it has <quiesce>, <bandwidth> and "
+                   _("unknown element <%1$s> in namespace %2$s; known: <quiesce>, <bandwidth> and "
                      "<idle-timeout>"),
                    node->name, FERRY_BACKUP_NAMESPACE);
     return -1;

@@ -113,8 +113,8 @@ ferryCopyAdd(virDomainObj *vm,
     /* the guest has moved, but the storage of its old image does not answer yet */
     if (ferryOpFind(vm, name)) {
         virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
-                       _("the last copy of disk '%1$s' of domain '%2$s' is not over: it waits for the "
-                         "storage of an image, see the daemon's log"), copy->dst, vm->def->name);
+                       _("the previous copy of disk '%1$s' of domain '%2$s' is not over: it waits for the "
+                         "storage of an image; see the daemon's log"), copy->dst, vm->def->name);
         ferryCopyFree(copy);
         return NULL;
     }

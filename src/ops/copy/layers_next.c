@@ -40,7 +40,7 @@ ferryLayersNext(ferryOp *op)
 
     if (!(next = ferryCopyImageAbove(ferryCopyDisk(op)->src, copy->layer))) {
         virReportError(VIR_ERR_OPERATION_FAILED,
-                       _("disk '%1$s' of domain '%2$s' is another one than when its copy began: the copy ends"),
+                       _("disk '%1$s' of domain '%2$s' is not the one that it was when its copy began: the copy ends"),
                        copy->dst, op->vm->def->name);
         return -1;
     }

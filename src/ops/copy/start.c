@@ -405,7 +405,7 @@ ferryCopyCheckSize(ferryOp *op)
                    _("target '%1$s' has %2$llu bytes but disk '%3$s' of domain '%4$s' has %5$llu: %6$s"),
                    NULLSTR(copy->target->path), sizes[1], copy->dst, op->vm->def->name, sizes[0],
                    sizes[1] < sizes[0] ? _("use a larger target") :
-                                     _("use one of the disk's size"));
+                                     _("name a target that is as large as the disk"));
     return -1;
 }
 

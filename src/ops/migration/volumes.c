@@ -61,7 +61,7 @@ ferryIncomingCheckMissing(virDomainObj *vm,
 
     if (src->encryption) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
-                       _("%1$s of disk '%2$s' of domain '%3$s' is encrypted: create it"),
+                       _("%1$s of disk '%2$s' of domain '%3$s' is missing, and is to be encrypted: create it"),
                        name, disk->dst, vm->def->name);
         return -1;
     }

@@ -174,8 +174,8 @@ ferrySnapshotTakeMirrors(ferrySnapshotRequestData *r,
 
         if (!disk) {
             virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
-                           _("a snapshot of domain '%1$s' has <mirror> for disk '%2$s', which the domain has "
-                             "not"), r->vm->def->name, NULLSTR(name));
+                           _("a snapshot of domain '%1$s' has <mirror> for disk '%2$s', which the domain "
+                             "does not have"), r->vm->def->name, NULLSTR(name));
             return -1;
         }
 
