@@ -80,7 +80,7 @@ def journal(scene):
         text = re.sub(r" leader='.*?'", '', text)
         text = re.sub("goal='.*?'", "goal='mirror'", re.sub("pause='.*?'", "pause='no'", text))
         text = re.sub(r'\s*<old>.*?</old>', '', text, flags=re.S)
-    return re.sub(r" (pid|start|boot|dev|ino|born|begun)='.*?'", '', plain(scene, text))
+    return re.sub(r" (pid|start|boot|dev|ino|born|begun|since)='.*?'", '', plain(scene, text))
 
 
 # Not in Scene.state(), with which again() compares
