@@ -348,8 +348,9 @@ ferryDomainMigrateFinish3Params(virConnectPtr dconn,
 
     if (dom) {
         ferryApiArrived(dom, op);
-    } else if (op->over && (failed || !(flags & VIR_MIGRATE_POSTCOPY))) {
-        /* not after a switch to post-copy: only these images have the latest writes */
+    } else if (op->over && !ferryIncomingOf(op)->arrived && (failed || !(flags & VIR_MIGRATE_POSTCOPY))) {
+        /* Not after a switch to post-copy: only these images have the latest writes. Nor when another
+         * client's call has just let the guest run here. */
         ferryIncomingDiscard(op, /* vm= */ NULL);
     }
 

@@ -209,6 +209,7 @@ ferryCopyReportStuck(ferryOp *op)
 int
 ferryCopyAwaitEnd(ferryOp *op)
 {
+    ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
 
@@ -219,6 +220,13 @@ ferryCopyAwaitEnd(ferryOp *op)
 
         if (info.status != QEMU_MONITOR_JOB_STATUS_PENDING)
             break;
+
+        /* to finalize it would move the guest */
+        if (copy->told) {
+            if (ferryJobKill(op, jobname) < 0)
+                return -1;
+            break;
+        }
 
         qemuDomainObjEnterMonitor(op->vm);
         ignore_value(qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname));
@@ -327,7 +335,8 @@ ferryCopyAbort(ferryOp *op,
     if (ferryJobQuery(op, jobname, &info) < 0)
         return -1;
 
-    if (ferryCopySetGoal(op, FERRY_COPY_GOAL_ABORT, ferryJobStatusIsReady(info.status)) < 0)
+    if (ferryCopySetGoal(op, FERRY_COPY_GOAL_ABORT,
+                         ferryJobStatusIsReady(info.status) && !copy->told) < 0)
         return -1;
 
     ferryOpDrive(op);

@@ -47,6 +47,9 @@ struct _ferryCopy {
     bool keep;                /* aborted when ready: the target is a full copy, keep it */
 
     bool rewind;              /* a driver died during the pivot: see ferryCopyRewind() */
+    bool told;                /* the mirror job was told to complete, or may have been: QEMU cannot take
+                               * that back, and to finalize the job moves the guest, even after a
+                               * cancel without force */
     bool held;                /* the mirror job was PENDING when its group was last asked for */
     bool moved;               /* QEMU has said that the guest is on the target */
     bool granted;             /* the "access" step let QEMU open the target */

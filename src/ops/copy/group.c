@@ -22,8 +22,8 @@
  * An abort: all jobs are cancelled, and the targets stay. If a copy is not ready yet, there is no
  * such point in time, and each is aborted by itself.
  *
- * If a job does not get to PENDING, the others, which did, are cancelled: QEMU has no way back
- * from there. Their guest stays on its sources and loses nothing, but these copies have ended.
+ * If a job does not get to PENDING, all are cancelled: QEMU has no way back from there. The guest
+ * stays on its sources and loses nothing, but the copies have ended.
  */
 
 #include <config.h>
@@ -193,17 +193,10 @@ ferryGroupTakeBack(GPtrArray *group)
      * see ferryPivotUndrain(). */
     for (i = 0; i < group->len; i++) {
         ferryOp *member = ferryGroupMember(group, i);
-        g_autofree char *jobname = ferryJobName(member, "mirror");
-        bool hold = member->holdJob;
 
-        if (ferryOpIsLost(member) || !ferryPlanReached(member, &ferryCopyPivotPlan, "drain") ||
-            !ferryPivotIsUnderWay(member))
-            continue;
-
-        member->holdJob = hold || ferryGroupCopy(group, i)->pause;
-        if (ferryJobKill(member, jobname) < 0 && ferryGroupCopy(group, i)->pause)
+        if (!ferryOpIsLost(member) && ferryPlanReached(member, &ferryCopyPivotPlan, "drain") &&
+            ferryPivotTakeBack(member) < 0 && ferryGroupCopy(group, i)->pause)
             held = true;
-        member->holdJob = hold;
     }
 
     /* the end of the job that did not end brings this thread, or another, back */
@@ -389,6 +382,9 @@ ferryGroupDrop(GPtrArray *group)
         g_clear_pointer(&ferryGroupMember(group, i)->leader, g_free);
     if (ferryJournalWrite(ferryGroupMember(group, 0)->vm, /* durable= */ false) < 0) {
         VIR_WARN("domain '%s': %s", ferryGroupMember(group, 0)->vm->def->name, virGetLastErrorMessage());
+        /* the same, without space on the disk */
+        for (i = 0; i < group->len && ferryJournalWithdraw(ferryGroupMember(group, i)) == 0; i++)
+            ;
         virResetLastError();
     }
 
@@ -472,8 +468,11 @@ ferryGroupJobChanged(ferryOp *op)
 
     group = ferryOpGroup(op);
 
-    if (ferryGroupMember(group, 0) != op)
+    /* the job of a member may have ended at last, for which the others wait */
+    if (ferryGroupMember(group, 0) != op) {
+        ignore_value(ferryEngineSubmit(ferryGroupMember(group, 0)));
         return;
+    }
 
     /* whoever drives one, to abort it, say, does not leave the group as it is */
     for (i = 1; i < group->len; i++) {

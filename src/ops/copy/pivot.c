@@ -111,14 +111,9 @@ ferryPivotUnpause(ferryOp *op)
 }
 
 
-/**
- * ferryPivotIsUnderWay:
- *
- * Returns whether the mirror job of @op has been told to complete, or ended. Domain locked, job
- * held. Keeps the last error.
- */
-bool
-ferryPivotIsUnderWay(ferryOp *op)
+/* Returns whether the mirror job of @op drains its disk, or has done so, or ended. Keeps the last error. */
+static bool
+ferryPivotDrains(ferryOp *op)
 {
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
@@ -131,6 +126,38 @@ ferryPivotIsUnderWay(ferryOp *op)
     virErrorRestore(&err);
 
     return !ready;
+}
+
+
+/**
+ * ferryPivotTakeBack:
+ *
+ * If the mirror job of @op was told to complete, ends it by force: it would move the guest later, when
+ * it has caught up. The guest stays on the source, and the copy has ended. Domain locked, job held.
+ * Returns 0, or -1 if the job does not end. Keeps the last error.
+ */
+int
+ferryPivotTakeBack(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+    g_autofree char *jobname = ferryJobName(op, "mirror");
+    bool hold = op->holdJob;
+    virErrorPtr err = NULL;
+    int rc;
+
+    if (!copy->told && !ferryPivotDrains(op))
+        return 0;
+
+    virErrorPreserveLast(&err);
+    /* a guest whose CPUs are stopped must not go on before that */
+    op->holdJob = hold || copy->pause;
+    rc = ferryJobKill(op, jobname);
+    op->holdJob = hold;
+    virErrorRestore(&err);
+
+    if (rc == 0)
+        copy->told = false;
+    return rc;
 }
 
 
@@ -222,8 +249,9 @@ ferryPivotTellComplete(ferryOp *op)
         qemuDomainObjExitMonitor(op->vm);
 
         /* a resumed step may have sent job-complete before, so that QEMU now refuses it */
-        if (rc < 0 && !ferryPivotIsUnderWay(member))
+        if (rc < 0 && !ferryPivotDrains(member))
             return -1;
+        ferryCopyOf(member)->told = true;
     }
 
     return 0;
@@ -258,20 +286,11 @@ ferryPivotDrain(ferryOp *op)
 }
 
 
-/* A guest whose CPUs are stopped must not go on while the mirror job drains its disk, so the
- * job goes first. If it does not end, "pause" is not undone either (op->stuck). */
+/* If the job does not end, "pause" is not undone either (op->stuck). */
 static void
 ferryPivotUndrain(ferryOp *op)
 {
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    bool hold = op->holdJob;
-
-    if (!ferryCopyOf(op)->pause || !ferryPivotIsUnderWay(op))
-        return;
-
-    op->holdJob = true;
-    ignore_value(ferryJobKill(op, jobname));
-    op->holdJob = hold;
+    ignore_value(ferryPivotTakeBack(op));
 }
 
 

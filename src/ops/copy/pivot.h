@@ -11,4 +11,4 @@
 
 extern const ferryPlan ferryCopyPivotPlan;
 
-bool ferryPivotIsUnderWay(ferryOp *op);
+int ferryPivotTakeBack(ferryOp *op);

@@ -74,17 +74,16 @@ ferryCopyRewind(ferryOp *op,
                 ferryJobInfo *info)
 {
     ferryCopy *copy = ferryCopyOf(op);
-    g_autofree char *jobname = ferryJobName(op, "mirror");
-    bool held = ferryPlanReached(op, &ferryCopyPivotPlan, "drain") &&
-                info->status == QEMU_MONITOR_JOB_STATUS_PENDING;
+    bool alive = info->status != QEMU_MONITOR_JOB_STATUS_CONCLUDED &&
+                 info->status != QEMU_MONITOR_JOB_STATUS_UNKNOWN;
 
+    /* QEMU cannot take back that the job was told to complete: the pivot goes on from there */
     if (ferryPlanPastReturn(op, &ferryCopyPivotPlan) ||
-        (held && copy->goal == FERRY_COPY_GOAL_PIVOT))
+        (copy->told && alive && copy->goal == FERRY_COPY_GOAL_PIVOT))
         return 0;
 
-    /* this job would move the guest if it was finalized, as one is that was cancelled */
-    if (held) {
-        if (ferryJobKill(op, jobname) < 0)
+    if (copy->told && alive) {
+        if (ferryPivotTakeBack(op) < 0)
             return -1;
         info->status = QEMU_MONITOR_JOB_STATUS_UNKNOWN;
     }

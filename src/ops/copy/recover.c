@@ -228,6 +228,8 @@ ferryCopyRecover(ferryOp *op)
 
     ferryCopyRejoin(op, disk);
     copy->moved = ferryPlanReached(op, &ferryCopyPivotPlan, "unpause");
+    /* a call that was refused has taken that back */
+    copy->told = ferryPlanReached(op, &ferryCopyPivotPlan, "drain") && !op->withdrawn;
 
     if (op->withdrawn) {
         copy->goal = FERRY_COPY_GOAL_MIRROR;

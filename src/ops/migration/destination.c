@@ -508,6 +508,7 @@ ferryIncomingArrived(ferryOp *op,
         virResetLastError();
     }
 
+    ferryIncomingOf(op)->arrived = true;
     if (!op->over)
         ferryIncomingSettle(op, /* arrived= */ true);
 }

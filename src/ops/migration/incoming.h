@@ -36,6 +36,7 @@ struct _ferryIncoming {
     bool reserved;            /* a TCP port is reserved in the port allocator */
     bool serving;             /* QEMU's NBD server runs */
     bool recovered;           /* read from the journal after a driver restart */
+    bool arrived;             /* the guest runs here */
     char *tlsAlias;           /* the NBD server's TLS credentials; NULL: no TLS */
     char *bitmaps;            /* element for the source: the accepted bitmaps; or NULL */
     char **checkpoints;       /* definitions, to be redefined when the guest has arrived */

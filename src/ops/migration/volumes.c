@@ -182,14 +182,15 @@ ferryIncomingRunVolumes(ferryOp *op)
 
 
 /* Returns what deletes the volumes that were created; NULL: there are none. As with files, the
- * definition of the domain itself counts only for an operation that was read from a journal.
+ * definition of the domain itself counts only for an operation that has outlived its QEMU: another
+ * one may use them by now.
  * @wait: for how many milliseconds the caller is going to wait */
 static ferryVolumeRemoval *
 ferryIncomingRemoval(ferryOp *op,
                      unsigned int wait)
 {
     ferryIncoming *incoming = ferryIncomingOf(op);
-    g_autofree char *own = g_strdup(incoming->domain);
+    g_autofree char *own = op->stopped ? NULL : g_strdup(incoming->domain);
     ferryVolumeRemoval *removal = NULL;
     size_t i;
 
