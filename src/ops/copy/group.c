@@ -389,16 +389,8 @@ ferryGroupDrop(GPtrArray *group)
     }
 
     for (i = 0; i < group->len; i++) {
-        ferryOp *member = ferryGroupMember(group, i);
-        g_autofree char *jobname = ferryJobName(member, "mirror");
-        bool hold = member->holdJob;
-
-        if (ferryOpIsLost(member))
-            continue;
-
-        member->holdJob = hold || ferryGroupCopy(group, i)->pause;
-        ignore_value(ferryJobKill(member, jobname));
-        member->holdJob = hold;
+        if (!ferryOpIsLost(ferryGroupMember(group, i)))
+            ignore_value(ferryPivotTakeBack(ferryGroupMember(group, i)));
     }
 
     for (i = 0; i < group->len; i++) {

@@ -145,7 +145,7 @@ ferryPivotTakeBack(ferryOp *op)
     virErrorPtr err = NULL;
     int rc;
 
-    if (!copy->told && !ferryPivotDrains(op))
+    if (!copy->told && (!copy->pause || !ferryPivotDrains(op)))
         return 0;
 
     virErrorPreserveLast(&err);
