@@ -116,6 +116,12 @@ ferrySnapshotCommit(ferryOp *op,
         base = virObjectRef(STREQ_NULLABLE(ferryNodeName(disk->src), sdisk->base) ? disk->src :
                                                                                  disk->src->backingStore);
 
+    /* of an earlier commit, which did not move the guest, or of an earlier snapshot: whose driver died */
+    if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
+        ferryJobDismiss(op, jobname);
+        info.status = QEMU_MONITOR_JOB_STATUS_UNKNOWN;
+    }
+
     if (info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN) {
         /* QEMU opens it for writing, by its name */
         if (base && (ferryIdentityRequire(op->vm, base) < 0 ||
@@ -296,6 +302,8 @@ ferrySnapshotRevertDisk(ferryOp *op,
                         ferrySnapshotDisk *sdisk)
 {
     virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, sdisk->dst);
+    g_autofree char *what = g_strdup_printf("commit-%s", sdisk->dst);
+    g_autofree char *jobname = ferryJobName(op, what);
     g_autofree char *node = NULL;
     g_autoptr(virStorageSource) nodes = NULL;
 
@@ -319,6 +327,9 @@ ferrySnapshotRevertDisk(ferryOp *op,
 
         if (ferrySnapshotCommit(op, sdisk, node) < 0)
             return -1;
+    } else if (ferryJobKill(op, jobname) < 0) {
+        /* a driver that died after the commit has left its job: the next snapshot's has this name, too */
+        return -1;
     }
 
     if (!(disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
