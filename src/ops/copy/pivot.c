@@ -443,7 +443,8 @@ ferryPivotAdopt(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (disk && disk->src != copy->target) {
+    /* when it is tried again, the disk may have moved on since: by a snapshot */
+    if (disk && disk->src == copy->old) {
         /* a shallow copy that we created uses the old image's backing chain, or what is left
          * of it; the owner of a reused image chose its chain */
         if (copy->shallow && !ferryCopyOpensLate(copy) &&

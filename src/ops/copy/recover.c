@@ -159,8 +159,9 @@ ferryCopyRejoin(ferryOp *op,
 
     ferryCopyTakeOptions(copy->target, disk);
 
-    /* not after "adopt": disk->src is the target by then */
-    if (copy->old && live != disk->src) {
+    /* not after "adopt": disk->src is the target by then, or what somebody has put onto the target since,
+     * by a snapshot */
+    if (copy->old && STREQ_NULLABLE(ferryNodeName(copy->old), ferryNodeName(disk->src))) {
         virObjectUnref(copy->old);
         copy->old = virObjectRef(disk->src);
     }
