@@ -29,19 +29,6 @@
 static const char *const services[] = { "libvirtd.service.d", "virtqemud.service.d", NULL };
 
 
-/* Returns the folder PREFIX/@name of the Ferry that this command belongs to, which is PREFIX/bin/ferry; or
- * NULL. The caller frees it. */
-static char *
-ferryCliPrefix(const char *name)
-{
-    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
-    g_autofree char *bin = self ? g_path_get_dirname(self) : NULL;
-    g_autofree char *prefix = bin ? g_path_get_dirname(bin) : NULL;
-
-    return prefix ? g_build_filename(prefix, name, NULL) : NULL;
-}
-
-
 /* Shows the drivers that were built, and which of them is for the host's libvirt. */
 static void
 ferryCliShowBuilds(void)

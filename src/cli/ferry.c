@@ -8,13 +8,13 @@
  */
 
 #include <locale.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <glib.h>
 
 #include "cli/builds.h"
+#include "cli/process.h"
 #include "cli/status.h"
 #include "cli/text.h"
 
@@ -45,20 +45,13 @@ int
 main(int argc,
      char **argv)
 {
-    g_autofree char *bin = NULL;
-    g_autofree char *prefix = NULL;
-    g_autofree char *texts = NULL;
-    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *texts = ferryCliPrefix("share/locale");
     size_t i;
 
     setlocale(LC_ALL, "");
 
-    if (self) {
-        bin = g_path_get_dirname(self);
-        prefix = g_path_get_dirname(bin);
-        texts = g_build_filename(prefix, "share", "locale", NULL);
+    if (texts)
         bindtextdomain(FERRY_TEXT_DOMAIN, texts);
-    }
     /* g_print() turns it into what the terminal has */
     bind_textdomain_codeset(FERRY_TEXT_DOMAIN, "UTF-8");
     /* to look must not start a daemon */

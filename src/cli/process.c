@@ -1,5 +1,5 @@
 /*
- * process.c: the command "ferry": processes: QEMUs and daemons
+ * process.c: the command "ferry": processes: QEMUs, daemons, and this one
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -59,6 +59,23 @@ ferryCliProcessIs(const char *pid,
 
     started = ferryCliProcessStart(pid);
     return strcmp(g_strchomp(now), boot) == 0 && g_strcmp0(started, start) == 0;
+}
+
+
+/**
+ * ferryCliPrefix:
+ *
+ * Returns the folder PREFIX/@name of the Ferry that this command belongs to, which is PREFIX/bin/ferry; or
+ * NULL. The caller frees it.
+ */
+char *
+ferryCliPrefix(const char *name)
+{
+    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *bin = self ? g_path_get_dirname(self) : NULL;
+    g_autofree char *prefix = bin ? g_path_get_dirname(bin) : NULL;
+
+    return prefix ? g_build_filename(prefix, name, NULL) : NULL;
 }
 
 

@@ -1,5 +1,5 @@
 /*
- * process.h: the command "ferry": processes: QEMUs and daemons
+ * process.h: the command "ferry": processes: QEMUs, daemons, and this one
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -24,6 +24,7 @@ typedef struct {
 } ferryCliDaemon;
 
 bool ferryCliProcessIs(const char *pid, const char *start, const char *boot);
+char *ferryCliPrefix(const char *name);
 ferryCliDaemon ferryCliDaemonFind(void);
 const char *ferryCliDaemonUri(const ferryCliDaemon *daemon);
 void ferryCliDaemonShow(const ferryCliDaemon *daemon);

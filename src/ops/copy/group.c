@@ -382,7 +382,7 @@ ferryGroupDrop(GPtrArray *group)
         g_clear_pointer(&ferryGroupMember(group, i)->leader, g_free);
     if (ferryJournalWrite(ferryGroupMember(group, 0)->vm, /* durable= */ false) < 0) {
         VIR_WARN("domain '%s': %s", ferryGroupMember(group, 0)->vm->def->name, virGetLastErrorMessage());
-        /* the same, without space on the disk */
+        /* as a driver reads it, each is single then, too; and this needs no space on the disk */
         for (i = 0; i < group->len && ferryJournalWithdraw(ferryGroupMember(group, i)) == 0; i++)
             ;
         virResetLastError();
