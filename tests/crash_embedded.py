@@ -18,7 +18,7 @@ import crash
 import crash_others
 import faultmatrix
 from crash_state import MORE, look, look_off, roughly, undefined, unheld, unowned
-from ferrytest import (Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, run, wait_for,
+from ferrytest import (Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, reads, wait_for,
                        written)
 
 BLOCK_JOB_READY = 3
@@ -483,8 +483,7 @@ class Walk:
 
     @staticmethod
     def check_newest(image):
-        out = run('qemu-io', '-r', '-f', 'qcow2', '-c', 'read -P 0x77 7M 64k', image, check_exit=False)
-        check('Pattern verification failed' not in out, f'{image}, which the configuration names, is out of date')
+        check(reads(image, 'qcow2', 0x77, '7M', '64k'), f'{image}, which the configuration names, is out of date')
 
     def check_other(self, case):
         prepare, act = case.trigger

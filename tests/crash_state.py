@@ -4,15 +4,14 @@ Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
-import hashlib
 import json
 import os
 import re
 import stat
-import tempfile
 
 import faultmatrix
-from ferrytest import run
+import imagememo
+from ferrytest import check
 
 
 def plain(scene, text):
@@ -129,16 +128,11 @@ def content(path):
     locked image."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         return 'no file'
-    info = json.loads(run('qemu-img', 'info', '--output', 'json', path))
+    code, out = imagememo.examine(path, 'qemu-img', 'info', '--output', 'json')
+    check(code == 0, f'qemu-img info {path}: {out}')
+    info = json.loads(out)
     bitmaps = info.get('format-specific', {}).get('data', {}).get('bitmaps', [])
-    fd, tmp = tempfile.mkstemp(prefix='crash-', dir=os.path.dirname(path))
-    os.close(fd)
-    try:
-        run('qemu-img', 'convert', '-f', info['format'], '-O', 'raw', path, tmp)
-        with open(tmp, 'rb') as f:
-            return info['format'], sorted(b['name'] for b in bitmaps), hashlib.sha1(f.read()).hexdigest()
-    finally:
-        os.unlink(tmp)
+    return info['format'], sorted(b['name'] for b in bitmaps), imagememo.content(path, info['format'])
 
 
 def look_off(scene):

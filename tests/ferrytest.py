@@ -25,6 +25,8 @@ import time
 import traceback
 import uuid
 
+import imagememo
+
 TOP = os.environ.get('FERRY_TOP', os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get('FERRY_BUILD', os.path.join(TOP, 'build'))
 DRIVER_DIR = os.environ.get('FERRY_DRIVER_DIR', '')  # what libvirt loads
@@ -111,13 +113,23 @@ def create_image(path, size, fmt='qcow2', backing=None, options=None):
         args += ['-o', options]
     if backing:
         args += ['-b', backing[0], '-F', backing[1]]
-    run(*args, path, *([size] if size else []))
+    imagememo.make(str(path), lambda: run(*args, path, *([size] if size else [])), ('create', str(size), fmt, options, *(
+        backing or ('', ''))[1:]), str(backing[0]) if backing else None)
     return path
 
 
 def write_image(path, pattern, offset, length, fmt='qcow2'):
     """Writes a byte pattern into an image that no QEMU uses."""
-    run('qemu-io', '-f', fmt, '-c', f'write -P {pattern} {offset} {length}', path)
+    command = f'write -P {pattern} {offset} {length}'
+    imagememo.make(str(path), lambda: run('qemu-io', '-f', fmt, '-c', command, path), (fmt, command))
+
+
+def reads(image, fmt, pattern, offset, length):
+    """Does an image that no QEMU uses hold the byte pattern there?"""
+    _, out = imagememo.examine(str(image), 'qemu-io', '-r', '-f', fmt, '-c', f'read -P {pattern} {offset} {length}')
+    if 'bytes at offset' not in out:
+        raise Failed(f'{image} cannot be read: {out.strip()}')
+    return 'Pattern verification failed' not in out
 
 
 def same_data(a, a_fmt, b, b_fmt):
@@ -133,10 +145,8 @@ def check_qcow2(path, killed=False):
     """Fails if an image that nobody uses is damaged. killed: a QEMU that was writing to it
     was killed: clusters that it had allocated and not used yet are leaked then, which is no
     damage."""
-    p = subprocess.run(['qemu-img', 'check', '-q', path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, text=True)
-    check(p.returncode == 0 or (killed and p.returncode == LEAKS),
-          f'qemu-img check {path}: exit {p.returncode}: {p.stdout.strip()}')
+    code, out = imagememo.examine(str(path), 'qemu-img', 'check', '-q')
+    check(code == 0 or (killed and code == LEAKS), f'qemu-img check {path}: exit {code}: {out.strip()}')
 
 
 def allocated(path):

@@ -7,7 +7,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 
 import faultmatrix
-from ferrytest import LibvirtError, check, check_qcow2, copy_xml, create_image, run, wait_for, write_image
+from ferrytest import LibvirtError, check, check_qcow2, copy_xml, create_image, reads, run, wait_for, write_image
 
 SIZE = '8M'
 WRITTEN_AT = 5 << 20
@@ -60,8 +60,7 @@ class Copy(faultmatrix.Scene):
         if fmt == 'qcow2':
             check_qcow2(image, self.killed)
         for pattern, offset, length in patterns:
-            out = run('qemu-io', '-r', '-f', fmt, '-c', f'read -P {pattern} {offset} {length}', image)
-            check('Pattern verification failed' not in out, f'{image} has lost data at {offset}')
+            check(reads(image, fmt, pattern, offset, length), f'{image} has lost data at {offset}')
 
     def check_stopped(self):
         config = self.config_source()
@@ -154,8 +153,7 @@ class Partial(Copy):
     def check_image(self, image):
         super().check_image(image)
         for pattern, at in (0x22, '0'), (0x44, '3M'), (0x55, '3584k'), (0x44, '4M'), (0x22, '7680k'):
-            out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {at} 256k', image)
-            check('Pattern verification failed' not in out, f'{image} has lost data at {at}')
+            check(reads(image, 'qcow2', pattern, at, '256k'), f'{image} has lost data at {at}')
 
     def copy(self, params=None):
         base = (f"<backingStore type='file'><format type='qcow2'/><source file='{self.path('base.qcow2')}'/>"

@@ -7,7 +7,7 @@ SPDX-License-Identifier: LGPL-2.1-or-later
 import os
 
 import faultmatrix
-from ferrytest import LibvirtError, check, check_qcow2, create_image, run, wait_for, write_image
+from ferrytest import LibvirtError, check, check_qcow2, create_image, reads, wait_for, write_image
 
 SIZE = '8M'
 WRITTEN_AT = 5 << 20
@@ -59,8 +59,7 @@ class Snapshot(faultmatrix.Scene):
         for pattern, offset, length in [(0x11, 1 << 20, 2 << 20)] + (
                 [(0x33, WRITTEN_AT, CHUNK)] if self.written and os.path.basename(image).startswith(
                     f'{self.name}-vda') else []):
-            out = run('qemu-io', '-r', '-f', 'qcow2', '-c', f'read -P {pattern} {offset} {length}', image)
-            check('Pattern verification failed' not in out, f'{image} has lost data at {offset}')
+            check(reads(image, 'qcow2', pattern, offset, length), f'{image} has lost data at {offset}')
 
     def taken(self):
         return self.config_source() == self.overlays[0]

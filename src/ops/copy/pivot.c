@@ -35,6 +35,7 @@
 #include "ops/copy/pivot.h"
 #include "ops/copy/pivot_prepare.h"
 #include "ops/opfile.h"
+#include "ops/pause.h"
 #include "qemu/qemu_block.h"
 #include "qemu/qemu_monitor.h"
 #include "virerror.h"
@@ -68,7 +69,7 @@ ferryPivotFreeze(ferryOp *op)
         return -1;
 
     /* after the last wait, and in the journal before "pause" acts */
-    copy->pause = ferryCopyMustPause(op);
+    copy->pause = ferryPauseIsNeeded(op->vm, ferryCopyDisk(op), copy->target->format);
     return 0;
 }
 
@@ -99,7 +100,7 @@ ferryPivotNeedsNoPause(ferryOp *op)
 static int
 ferryPivotPause(ferryOp *op)
 {
-    return ferryCopyOf(op)->pause ? ferryCopyPause(op) : 0;
+    return ferryCopyOf(op)->pause ? ferryPauseBegin(op) : 0;
 }
 
 
@@ -107,7 +108,7 @@ static void
 ferryPivotUnpause(ferryOp *op)
 {
     if (ferryCopyOf(op)->pause)
-        ferryCopyUnpause(op);
+        ferryPauseEnd(op, ferryCopyOf(op)->dst);
 }
 
 

@@ -23,6 +23,7 @@
 #include "ops/event.h"
 #include "ops/opfile.h"
 #include "ops/opvolume.h"
+#include "ops/pause.h"
 #include "virerror.h"
 #include "virlog.h"
 
@@ -378,9 +379,8 @@ ferryCopyStopped(ferryOp *op)
     bool forward = ferryPlanPastReturn(op, &ferryCopyPivotPlan);
     bool again = op->stopped;
 
-    /* set while the guest's CPUs were stopped; the next QEMU must not inherit it */
     if (op->vm && copy->pause)
-        QEMU_DOMAIN_PRIVATE(op->vm)->pausedShutdown = false;
+        ferryPauseForget(op->vm);
     copy->pause = false;
 
     if (disk && disk->mirror == copy->target)

@@ -144,6 +144,8 @@ ferrySnapshotFormat(ferryOp *op,
     virBufferEscapeString(&attrs, " name='%s'", snapshot->name);
     virBufferAsprintf(&attrs, " metadata='%s'", snapshot->metadata ? "yes" : "no");
     virBufferAsprintf(&attrs, " complete='%s'", snapshot->complete ? "yes" : "no");
+    if (snapshot->paused)
+        virBufferAddLit(&attrs, " paused='yes'");
     virXMLFormatElement(buf, "snapshot", &attrs, /* childBuf= */ NULL);
     ferryQuiesceFormat(buf, &snapshot->quiesce);
 
@@ -209,6 +211,7 @@ ferrySnapshotParse(virQEMUDriver *driver G_GNUC_UNUSED,
     g_autofree xmlNodePtr *nodes = NULL;
     virTristateBool metadata;
     virTristateBool complete;
+    virTristateBool paused;
     int n = virXPathNodeSet("./overlay", ctxt, &nodes);
     int i;
 
@@ -220,6 +223,7 @@ ferrySnapshotParse(virQEMUDriver *driver G_GNUC_UNUSED,
     if (!(snapshot->name = virXMLPropStringRequired(node, "name")) ||
         virXMLPropTristateBool(node, "metadata", VIR_XML_PROP_REQUIRED, &metadata) < 0 ||
         virXMLPropTristateBool(node, "complete", VIR_XML_PROP_REQUIRED, &complete) < 0 ||
+        virXMLPropTristateBool(node, "paused", VIR_XML_PROP_NONE, &paused) < 0 ||
         ferryQuiesceParse(ctxt, &snapshot->quiesce) < 0)
         return NULL;
 
@@ -231,6 +235,7 @@ ferrySnapshotParse(virQEMUDriver *driver G_GNUC_UNUSED,
 
     snapshot->complete = complete == VIR_TRISTATE_BOOL_YES;
     snapshot->metadata = metadata == VIR_TRISTATE_BOOL_YES;
+    snapshot->paused = paused == VIR_TRISTATE_BOOL_YES;
 
     for (i = 0; i < n; i++) {
         if (ferrySnapshotParseDisk(nodes[i], ferrySnapshotAddDisk(snapshot)) < 0)

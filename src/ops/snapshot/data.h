@@ -40,6 +40,7 @@ struct _ferrySnapshot {
     GPtrArray *disks;           /* of ferrySnapshotDisk */
     ferryQuiesce quiesce;
     bool complete;              /* nothing is to be taken back any more */
+    bool paused;                /* the guest's CPUs are stopped, for the end of a commit */
 
     bool taking;                /* the stock driver is at it */
     GPtrArray *driven;          /* copies that the client's thread drives; NULL: there is none */

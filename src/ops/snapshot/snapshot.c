@@ -28,6 +28,17 @@
 VIR_LOG_INIT("ferry.snapshot");
 
 
+/* Events of the jobs that commit what a snapshot that is taken back has written. */
+static bool
+ferrySnapshotJobMatters(ferryOp *op G_GNUC_UNUSED,
+                        int status)
+{
+    return status == QEMU_MONITOR_JOB_STATUS_READY ||
+           status == QEMU_MONITOR_JOB_STATUS_PENDING ||
+           status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
 /* Takes a snapshot back that is not complete. Recovery leaves that to a worker. */
 static void
 ferrySnapshotJobChanged(ferryOp *op)
@@ -67,6 +78,7 @@ const ferryOpClass ferrySnapshotClass = {
     .format = ferrySnapshotFormat,
     .parse = ferrySnapshotParse,
     .dataFree = ferrySnapshotFree,
+    .jobMatters = ferrySnapshotJobMatters,
     .jobChanged = ferrySnapshotJobChanged,
     .recover = ferrySnapshotRecover,
     .stopped = ferrySnapshotStopped,

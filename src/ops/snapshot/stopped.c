@@ -16,6 +16,7 @@
 #include "engine/engine.h"
 #include "engine/leftover.h"
 #include "ops/opfile.h"
+#include "ops/pause.h"
 #include "ops/snapshot/create.h"
 #include "ops/snapshot/data.h"
 #include "ops/snapshot/revert.h"
@@ -183,6 +184,10 @@ ferrySnapshotStopped(ferryOp *op)
     g_autoptr(ferryUse) use = NULL;
     bool stays = snapshot->complete;
     size_t i;
+
+    if (op->vm && snapshot->paused)
+        ferryPauseForget(op->vm);
+    snapshot->paused = false;
 
     for (i = 0; op->vm && i < snapshot->disks->len; i++) {
         ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
