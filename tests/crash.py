@@ -61,6 +61,7 @@ TWICE = ('twice-kill-qemu', 'twice-kill-driver', 'twice-enospc')
 # While a step has let go of the domain's job another client makes a call; while it waits for
 # QEMU's answer, with the job, a call that needs none.
 SECOND = ('second-destroy', 'second-undefine', 'second-define', 'second-same', 'second-end', 'second-delete')
+CHECKPOINT = 'second-checkpoint'
 JOBLESS = ('second-undefine', 'second-define')
 # Before a step, somebody puts something else where the operation has a file of its own.
 SWAPPED = ('swap-symlink', 'swap-link', 'swap-fifo', 'swap-folder', 'swap-file')
@@ -69,11 +70,12 @@ COLUMNS = ('error', 'disconnect', 'kill-qemu', 'kill-driver', 'enospc', 'eio', '
            'power-loss', 'twice', 'stock', 'second', 'swap')
 COLUMN = {'half': 'damaged', 'empty': 'damaged', LATE: 'power-loss', SOME: 'power-loss', 'eio-folder': 'eio',
           **dict.fromkeys(UNSAVED, 'unsaved'), **dict.fromkeys(IMAGES, 'image'), **dict.fromkeys(TWICE, 'twice'),
-          **dict.fromkeys(STOCK, 'stock'), **dict.fromkeys(SECOND, 'second'), **dict.fromkeys(SWAPPED, 'swap')}
+          **dict.fromkeys(STOCK, 'stock'), **dict.fromkeys(SECOND + (CHECKPOINT,), 'second'),
+          **dict.fromkeys(SWAPPED, 'swap')}
 
 # what faults.c is told, if it is not the name of the fault
 WHAT = {LATE: 'power-loss', SOME: 'power-loss', **dict.fromkeys(DAMAGED + TWICE + STOCK, 'kill-driver'),
-        **dict.fromkeys(SECOND, 'meet')}
+        **dict.fromkeys(SECOND + (CHECKPOINT,), 'meet')}
 
 SAMPLE = 70
 WORKERS = 2

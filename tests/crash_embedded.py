@@ -211,7 +211,7 @@ class Walk:
         happened = case.when == 'ended' or crash.happened(log)
         if happened and swap:
             self.check_swapped(scene, swap)
-        elif happened and case.fault in crash.SECOND:
+        elif happened and crash.WHAT.get(case.fault) == 'meet':
             self.check_second(case, ref, scene, act, said, second)
         elif happened:
             self.outcome(case, ref, scene, act, said)
@@ -237,7 +237,7 @@ class Walk:
         """Makes the call, and lets a driver that died of it come back. Returns what the call
         said, and what another client's said."""
         said, second = '', None
-        if case.fault in crash.SECOND:
+        if crash.WHAT.get(case.fault) == 'meet':
             said, second = crash_others.both(self.bench, scene, case, act)
         elif case.fault == 'image-hang':
             said = crash_others.beside(self.bench, scene, act)
@@ -308,6 +308,8 @@ class Walk:
             return
         scene.settle(case.fault)
         check(scene.running(), 'the domain stopped')
+        if case.fault == crash.CHECKPOINT and not second:
+            crash_others.check_checkpoint(scene)
         if case.fault in ('second-end', 'second-delete') and not second:
             # What there is then depends on which of them was first: it is whole, and clients
             # were told once.

@@ -26,6 +26,9 @@ ANSWERED = 4
 
 # Another client
 
+CHECKPOINT_XML = '<domaincheckpoint><name>second</name></domaincheckpoint>'
+
+
 class Calls:
     """Calls of several threads through one Session: each runs in a thread of the session's,
     too."""
@@ -86,10 +89,24 @@ def define(scene):
         scene.bench.call(None, 'defineXML', xml.replace('<memory', '<title>again</title><memory'))
 
 
+def check_checkpoint(scene):
+    """What another client has made is whole: every disk's image, the one that the guest is on, has its
+    bitmap. Deletes it."""
+    nodes = {n['node-name']: n for n in scene.qmp('query-named-block-nodes', flat=True)}
+    disks = [d for d in scene.qmp('query-block') if d.get('inserted')]
+    for disk in disks:
+        found = nodes[disk['inserted']['node-name']].get('dirty-bitmaps', [])
+        check([b['name'] for b in found if b.get('recording')] == ['second'],
+              f"{disk['inserted']['file']} of {disk['qdev']} lacks the bitmap of a checkpoint: {found}")
+    check(len(disks) == len(scene.DISKS), f'there are {len(disks)} disks')
+    scene.call('delete', 0, checkpoint='second')
+
+
 def second_call(fault, scene, act):
     return {'second-define': lambda: define(scene), 'second-destroy': lambda: scene.call('destroy'),
             'second-undefine': lambda: undefine(scene),
             'second-same': lambda: act(scene), 'second-end': scene.stop,
+            crash.CHECKPOINT: lambda: scene.call('checkpointCreateXML', CHECKPOINT_XML, 0),
             'second-delete': lambda: scene.call('delete', 0, checkpoint='c1')}[fault]
 
 

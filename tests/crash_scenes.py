@@ -83,16 +83,19 @@ class Copied:
 
 
 class Copy(Copied, scenes_copy.Copy):
+    SECOND = Copied.SECOND + (crash.CHECKPOINT,)
     SWAPS = ('target.qcow2',)
     ROWS = {('copy', 'start'): 'copy', ('copy', 'pivot'): 'pivot'}
 
 
 class Shallow(Copied, scenes_copy.Shallow):
+    SECOND = Copied.SECOND + (crash.CHECKPOINT,)
     BELOW = ('-base.qcow2', '-base2.qcow2')
     ROWS = Copy.ROWS
 
 
 class Partial(Copied, scenes_copy.Partial):
+    SECOND = Copied.SECOND + (crash.CHECKPOINT,)
     SWAPS = ('target.qcow2',)
     BELOW = ('-base.qcow2', '-mid1.qcow2', '-mid2.qcow2')
     LATER = True
@@ -101,6 +104,7 @@ class Partial(Copied, scenes_copy.Partial):
 
 
 class Group(Copied, scenes_copy.Group):
+    SECOND = Copied.SECOND + (crash.CHECKPOINT,)
     SWAPS = ('vda-target.qcow2', 'vdb-target.qcow2')
     JOBS = ('vda', 'vdb')
     WHOLE = 'vda'
@@ -242,6 +246,7 @@ class Held(Copy):
     JOBS = DISKS
     START = 0
     SWAPS = ('target.raw',)
+    SECOND = Copied.SECOND
 
     def more_state(self):
         return {'CPUs': self.qmp('query-status')['running'] if self.running() else None}

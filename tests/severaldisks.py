@@ -23,19 +23,19 @@ class Scene:
     """A domain with disks, and targets. writes: its guest writes each record to vda, and then to
     vdb; otherwise it is paused"""
 
-    def __init__(self, disks=DISKS, fmt='qcow2', writes=False, transient=False, fault=None):
-        """fault: what happens to the driver, see faults.c"""
+    def __init__(self, disks=DISKS, fmt='qcow2', writes=False, transient=False, fault=None, source='qcow2'):
+        """fault: what happens to the driver, see faults.c; source: format of the disks' own images"""
         self.host = Host()
-        self.disks, self.fmt, self.transient = disks, fmt, transient
+        self.disks, self.fmt, self.transient, self.source_fmt = disks, fmt, transient, source
         self.log = None
         self.watch = None # a monitor that stays; there can be only one
         for disk in disks:
-            create_image(self.image(disk), SIZE)
-        self.xml = domain_xml(NAME, [disk_xml(d, self.image(d)) for d in disks], memory=guest.MEMORY)
+            create_image(self.image(disk), SIZE, source)
+        self.xml = domain_xml(NAME, [disk_xml(d, self.image(d), source) for d in disks], memory=guest.MEMORY)
         if writes:
             kernel, initrd = guest.build()
             self.xml = domain_xml(
-                NAME, [disk_xml(d, self.image(d), driver="cache='none'") for d in disks], memory=guest.MEMORY,
+                NAME, [disk_xml(d, self.image(d), source, driver="cache='none'") for d in disks], memory=guest.MEMORY,
                 os_extra=guest.os_xml(kernel, initrd, REGION, report=50, extra='ferry.also=/dev/vdb'),
                 devices=guest.serial_file_xml(self.host.path('console')))
         self.xml = with_monitor(self.xml, self.host.path('monitor'))
@@ -66,7 +66,7 @@ class Scene:
         return self.session.call(NAME, method, *args)
 
     def image(self, disk):
-        return self.host.path(f'{disk}.qcow2')
+        return self.host.path(f'{disk}.{self.source_fmt}')
 
     def target(self, disk):
         return self.host.path(f'{disk}-target')

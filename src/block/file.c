@@ -45,6 +45,10 @@ VIR_LOG_INIT("ferry.file");
 
 #define FERRY_FILE_FLAGS (O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
 
+/* The bytes of an image that every QEMU locks which has it open, and the tools that write to it. */
+#define FERRY_FILE_LOCKS_FROM 100
+#define FERRY_FILE_LOCKS_LENGTH 200
+
 
 /**
  * ferryFileNew:
@@ -155,6 +159,24 @@ ferryFileIsAt(const ferryFile *file,
     errno = 0;
     return statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, &st) == 0 &&
            ferryFileIs(file, &st);
+}
+
+
+/**
+ * ferryFileIsLocked:
+ *
+ * Returns whether a QEMU has the file at @path open as an image: also one on another host, if the file system
+ * tells locks there. Whoever removes an image looks here last, since no definition tells of other hosts.
+ * Links are followed. If nobody knows, no.
+ */
+bool
+ferryFileIsLocked(const char *path)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = FERRY_FILE_LOCKS_FROM,
+                          .l_len = FERRY_FILE_LOCKS_LENGTH };
+    VIR_AUTOCLOSE fd = ferryFileOpen(path, O_RDONLY);
+
+    return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
 
@@ -374,6 +396,9 @@ ferryFileUnlink(const ferryFile *file,
     if (!ferryFileIs(file, &st))
         return ENOENT;
 
+    if (S_ISREG(st.stx_mode) && ferryFileIsLocked(path))
+        return EBUSY;
+
     return unlinkat(dir, name, /* flags= */ 0) < 0 ? errno : 0;
 }
 
@@ -423,7 +448,10 @@ ferryFileRemove(const ferryFile *file,
     if (err == ENOENT || err == ENOTDIR)
         return 0;
 
-    VIR_WARN("cannot remove '%s': %s", path, g_strerror(err));
+    if (err == EBUSY)
+        VIR_WARN("'%s' is not removed: a process has it open as an image, here or on another host", path);
+    else
+        VIR_WARN("cannot remove '%s': %s", path, g_strerror(err));
     return -1;
 }
 
@@ -457,6 +485,11 @@ ferryFileEmpty(const ferryFile *file,
 
     if (!ferryFileIs(file, &st) || !S_ISREG(st.stx_mode) || st.stx_nlink != 1)
         return 0;
+
+    if (ferryFileIsLocked(path)) {
+        errno = EBUSY;
+        return -1;
+    }
 
     return ftruncate(fd, 0) < 0 ? -1 : 1;
 }

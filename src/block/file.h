@@ -25,6 +25,7 @@ void ferryFileFree(ferryFile *file);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryFile, ferryFileFree);
 int ferryFileLearn(ferryFile *file, int fd);
 bool ferryFileIsOpen(const ferryFile *file, int fd);
+bool ferryFileIsLocked(const char *path);
 bool ferryFileIsAt(const ferryFile *file, const char *path);
 void ferryFileFormat(virBuffer *attrs, const ferryFile *file);
 int ferryFileParse(xmlNodePtr node, ferryFile **file);

@@ -179,6 +179,22 @@ ferrySourceIsOneRawLayer(virStorageSource *src)
 
 
 /**
+ * ferrySourceIsSamePlace:
+ *
+ * Returns whether both name the same place, one of them perhaps as a volume and the other one by its path.
+ * Asks no storage: links are not followed.
+ */
+bool
+ferrySourceIsSamePlace(virStorageSource *a,
+                       virStorageSource *b)
+{
+    return virStorageSourceIsSameLocation(a, b) ||
+           (a->path && virStorageSourceIsLocalStorage(a) && virStorageSourceIsLocalStorage(b) &&
+            STREQ_NULLABLE(a->path, b->path));
+}
+
+
+/**
  * ferrySourceRefuseDataFile:
  * @image: what is to be written for disk @dst
  *

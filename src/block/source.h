@@ -17,5 +17,6 @@ virStorageSource *ferrySourceParse(xmlNodePtr node, virDomainXMLOption *xmlopt, 
 virStorageSource *ferrySourceAsConfig(virStorageSource *src, virDomainXMLOption *xmlopt);
 bool ferrySourceInUse(virDomainDef *def, virStorageSource *elem, virStorageSource *except);
 bool ferrySourceIsFile(virStorageSource *src);
+bool ferrySourceIsSamePlace(virStorageSource *a, virStorageSource *b);
 bool ferrySourceIsOneRawLayer(virStorageSource *src);
 int ferrySourceRefuseDataFile(virDomainObj *vm, const char *dst, virStorageSource *image);

@@ -41,6 +41,7 @@ struct _ferryVolumeRemoval {
     ferryUse *others; /* definitions of all domains but one; NULL: there is no such exception */
     ferryUse *all;    /* definitions of all domains */
     gint64 until;     /* us, monotonic clock: from then on nobody waits */
+    bool late;        /* somebody may have made other volumes of these names since */
     GPtrArray *volumes; /* of ferryVolume */
     char *failure;    /* written by ferryVolumeRemovalRun() */
 };
@@ -64,6 +65,19 @@ ferryVolumeRemovalNew(virQEMUDriver *driver,
     removal->until = g_get_monotonic_time() + wait * G_GINT64_CONSTANT(1000);
     removal->volumes = g_ptr_array_new_with_free_func((GDestroyNotify) ferryVolumeFree);
     return removal;
+}
+
+
+/**
+ * ferryVolumeRemovalIsLate:
+ *
+ * The volumes were created long ago: those of which only the name is known, since their pools tell
+ * nothing else, stay.
+ */
+void
+ferryVolumeRemovalIsLate(ferryVolumeRemoval *removal)
+{
+    removal->late = true;
 }
 
 
@@ -179,6 +193,10 @@ ferryVolumeDeleteFrom(ferryVolumeRemoval *removal,
         why = "it is another one by now";
     } else if (files && !volume->file) {
         why = "its inode is not known; delete it if nobody needs it";
+    } else if (removal->late && !files && strstr(volume->key, volume->name)) {
+        why = "its pool does not tell it from one that somebody has made since; delete it if nobody needs it";
+    } else if (files && ferryFileIsLocked(path)) {
+        why = "a process has it open as an image, here or on another host";
     } else if ((user = ferryVolumeFindUser(removal, volume, path))) {
         VIR_WARN("volume '%s' of pool '%s' is not deleted: '%s' names it", volume->name,
                  volume->pool, user);

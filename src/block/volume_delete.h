@@ -20,6 +20,7 @@ typedef struct _ferryVolumeRemoval ferryVolumeRemoval;
 ferryVolumeRemoval *ferryVolumeRemovalNew(virQEMUDriver *driver,
                                           const char *own,
                                           unsigned int wait);
+void ferryVolumeRemovalIsLate(ferryVolumeRemoval *removal);
 ferryVolumeRemoval *ferryVolumeRemovalRef(ferryVolumeRemoval *removal);
 void ferryVolumeRemovalUnref(void *opaque);
 void ferryVolumeRemovalAdd(ferryVolumeRemoval *removal, const ferryVolume *volume);

@@ -32,7 +32,7 @@ ferryCliOutlookCopy(const ferryCliOp *op)
     static const char *const layered[] = { "layer", "mirror", NULL };
     bool pivot = g_strcmp0(op->plan, "pivot") == 0;
 
-    if (op->committed || ferryCliReached(op, "pivot", moved))
+    if (!op->withdrawn && (op->committed || ferryCliReached(op, "pivot", moved)))
         return FERRY_CLI_FORWARD;
 
     if (!op->alive || op->pending || (!op->withdrawn && g_strcmp0(op->goal, "abort") == 0) ||

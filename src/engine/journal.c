@@ -388,6 +388,19 @@ ferryJournalApplyCommit(ferryOp *op)
 }
 
 
+/* @op is marked as withdrawn: it failed at its point of no return, if it got there. */
+static void
+ferryJournalApplyWithdrawal(ferryOp *op)
+{
+    size_t i;
+
+    for (i = 0; op->klass->plans[i]; i++) {
+        while (ferryPlanPastReturn(op, op->klass->plans[i]))
+            op->progress[i]--;
+    }
+}
+
+
 static ferryOp *
 ferryJournalParseOp(virQEMUDriver *driver,
                     const ferryOpClass *const *classes,
@@ -426,6 +439,9 @@ ferryJournalParseOp(virQEMUDriver *driver,
         ferryJournalParsePlans(op, ctxt) < 0 ||
         !(op->data = op->klass->parse(driver, ctxt)))
         return NULL;
+
+    if (op->withdrawn)
+        ferryJournalApplyWithdrawal(op);
 
     *isCommitted = STREQ_NULLABLE(committed, FERRY_JOURNAL_COMMITTED);
     return g_steal_pointer(&op);
@@ -481,7 +497,7 @@ ferryJournalParse(virQEMUDriver *driver,
 
         /* what has outlived its QEMU has recorded the step; a mark is that of an operation of this name
          * in the next QEMU */
-        if (op->stopped)
+        if (op->stopped || op->withdrawn)
             continue;
 
         if (g_hash_table_contains(committed, op->leader ? op->leader : op->name))

@@ -121,6 +121,11 @@ struct _ferryOpClass {
      * held. NULL: the operation does not refer to checkpoints. */
     void (*checkpointDeleted)(ferryOp *op, const char *name);
 
+    /* The operation has outlived its QEMU (op->stopped): return whether it may still remove what is
+     * at @image, or checkpoint @name. Domain locked. NULL: it removes no such thing. */
+    bool (*removesImage)(ferryOp *op, virStorageSource *image);
+    bool (*removesCheckpoint)(ferryOp *op, const char *name);
+
     /* Returns true while the operation adds a checkpoint, or has chosen one that it will
      * use: no other operation may add or delete one then. Domain locked. NULL: never. */
     bool (*needsCheckpoints)(ferryOp *op);

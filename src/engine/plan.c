@@ -15,6 +15,8 @@
 #include "virerror.h"
 #include "virlog.h"
 
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
 VIR_LOG_INIT("ferry.plan");
 
 /* Beside ferryStepError: the journal could not be written, so the step did not run. */
@@ -360,6 +362,25 @@ ferryPlanRepeat(ferryOp *op,
 }
 
 
+/* The guest goes on with what was before, although the journal on the disk has passed the point of no
+ * return: after a power loss nobody may go on from there. Keeps the last error. */
+static void
+ferryPlanWithdraw(ferryOp *op)
+{
+    virErrorPtr err = NULL;
+
+    virErrorPreserveLast(&err);
+
+    /* the mark alone needs no space */
+    if (ferryJournalWrite(op->vm, /* durable= */ true) < 0 && ferryJournalWithdraw(op) < 0)
+        VIR_ERROR(_("domain '%1$s': the journal still says that operation '%2$s' got through, and cannot be "
+                    "written: make the disk that it is on writable before the host ends (%3$s)"),
+                  op->vm->def->name, op->name, virGetLastErrorMessage());
+
+    virErrorRestore(&err);
+}
+
+
 /**
  * ferryPlanUndo:
  *
@@ -377,6 +398,7 @@ ferryPlanUndo(ferryOp *op,
               const ferryPlan *plan)
 {
     size_t *progress = ferryPlanProgress(op, plan);
+    bool past = ferryPlanPastReturn(op, plan);
     int rc = 0;
 
     op->undoing = true;
@@ -390,6 +412,11 @@ ferryPlanUndo(ferryOp *op,
             rc = -1;
         else
             (*progress)--;
+
+        if (rc == 0 && past && !ferryPlanPastReturn(op, plan)) {
+            ferryPlanWithdraw(op);
+            past = false;
+        }
     }
 
     op->undoing = false;

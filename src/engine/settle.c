@@ -19,6 +19,8 @@
 #include "virerror.h"
 #include "virlog.h"
 
+#define VIR_FROM_THIS VIR_FROM_QEMU
+
 VIR_LOG_INIT("ferry.engine");
 
 
@@ -51,6 +53,99 @@ ferrySettleBeforeStart(virDomainObj *vm)
     }
 
     return 0;
+}
+
+
+/* Gives every operation of an earlier QEMU that may still remove @image, or checkpoint @name, another try.
+ * Returns one that may still do so, with a reference for the caller; NULL: there is none. @settled: is set
+ * if there was one. */
+static ferryOp *
+ferrySettleFindRemover(virDomainObj *vm,
+                       virStorageSource *image,
+                       const char *name,
+                       bool *settled)
+{
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i = 0;
+
+    *settled = false;
+
+    while (ops && i < ops->len) {
+        g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, i));
+
+        if (op->stopped &&
+            ((image && op->klass->removesImage && op->klass->removesImage(op, image)) ||
+             (name && op->klass->removesCheckpoint && op->klass->removesCheckpoint(op, name)))) {
+            op->klass->stopped(op);
+            virResetLastError();
+
+            if (!op->over)
+                return g_steal_pointer(&op);
+            *settled = true;
+        }
+
+        i += !op->over;
+        ops = ferryOpList(vm);
+    }
+
+    return NULL;
+}
+
+
+/**
+ * ferrySettleCheckImage:
+ * @vm: domain, locked, job held; the lock may be released meanwhile
+ *
+ * Returns 0 if a new operation may use what is at @image, or -1 with an error reported if an
+ * earlier one, which could not be settled yet, would remove it later, or has just done so.
+ */
+int
+ferrySettleCheckImage(virDomainObj *vm,
+                      virStorageSource *image)
+{
+    bool settled;
+    g_autoptr(ferryOp) op = ferrySettleFindRemover(vm, image, /* name= */ NULL, &settled);
+    g_autofree char *what = NULL;
+
+    if (!op && !settled)
+        return 0;
+
+    if (!op) {
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("'%1$s' was left by an earlier operation of domain '%2$s' that has failed, and was only "
+                         "now removed: try again"), NULLSTR(image->path), vm->def->name);
+        return -1;
+    }
+
+    what = op->klass->describe(op, vm->def->name);
+    virReportError(VIR_ERR_OPERATION_INVALID,
+                   _("'%1$s' is still to be removed, since an earlier operation has failed (%2$s): use another "
+                     "name, or mend what the daemon's log says of it and try again"), NULLSTR(image->path), what);
+    return -1;
+}
+
+
+/**
+ * ferrySettleCheckCheckpoint:
+ *
+ * Like ferrySettleCheckImage(), for a new checkpoint @name.
+ */
+int
+ferrySettleCheckCheckpoint(virDomainObj *vm,
+                           const char *name)
+{
+    bool settled;
+    g_autoptr(ferryOp) op = ferrySettleFindRemover(vm, /* image= */ NULL, name, &settled);
+    g_autofree char *what = NULL;
+
+    if (!op)
+        return 0;
+
+    what = op->klass->describe(op, vm->def->name);
+    virReportError(VIR_ERR_OPERATION_INVALID,
+                   _("checkpoint '%1$s' of domain '%2$s' is still to be removed (%3$s): use another name, or mend "
+                     "what the daemon's log says of it and try again"), name, vm->def->name, what);
+    return -1;
 }
 
 

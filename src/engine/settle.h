@@ -10,4 +10,6 @@
 #include "engine/op.h"
 
 int ferrySettleBeforeStart(virDomainObj *vm);
+int ferrySettleCheckImage(virDomainObj *vm, virStorageSource *image);
+int ferrySettleCheckCheckpoint(virDomainObj *vm, const char *name);
 void ferrySettleBeforeRemoval(virDomainObj *vm, bool listLocked);

@@ -166,7 +166,7 @@ ferryApiCheckpointsAreFree(virDomainPtr dom)
     bool result = vm &&
         virDomainCheckpointCreateXMLEnsureACL(dom->conn, vm->def,
                                               VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE) == 0 &&
-        ferryCheckpointCheckFree(vm) == 0;
+        ferryCheckpointCheckFree(vm, /* except= */ NULL) == 0;
 
     virDomainObjEndAPI(&vm);
     return result;

@@ -376,9 +376,9 @@ ferryOpFileAnswers(ferryOp *op,
  * read from a journal and its QEMU is gone (op->stopped), the definitions that the driver
  * has in memory count, too. What is removed because QEMU has ended is a line in the log:
  * no client learns of it. Domain locked, if there is one; its lock may be released
- * meanwhile. Keeps the last error.
+ * meanwhile. Keeps the last error. Returns true if it did.
  */
-void
+bool
 ferryOpFileRemove(ferryOp *op,
                   ferryUse *use,
                   virDomainObj *vm,
@@ -391,15 +391,19 @@ ferryOpFileRemove(ferryOp *op,
     bool gone = op->stopped || !own || own->pid == 0;
 
     if (origin == FERRY_IMAGE_FOREIGN || !ferrySourceIsFile(image))
-        return;
+        return false;
 
     if (op->stopped && ferryDefinitionsName(op->driver, image->path, own)) {
         VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
                  "now, and stays", image->path, op->name, name);
-        return;
+        return false;
     }
 
-    if (ferryImageRestore(use, vm, image, origin, file) && gone)
+    if (!ferryImageRestore(use, vm, image, origin, file))
+        return false;
+
+    if (gone)
         VIR_WARN("%s '%s', the image of operation '%s' of domain '%s', which has ended",
                  origin == FERRY_IMAGE_ABSENT ? "removed" : "emptied", image->path, op->name, name);
+    return true;
 }

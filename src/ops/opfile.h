@@ -18,7 +18,7 @@ int ferryOpFileAnswers(ferryOp *op, virStorageSource *image);
 ferryUse *ferryOpFileUse(ferryOp *op);
 void ferryOpFileList(GPtrArray *paths, virStorageSource *image, ferryImageOrigin origin);
 int ferryOpFileAwait(ferryOp *op, GPtrArray *paths);
-void ferryOpFileRemove(ferryOp *op,
+bool ferryOpFileRemove(ferryOp *op,
                        ferryUse *use,
                        virDomainObj *vm,
                        virStorageSource *image,

@@ -133,6 +133,8 @@ ferryOpVolumePrepare(ferryOp *op,
         /* all definitions count, those of the domain, too: no mirror of it is left */
         if (!*removal)
             *removal = ferryVolumeRemovalNew(op->driver, /* own= */ NULL, wait);
+        if (op->stopped)
+            ferryVolumeRemovalIsLate(*removal);
         ferryVolumeRemovalAdd(*removal, volume);
     }
 

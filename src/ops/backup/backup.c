@@ -9,6 +9,7 @@
 
 #include "block/alias.h"
 #include "block/resolve.h"
+#include "block/source.h"
 #include "block/volume.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
@@ -28,6 +29,38 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 
+static bool
+ferryBackupRemovesImage(ferryOp *op,
+                        virStorageSource *image)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    if (backup->result == FERRY_BACKUP_RESULT_COMPLETED && !ferryBackupIsPull(backup))
+        return false;
+
+    for (i = 0; i < backup->ndisks; i++) {
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        if ((disk->volume || disk->origin != FERRY_IMAGE_FOREIGN) &&
+            ferrySourceIsSamePlace(disk->def->store, image))
+            return true;
+    }
+
+    return false;
+}
+
+
+static bool
+ferryBackupRemovesCheckpoint(ferryOp *op,
+                             const char *name)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+
+    return backup->result != FERRY_BACKUP_RESULT_COMPLETED && STREQ_NULLABLE(backup->checkpoint, name);
+}
+
+
 const ferryOpClass ferryBackupClass = {
     .name = "backup",
     .job = VIR_JOB_MODIFY,
@@ -43,6 +76,8 @@ const ferryOpClass ferryBackupClass = {
     .stopped = ferryBackupStopped,
     .blockJob = &ferryBackupBlockJob,
     .checkpointDeleted = ferryBackupForgetCheckpoint,
+    .removesImage = ferryBackupRemovesImage,
+    .removesCheckpoint = ferryBackupRemovesCheckpoint,
     .needsCheckpoints = ferryBackupNeedsCheckpoints,
 };
 

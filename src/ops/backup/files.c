@@ -180,9 +180,12 @@ ferryBackupUnfiles(ferryOp *op)
 
     use = ferryOpFileUse(op);
     for (i = 0; i < backup->ndisks; i++) {
-        if (!completed || ferryBackupIsPull(backup))
-            ferryOpFileRemove(op, use, op->vm, backup->disks[i].def->store, backup->disks[i].origin,
-                              backup->disks[i].file);
+        ferryBackupDisk *disk = &backup->disks[i];
+
+        /* the rest may have to wait, and a later backup may have an image of that name meanwhile */
+        if ((!completed || ferryBackupIsPull(backup)) &&
+            ferryOpFileRemove(op, use, op->vm, disk->def->store, disk->origin, disk->file))
+            disk->origin = FERRY_IMAGE_FOREIGN;
     }
 
     if (completed && !ferryBackupIsPull(backup) && op->vm && op->vm->pid != 0 && !op->stopped) {

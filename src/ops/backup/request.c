@@ -18,6 +18,7 @@
 #include "block/source.h"
 #include "block/volume.h"
 #include "compat/caps.h"
+#include "engine/settle.h"
 #include "ops/backup/request.h"
 #include "ops/checkpoint/bitmaps.h"
 #include "ops/checkpoint/metadata.h"
@@ -339,7 +340,8 @@ ferryBackupCheckDisks(virDomainObj *vm,
     }
 
     for (i = 0; i < backup->ndisks; i++) {
-        if (ferryBackupCheckDisk(vm, backup, &backup->disks[i], aliases, &nodes) < 0)
+        if (ferrySettleCheckImage(vm, backup->disks[i].def->store) < 0 ||
+            ferryBackupCheckDisk(vm, backup, &backup->disks[i], aliases, &nodes) < 0)
             return -1;
     }
 
@@ -432,7 +434,7 @@ ferryBackupPrepare(virDomainObj *vm,
         ferryBackupCheckServer(vm, def) < 0 ||
         ferryBackupCheckExtras(vm, def, &backup->extras) < 0 ||
         ferryBackupCheckDisks(vm, backup, aliases) < 0 ||
-        (ferryBackupRefersToCheckpoint(backup) && ferryCheckpointCheckFree(vm) < 0))
+        (ferryBackupRefersToCheckpoint(backup) && ferryCheckpointCheckFree(vm, /* except= */ NULL) < 0))
         goto error;
 
     return backup;

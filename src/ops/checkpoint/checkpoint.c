@@ -176,6 +176,14 @@ ferryCheckpointNeedsCheckpoints(ferryOp *op)
 }
 
 
+static bool
+ferryCheckpointRemovesCheckpoint(ferryOp *op,
+                                 const char *name)
+{
+    return g_ptr_array_find_with_equal_func(ferryCheckpointOf(op)->names, name, g_str_equal, NULL);
+}
+
+
 static char *
 ferryCheckpointDescribe(ferryOp *op,
                         const char *name)
@@ -201,6 +209,7 @@ const ferryOpClass ferryCheckpointClass = {
     .jobChanged = ferryCheckpointJobChanged,
     .recover = ferryCheckpointRecover,
     .stopped = ferryCheckpointStopped,
+    .removesCheckpoint = ferryCheckpointRemovesCheckpoint,
     .needsCheckpoints = ferryCheckpointNeedsCheckpoints,
 };
 
@@ -268,7 +277,7 @@ ferryCheckpointRun(virDomainObj *vm,
     g_autoptr(ferryOp) op = NULL;
     int rc;
 
-    if (ferryCheckpointCheckFree(vm) < 0) {
+    if (ferryCheckpointCheckFree(vm, /* except= */ NULL) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }

@@ -11,6 +11,7 @@
 
 #include "block/durable.h"
 #include "engine/op.h"
+#include "engine/settle.h"
 #include "ops/checkpoint/metadata.h"
 #include "qemu/qemu_checkpoint.h"
 #include "virdomaincheckpointobjlist.h"
@@ -43,13 +44,15 @@ ferryCheckpointFind(virDomainObj *vm,
 /**
  * ferryCheckpointCheckFree:
  * @vm: domain, locked, job held
+ * @except: class whose operations do not count; or NULL
  *
  * Returns 0 if checkpoints of @vm may be added and deleted, or -1 with an error reported:
  * an operation that adds or uses one waits without the domain's job, for the guest's agent
  * for example.
  */
 int
-ferryCheckpointCheckFree(virDomainObj *vm)
+ferryCheckpointCheckFree(virDomainObj *vm,
+                         const ferryOpClass *except)
 {
     GPtrArray *ops = ferryOpList(vm);
     size_t i;
@@ -57,7 +60,7 @@ ferryCheckpointCheckFree(virDomainObj *vm)
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
 
-        if (!op->stopped && op->klass->needsCheckpoints && op->klass->needsCheckpoints(op)) {
+        if (!op->stopped && op->klass != except && op->klass->needsCheckpoints && op->klass->needsCheckpoints(op)) {
             virReportError(VIR_ERR_OPERATION_INVALID,
                            _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
                              "try again when it has begun or ended"), op->name, vm->def->name);
@@ -157,6 +160,9 @@ ferryCheckpointPrepare(virDomainObj *vm,
         if (ferryCheckpointCheckDisk(vm, def, &def->disks[i]) < 0)
             return NULL;
     }
+
+    if (ferrySettleCheckCheckpoint(vm, def->parent.name) < 0)
+        return NULL;
 
     if (virDomainCheckpointFindByName(vm->checkpoints, def->parent.name)) {
         virReportError(VIR_ERR_OPERATION_FAILED,

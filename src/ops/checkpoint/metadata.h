@@ -7,12 +7,12 @@
 
 #pragma once
 
-#include "qemu/qemu_domain.h"
+#include "engine/op.h"
 #include "checkpoint_conf.h"
 
 virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm, const char *name);
 virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm, const char *xml);
-int ferryCheckpointCheckFree(virDomainObj *vm);
+int ferryCheckpointCheckFree(virDomainObj *vm, const ferryOpClass *except);
 int ferryCheckpointCheckDisk(virDomainObj *vm,
                              virDomainCheckpointDef *def,
                              virDomainCheckpointDiskDef *chkdisk);

@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/alias.h"
+#include "block/source.h"
 #include "block/volume.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
@@ -46,6 +47,28 @@ ferryCopyDescribe(ferryOp *op,
 }
 
 
+static bool
+ferryCopyRemovesImage(ferryOp *op,
+                      virStorageSource *image)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    return !ferryPlanPastReturn(op, &ferryCopyPivotPlan) &&
+           (copy->volume || copy->origin != FERRY_IMAGE_FOREIGN) &&
+           ferrySourceIsSamePlace(copy->target, image);
+}
+
+
+/* The target has the bitmaps of the checkpoints that there were, and is not the disk's image yet. */
+static bool
+ferryCopyNeedsCheckpoints(ferryOp *op)
+{
+    return ferryCopyOf(op)->goal != FERRY_COPY_GOAL_ABORT &&
+           ferryPlanReached(op, &ferryCopyPivotPlan, "bitmaps") &&
+           !ferryPlanReached(op, &ferryCopyPivotPlan, "release");
+}
+
+
 const ferryOpClass ferryCopyClass = {
     .name = "copy",
     .job = VIR_JOB_MODIFY,
@@ -55,6 +78,8 @@ const ferryOpClass ferryCopyClass = {
     .parse = ferryCopyParse,
     .dataFree = ferryCopyFree,
     .jobMatters = ferryCopyJobMatters,
+    .removesImage = ferryCopyRemovesImage,
+    .needsCheckpoints = ferryCopyNeedsCheckpoints,
     .jobChanged = ferryGroupJobChanged,
     .revive = ferryCopyRevive,
     .recover = ferryCopyRecover,

@@ -20,6 +20,7 @@
 #include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/wait.h"
+#include "ops/checkpoint/metadata.h"
 #include "ops/copy/data.h"
 #include "ops/copy/pivot_prepare.h"
 #include "ops/opfile.h"
@@ -30,6 +31,10 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.pivot");
+
+/* How long the addition of a checkpoint is waited for. */
+#define FERRY_PIVOT_CHECKPOINTS_MS (30 * 1000)
+#define FERRY_PIVOT_POLL_MS 100
 
 
 /* Gives the target's nodes the options for the mirror phase (@copying), or those of the
@@ -181,6 +186,26 @@ ferryPivotRemoveChain(ferryOp *op)
 }
 
 
+/* Waits until no operation is adding or deleting a checkpoint, for its guest's agent say: its bitmap
+ * would be in the old image only. While this copy is between "bitmaps" and "release", none begins
+ * (ferryCopyNeedsCheckpoints()). */
+static int
+ferryPivotAwaitCheckpoints(ferryOp *op)
+{
+    unsigned int waited;
+
+    for (waited = 0; ferryCheckpointCheckFree(op->vm, op->klass) < 0; waited += FERRY_PIVOT_POLL_MS) {
+        if (waited >= FERRY_PIVOT_CHECKPOINTS_MS)
+            return -1;
+        virResetLastError();
+        if (ferryOpSleep(op, FERRY_PIVOT_POLL_MS) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
 /* bitmaps: copies the checkpoints' bitmaps to the target */
 int
 ferryPivotCarryBitmaps(ferryOp *op)
@@ -190,7 +215,7 @@ ferryPivotCarryBitmaps(ferryOp *op)
     if (copy->goal == FERRY_COPY_GOAL_ABORT)
         return 0;
 
-    if (ferryCopyRequireDisk(op) < 0)
+    if (ferryPivotAwaitCheckpoints(op) < 0 || ferryCopyRequireDisk(op) < 0)
         return -1;
 
     return ferryBitmapsCarry(op->vm, ferryCopyDisk(op)->src, copy->target, ferryCopyBase(op));

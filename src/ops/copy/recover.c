@@ -280,6 +280,32 @@ ferryCopyRecover(ferryOp *op)
 }
 
 
+/* Returns whether the configuration named the target once: whoever has changed it since knew what he
+ * did. */
+static bool
+ferryCopyIsAdopted(ferryOp *op)
+{
+    return ferryPlanReached(op, &ferryCopyPivotPlan, "release");
+}
+
+
+/* Makes the configuration name the target, and remembers that. Returns 0, or -1 with an error
+ * reported. */
+static int
+ferryCopyAdoptOnce(ferryOp *op)
+{
+    if (ferryCopyIsAdopted(op))
+        return 0;
+
+    if (op->vm && ferryCopyAdoptConfig(op) < 0)
+        return -1;
+
+    /* written by whoever keeps @op, if it cannot end yet */
+    ferryPlanAssume(op, &ferryCopyPivotPlan, "release");
+    return 0;
+}
+
+
 /* Returns whether the domain was started on the old image after the pivot, by a driver that
  * knew nothing of the journal: what the guest has written there since must not be lost. */
 static bool
@@ -288,7 +314,7 @@ ferryCopyIsRevived(ferryOp *op,
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    return disk && copy->old && op->stopped && op->vm->pid != 0 &&
+    return disk && copy->old && op->stopped && op->vm->pid != 0 && !ferryCopyIsAdopted(op) &&
            virStorageSourceIsSameLocation(disk->src, copy->old);
 }
 
@@ -366,7 +392,7 @@ ferryCopyReleaseOld(ferryOp *op,
  * ferryCopyStopped:
  *
  * QEMU is gone, or the host was restarted. If the guest may have written to the target,
- * makes the configuration name the target; else removes what the copy created. Ends the
+ * makes the configuration name the target, once; else removes what the copy created. Ends the
  * operation, unless the configuration cannot be saved, or the storage of what is left does not
  * answer: an error is reported then. Without the configuration the domain must not start. Domain
  * locked; op->vm is NULL if the domain is gone.
@@ -397,7 +423,7 @@ ferryCopyStopped(ferryOp *op)
                  copy->dst, op->vm->def->name, NULLSTR(copy->target->path),
                  NULLSTR(copy->old->path));
         ferryOpEnd(op);
-    } else if (op->vm && ferryCopyAdoptConfig(op) < 0) {
+    } else if (ferryCopyAdoptOnce(op) < 0) {
         ferryCopyReportUnsaved(op);
     } else if (ferryCopyReleaseOld(op, disk) == 0) {
         ferryOpEnd(op);

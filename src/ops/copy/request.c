@@ -21,6 +21,7 @@
 #include "compat/block.h"
 #include "compat/caps.h"
 #include "domain_validate.h"
+#include "engine/settle.h"
 #include "ops/copy/base.h"
 #include "ops/copy/request.h"
 #include "qemu/qemu_block.h"
@@ -472,11 +473,19 @@ ferryCopyCheckNodes(ferryCopyCheck *c)
 }
 
 
+static int
+ferryCopyCheckLeft(ferryCopyCheck *c)
+{
+    return ferrySettleCheckImage(c->vm, c->target);
+}
+
+
 static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
     ferryCopyCheckParams,
     ferryCopyCheckDisk,
     ferryCopyCheckQEMU,
     ferryCopyCheckTarget,
+    ferryCopyCheckLeft,
     ferryCopyCheckBacking,
     ferryCopyCheckExisting,
     ferryCopyCheckFormat,

@@ -328,7 +328,7 @@ ferryMigrationMaySwitchOver(void)
  * ferryMigrationGiveUp:
  * @vm: domain, locked, with the asynchronous job of a migration that failed
  *
- * Undoes ferryMigrationStoragePlan, unless its operation has ended. Keeps the last error.
+ * Undoes what was done for the disks, unless the operation has ended. Keeps the last error.
  */
 void
 ferryMigrationGiveUp(virDomainObj *vm)
@@ -342,10 +342,13 @@ ferryMigrationGiveUp(virDomainObj *vm)
 
     if (ferryAsyncEnter(vm, ferryMigrationClass.job) == 0) {
         ferryOpDrive(call.op);
-        if (ferryPlanUndo(call.op, &ferryMigrationStoragePlan) == 0 && !call.op->over)
-            ferryOpEnd(call.op);
+        if (!call.op->over)
+            ferryMigrationTakeBack(call.op);
         ferryOpRelease(call.op);
         ferryAsyncLeave(vm);
+    } else {
+        call.op->stuck = true;
+        ignore_value(ferryEngineSubmit(call.op));
     }
 
     virErrorRestore(&err);

@@ -414,6 +414,22 @@ ferryMigrationCancelMemory(ferryOp *op)
 }
 
 
+/**
+ * ferryMigrationTakeBack:
+ *
+ * The migration has failed: undoes what was done for the disks, and ends the operation. If that cannot be
+ * done yet, it is tried again when a job of the operation changes, and by the next driver. Domain locked,
+ * job held.
+ */
+void
+ferryMigrationTakeBack(ferryOp *op)
+{
+    if (ferryPlanUndo(op, &ferryMigrationFinishPlan) == 0 &&
+        ferryPlanUndo(op, &ferryMigrationStoragePlan) == 0 && !op->over)
+        ferryOpEnd(op);
+}
+
+
 /* The memory moves, and a mirror's state changed or the destination's driver was lost. */
 static void
 ferryMigrationJobChanged(ferryOp *op)
@@ -421,22 +437,17 @@ ferryMigrationJobChanged(ferryOp *op)
     ferryMigration *migration = ferryMigrationOf(op);
     g_autoptr(GPtrArray) jobs = NULL;
 
+    if (op->stuck) {
+        ferryMigrationTakeBack(op);
+        return;
+    }
+
     if (migration->error || !(jobs = ferryJobList(op, "")))
         return;
 
     if (ferryMigrationCheckJobs(op, jobs) < 0 || ferryMigrationCheckRunning(op, jobs) < 0 ||
         ferryMigrationMayWait(op) < 0)
         ferryMigrationCancelMemory(op);
-}
-
-
-/* After a driver restart. The stock driver cancels the migration of the memory. */
-static void
-ferryMigrationRecover(ferryOp *op)
-{
-    if (ferryPlanUndo(op, &ferryMigrationFinishPlan) == 0 &&
-        ferryPlanUndo(op, &ferryMigrationStoragePlan) == 0)
-        ferryOpEnd(op);
 }
 
 
@@ -460,6 +471,6 @@ const ferryOpClass ferryMigrationClass = {
     .mayWait = ferryMigrationMayWait,
     .blockJob = &ferryMigrationBlockJob,
     .jobChanged = ferryMigrationJobChanged,
-    .recover = ferryMigrationRecover,
+    .recover = ferryMigrationTakeBack, /* the stock driver cancels the migration of the memory */
     .stopped = ferryOpEnd,
 };

@@ -12,3 +12,5 @@
 extern const ferryOpClass ferryMigrationClass;
 extern const ferryPlan ferryMigrationStoragePlan;
 extern const ferryPlan ferryMigrationFinishPlan;
+
+void ferryMigrationTakeBack(ferryOp *op);

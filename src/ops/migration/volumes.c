@@ -203,6 +203,8 @@ ferryIncomingRemoval(ferryOp *op,
 
         if (!removal)
             removal = ferryVolumeRemovalNew(op->driver, own, wait);
+        if (op->stopped)
+            ferryVolumeRemovalIsLate(removal);
         ferryVolumeRemovalAdd(removal, incoming->disks[i].volume);
     }
 

@@ -13,6 +13,7 @@
 #include "engine/engine.h"
 #include "engine/journal.h"
 #include "engine/plan.h"
+#include "engine/settle.h"
 #include "engine/wait.h"
 #include "ops/copy/copy.h"
 #include "ops/copy/data.h"
@@ -70,6 +71,24 @@ ferrySnapshotDescribe(ferryOp *op,
 }
 
 
+static bool
+ferrySnapshotRemovesImage(ferryOp *op,
+                          virStorageSource *image)
+{
+    ferrySnapshot *snapshot = ferrySnapshotOf(op);
+    size_t i;
+
+    for (i = 0; !snapshot->complete && i < snapshot->disks->len; i++) {
+        ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);
+
+        if (disk->origin != FERRY_IMAGE_FOREIGN && ferrySourceIsSamePlace(disk->overlay, image))
+            return true;
+    }
+
+    return false;
+}
+
+
 const ferryOpClass ferrySnapshotClass = {
     .name = "snapshot",
     .job = VIR_JOB_MODIFY,
@@ -82,6 +101,7 @@ const ferryOpClass ferrySnapshotClass = {
     .jobChanged = ferrySnapshotJobChanged,
     .recover = ferrySnapshotRecover,
     .stopped = ferrySnapshotStopped,
+    .removesImage = ferrySnapshotRemovesImage,
 };
 
 
@@ -191,6 +211,9 @@ ferrySnapshotCheck(virDomainObj *vm,
                              "copy_on_read or throttling filters, or its new image is not on this host"), disk->dst, vm->def->name);
             return -1;
         }
+
+        if (ferrySettleCheckImage(vm, disk->overlay) < 0)
+            return -1;
 
         if (qemuDomainDiskBlockJobIsActive(def) || ferrySnapshotLookAtOverlay(vm, snapshot, disk) < 0)
             return -1;
