@@ -162,6 +162,16 @@ ferryFileIsAt(const ferryFile *file,
 }
 
 
+static bool
+ferryFileHasLocks(int fd)
+{
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = FERRY_FILE_LOCKS_FROM,
+                          .l_len = FERRY_FILE_LOCKS_LENGTH };
+
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+
 /**
  * ferryFileIsLocked:
  *
@@ -172,11 +182,9 @@ ferryFileIsAt(const ferryFile *file,
 bool
 ferryFileIsLocked(const char *path)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = FERRY_FILE_LOCKS_FROM,
-                          .l_len = FERRY_FILE_LOCKS_LENGTH };
     VIR_AUTOCLOSE fd = ferryFileOpen(path, O_RDONLY);
 
-    return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    return fd >= 0 && ferryFileHasLocks(fd);
 }
 
 
@@ -486,7 +494,7 @@ ferryFileEmpty(const ferryFile *file,
     if (!ferryFileIs(file, &st) || !S_ISREG(st.stx_mode) || st.stx_nlink != 1)
         return 0;
 
-    if (ferryFileIsLocked(path)) {
+    if (ferryFileHasLocks(fd)) {
         errno = EBUSY;
         return -1;
     }

@@ -440,7 +440,7 @@ ferryJournalParseOp(virQEMUDriver *driver,
         !(op->data = op->klass->parse(driver, ctxt)))
         return NULL;
 
-    if (op->withdrawn)
+    if (op->withdrawn && !op->stopped)
         ferryJournalApplyWithdrawal(op);
 
     *isCommitted = STREQ_NULLABLE(committed, FERRY_JOURNAL_COMMITTED);
@@ -500,7 +500,8 @@ ferryJournalParse(virQEMUDriver *driver,
         if (op->stopped || op->withdrawn)
             continue;
 
-        if (g_hash_table_contains(committed, op->leader ? op->leader : op->name))
+        if (g_hash_table_contains(committed, op->name) ||
+            (op->leader && g_hash_table_contains(committed, op->leader)))
             ferryJournalApplyCommit(op);
     }
 

@@ -137,6 +137,41 @@ ferryPlanTake(ferryOp *op,
 }
 
 
+/* The guest goes on with what was before, although the journal on the disk may have passed the point of no
+ * return of @op: after a power loss nobody may go on from there. @group: the operations for which the mark
+ * of @op counts, and which may be past it. Keeps the last error. */
+static void
+ferryPlanWithdraw(ferryOp *op,
+                  const ferryPlan *plan,
+                  GPtrArray *group)
+{
+    virErrorPtr err = NULL;
+    size_t i;
+
+    virErrorPreserveLast(&err);
+
+    if (ferryJournalWrite(op->vm, /* durable= */ true) == 0) {
+        virErrorRestore(&err);
+        return;
+    }
+
+    /* marks alone need no space */
+    for (i = 0; i < group->len; i++) {
+        ferryOp *member = g_ptr_array_index(group, i);
+
+        if (member != op && ferryPlanPastReturn(member, plan))
+            ignore_value(ferryJournalCommit(member));
+    }
+
+    if (ferryJournalWithdraw(op) < 0)
+        VIR_ERROR(_("domain '%1$s': the journal still says that operation '%2$s' got through, and cannot be "
+                    "written: make the disk that it is on writable before the host ends (%3$s)"),
+                  op->vm->def->name, op->name, virGetLastErrorMessage());
+
+    virErrorRestore(&err);
+}
+
+
 /* Runs the steps from number @first to the one named @last; NULL: to the end. Returns 0; else, with
  * an error reported and nothing undone, FERRY_STEP_UNKNOWN if nothing must be undone, or -1. */
 static int
@@ -167,8 +202,13 @@ ferryPlanGoOn(ferryOp *op,
         if (ferryOpIsLost(op) || rc == FERRY_STEP_UNKNOWN)
             return FERRY_STEP_UNKNOWN;
 
-        if (rc == FERRY_STEP_NOT_TAKEN)
+        if (rc == FERRY_STEP_NOT_TAKEN) {
+            g_autoptr(GPtrArray) group = ferryOpGroup(op);
+
             *progress = i;
+            if (ferryStepIsReturn(step))
+                ferryPlanWithdraw(op, plan, group);
+        }
         return -1;
     }
 
@@ -283,6 +323,8 @@ ferryPlanRecordTogether(GPtrArray *ops,
 
     for (k = 0; k < ops->len; k++)
         *ferryPlanProgress(g_ptr_array_index(ops, k), plan) = before[k];
+    if (ferryStepIsReturn(step))
+        ferryPlanWithdraw(leader, plan, ops);
     return -1;
 }
 
@@ -362,22 +404,15 @@ ferryPlanRepeat(ferryOp *op,
 }
 
 
-/* The guest goes on with what was before, although the journal on the disk has passed the point of no
- * return: after a power loss nobody may go on from there. Keeps the last error. */
+/* @op is taken back from behind the point of no return, from which the others of its group go on. */
 static void
-ferryPlanWithdraw(ferryOp *op)
+ferryPlanLeave(ferryOp *op,
+               const ferryPlan *plan)
 {
-    virErrorPtr err = NULL;
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
 
-    virErrorPreserveLast(&err);
-
-    /* the mark alone needs no space */
-    if (ferryJournalWrite(op->vm, /* durable= */ true) < 0 && ferryJournalWithdraw(op) < 0)
-        VIR_ERROR(_("domain '%1$s': the journal still says that operation '%2$s' got through, and cannot be "
-                    "written: make the disk that it is on writable before the host ends (%3$s)"),
-                  op->vm->def->name, op->name, virGetLastErrorMessage());
-
-    virErrorRestore(&err);
+    g_clear_pointer(&op->leader, g_free);
+    ferryPlanWithdraw(op, plan, group);
 }
 
 
@@ -414,7 +449,7 @@ ferryPlanUndo(ferryOp *op,
             (*progress)--;
 
         if (rc == 0 && past && !ferryPlanPastReturn(op, plan)) {
-            ferryPlanWithdraw(op);
+            ferryPlanLeave(op, plan);
             past = false;
         }
     }

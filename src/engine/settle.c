@@ -56,6 +56,16 @@ ferrySettleBeforeStart(virDomainObj *vm)
 }
 
 
+static bool
+ferrySettleRemoves(ferryOp *op,
+                   virStorageSource *image,
+                   const char *name)
+{
+    return (image && op->klass->removesImage && op->klass->removesImage(op, image)) ||
+           (name && op->klass->removesCheckpoint && op->klass->removesCheckpoint(op, name));
+}
+
+
 /* Gives every operation of an earlier QEMU that may still remove @image, or checkpoint @name, another try.
  * Returns one that may still do so, with a reference for the caller; NULL: there is none. @settled: is set
  * if there was one. */
@@ -73,13 +83,11 @@ ferrySettleFindRemover(virDomainObj *vm,
     while (ops && i < ops->len) {
         g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, i));
 
-        if (op->stopped &&
-            ((image && op->klass->removesImage && op->klass->removesImage(op, image)) ||
-             (name && op->klass->removesCheckpoint && op->klass->removesCheckpoint(op, name)))) {
+        if (op->stopped && ferrySettleRemoves(op, image, name)) {
             op->klass->stopped(op);
             virResetLastError();
 
-            if (!op->over)
+            if (!op->over && ferrySettleRemoves(op, image, name))
                 return g_steal_pointer(&op);
             *settled = true;
         }

@@ -125,8 +125,11 @@ ferryOpFileAsk(void *opaque)
     struct stat st;
     size_t i;
 
-    for (i = 0; i < paths->len; i++)
-        ignore_value(stat(g_ptr_array_index(paths, i), &st));
+    for (i = 0; i < paths->len; i++) {
+        /* whose locks are going to be asked for, too */
+        if (stat(g_ptr_array_index(paths, i), &st) == 0 && S_ISREG(st.st_mode))
+            ignore_value(ferryFileIsLocked(g_ptr_array_index(paths, i)));
+    }
 }
 
 
@@ -214,8 +217,10 @@ ferryOpFileQuestionRun(void *opaque)
     struct stat st;
     size_t i;
 
-    for (i = 0; i < question->paths->len; i++)
-        ignore_value(stat(g_ptr_array_index(question->paths, i), &st));
+    for (i = 0; i < question->paths->len; i++) {
+        if (stat(g_ptr_array_index(question->paths, i), &st) == 0 && S_ISREG(st.st_mode) && question->removal)
+            ignore_value(ferryFileIsLocked(g_ptr_array_index(question->paths, i)));
+    }
 
     if (question->removal)
         ferryOpFileAskNamesakes(question);

@@ -59,9 +59,26 @@ ferryPauseHasIoeventfd(virDomainDef *def,
 
 
 /**
- * ferryPauseIsNeeded:
- * @disk: of @vm, which is locked
+ * ferryPauseHoldIsUnsafe:
+ * @disk: of @def
  * @format: of the image that the disk moves to (virStorageFileFormat)
+ *
+ * Returns true if the guest must not run while the disk is held. Whoever holds it keeps the domain's job
+ * until it has moved, so that no client resumes the guest meanwhile.
+ */
+bool
+ferryPauseHoldIsUnsafe(virDomainDef *def,
+                       virDomainDiskDef *disk,
+                       int format)
+{
+    return format != VIR_STORAGE_FILE_QCOW2 && !ferryPauseHasIoeventfd(def, disk);
+}
+
+
+/**
+ * ferryPauseIsNeeded:
+ * @vm: domain, locked
+ * @disk, @format: as for ferryPauseHoldIsUnsafe()
  *
  * Returns true when the guest's CPUs must be stopped while the disk is held. Not those of a guest
  * that does not run, since somebody else decides when it goes on.
@@ -72,8 +89,7 @@ ferryPauseIsNeeded(virDomainObj *vm,
                    int format)
 {
     return virDomainObjGetState(vm, /* reason= */ NULL) == VIR_DOMAIN_RUNNING &&
-           format != VIR_STORAGE_FILE_QCOW2 &&
-           !ferryPauseHasIoeventfd(vm->def, disk);
+           ferryPauseHoldIsUnsafe(vm->def, disk, format);
 }
 
 

@@ -9,6 +9,7 @@
 
 #include "engine/op.h"
 
+bool ferryPauseHoldIsUnsafe(virDomainDef *def, virDomainDiskDef *disk, int format);
 bool ferryPauseIsNeeded(virDomainObj *vm, virDomainDiskDef *disk, int format);
 int ferryPauseBegin(ferryOp *op);
 void ferryPauseEnd(ferryOp *op, const char *dst);

@@ -49,6 +49,10 @@ ferryBackupNeedsCheckpoints(ferryOp *op)
 {
     ferryBackup *backup = ferryBackupOf(op);
 
+    /* its undo waits for storage, and it has made no bitmap */
+    if (op->stuck && !op->driven && !ferryPlanReached(op, &ferryBackupBeginPlan, "start"))
+        return false;
+
     return backup->result == FERRY_BACKUP_RESULT_NONE &&
            !ferryPlanDone(op, &ferryBackupBeginPlan) && ferryBackupRefersToCheckpoint(backup);
 }

@@ -225,7 +225,7 @@ ferryCheckpointRetryStopped(virDomainObj *vm)
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
 
-        if (op->stopped && op->klass->needsCheckpoints)
+        if (op->stopped && op->klass->removesCheckpoint)
             g_ptr_array_add(stopped, ferryOpRef(op));
     }
 

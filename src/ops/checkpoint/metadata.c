@@ -41,18 +41,11 @@ ferryCheckpointFind(virDomainObj *vm,
 }
 
 
-/**
- * ferryCheckpointCheckFree:
- * @vm: domain, locked, job held
- * @except: class whose operations do not count; or NULL
- *
- * Returns 0 if checkpoints of @vm may be added and deleted, or -1 with an error reported:
- * an operation that adds or uses one waits without the domain's job, for the guest's agent
- * for example.
- */
-int
-ferryCheckpointCheckFree(virDomainObj *vm,
-                         const ferryOpClass *except)
+/* Returns an operation that adds, uses or deletes a checkpoint of @vm, and waits without the domain's job:
+ * for the guest's agent, for example. Operations of @except do not count. NULL: there is none. */
+static ferryOp *
+ferryCheckpointFindUser(virDomainObj *vm,
+                        const ferryOpClass *except)
 {
     GPtrArray *ops = ferryOpList(vm);
     size_t i;
@@ -60,15 +53,49 @@ ferryCheckpointCheckFree(virDomainObj *vm,
     for (i = 0; ops && i < ops->len; i++) {
         ferryOp *op = g_ptr_array_index(ops, i);
 
-        if (!op->stopped && op->klass != except && op->klass->needsCheckpoints && op->klass->needsCheckpoints(op)) {
-            virReportError(VIR_ERR_OPERATION_INVALID,
-                           _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
-                             "try again when it has begun or ended"), op->name, vm->def->name);
-            return -1;
-        }
+        if (!op->stopped && op->klass != except && op->klass->needsCheckpoints &&
+            op->klass->needsCheckpoints(op))
+            return op;
     }
 
-    return 0;
+    return NULL;
+}
+
+
+/**
+ * ferryCheckpointIsFree:
+ * @vm: domain, locked
+ * @except: class whose operations do not count; or NULL
+ *
+ * Returns whether no operation is working on the checkpoints of @vm.
+ */
+bool
+ferryCheckpointIsFree(virDomainObj *vm,
+                      const ferryOpClass *except)
+{
+    return !ferryCheckpointFindUser(vm, except);
+}
+
+
+/**
+ * ferryCheckpointCheckFree:
+ * @vm, @except: as for ferryCheckpointIsFree()
+ *
+ * Returns 0 if checkpoints of @vm may be added and deleted, or -1 with an error reported.
+ */
+int
+ferryCheckpointCheckFree(virDomainObj *vm,
+                         const ferryOpClass *except)
+{
+    ferryOp *user = ferryCheckpointFindUser(vm, except);
+
+    if (!user)
+        return 0;
+
+    virReportError(VIR_ERR_OPERATION_INVALID,
+                   _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
+                     "try again when it has begun or ended"), user->name, vm->def->name);
+    return -1;
 }
 
 

@@ -12,6 +12,7 @@
 
 virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm, const char *name);
 virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm, const char *xml);
+bool ferryCheckpointIsFree(virDomainObj *vm, const ferryOpClass *except);
 int ferryCheckpointCheckFree(virDomainObj *vm, const ferryOpClass *except);
 int ferryCheckpointCheckDisk(virDomainObj *vm,
                              virDomainCheckpointDef *def,

@@ -63,7 +63,10 @@ ferryCopyRemovesImage(ferryOp *op,
 static bool
 ferryCopyNeedsCheckpoints(ferryOp *op)
 {
-    return ferryCopyOf(op)->goal != FERRY_COPY_GOAL_ABORT &&
+    ferryCopy *copy = ferryCopyOf(op);
+    virDomainDiskDef *disk = ferryCopyDisk(op);
+
+    return copy->goal != FERRY_COPY_GOAL_ABORT && disk && disk->src != copy->target &&
            ferryPlanReached(op, &ferryCopyPivotPlan, "bitmaps") &&
            !ferryPlanReached(op, &ferryCopyPivotPlan, "release");
 }

@@ -205,6 +205,27 @@ ferryPivotAllHeld(GPtrArray *jobs,
 }
 
 
+/* Returns whether no client may get in while the disks of the group of @op are held: it could let a guest
+ * go on that must not run. */
+static bool
+ferryPivotKeepsJob(ferryOp *op)
+{
+    g_autoptr(GPtrArray) group = ferryOpGroup(op);
+    size_t i;
+
+    for (i = 0; i < group->len; i++) {
+        ferryOp *member = g_ptr_array_index(group, i);
+        virDomainDiskDef *disk = ferryCopyDisk(member);
+
+        if (ferryCopyOf(member)->pause ||
+            (disk && ferryPauseHoldIsUnsafe(op->vm->def, disk, ferryCopyOf(member)->target->format)))
+            return true;
+    }
+
+    return false;
+}
+
+
 /* Waits for all members of the group that @op leads: QEMU is asked for all at once, since the guest
  * waits meanwhile. */
 static int
@@ -212,18 +233,17 @@ ferryPivotAwaitHeld(ferryOp *op)
 {
     g_autoptr(GPtrArray) group = ferryOpGroup(op);
     g_autoptr(GPtrArray) jobs = NULL;
-    ferryCopy *copy = ferryCopyOf(op);
+    bool keep = ferryPivotKeepsJob(op);
     bool hold = op->holdJob;
     unsigned int timeout = 0;
 
     /* A target slower than the guest may never catch up. ferryCopyAbort() can end this wait: the
      * domain's job is not held meanwhile. Other disks of a group are held by then. */
-    if (op->leader || copy->quiesce.frozen || copy->pause)
+    if (op->leader || ferryCopyOf(op)->quiesce.frozen || keep)
         timeout = FERRY_PIVOT_PAUSE_MS;
 
-    /* A client that got in now could let a guest go on whose CPUs are stopped. It does not write, so
-     * the mirror has little left to do. */
-    op->holdJob = hold || copy->pause;
+    /* a guest that does not run does not write: the mirror has little left to do */
+    op->holdJob = hold || keep;
     jobs = ferryJobWaitUntil(op, /* what= */ NULL, timeout, ferryPivotAllHeld, group);
     op->holdJob = hold;
 
@@ -396,16 +416,16 @@ ferryPivotFinalize(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     g_autofree char *jobname = ferryJobName(op, "mirror");
     g_auto(ferryJobInfo) info = { 0 };
+    bool keep = ferryPivotKeepsJob(op);
     bool hold = op->holdJob;
     int rc;
 
     /* The reply to job-finalize proves little: the job may still fail, the reply may be
      * lost, or this may be the second try. Ask for the job's result and disk's node. */
-    /* a client that got in now could suspend or resume a guest whose CPUs are stopped */
-    op->holdJob = hold || copy->pause;
+    op->holdJob = hold || keep;
     if ((rc = ferryPivotTellFinalize(op, jobname)) == 0)
         rc = ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED),
-                          copy->pause ? FERRY_PIVOT_PAUSE_MS : 0, &info);
+                          keep ? FERRY_PIVOT_PAUSE_MS : 0, &info);
     op->holdJob = hold;
 
     if (rc < 0)

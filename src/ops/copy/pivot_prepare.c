@@ -186,20 +186,21 @@ ferryPivotRemoveChain(ferryOp *op)
 }
 
 
-/* Waits until no operation is adding or deleting a checkpoint, for its guest's agent say: its bitmap
- * would be in the old image only. While this copy is between "bitmaps" and "release", none begins
- * (ferryCopyNeedsCheckpoints()). */
+/* Waits until no operation is adding or deleting a checkpoint: its bitmap would be in the old image
+ * only. From here to "adopt" none begins (ferryCopyNeedsCheckpoints()). */
 static int
 ferryPivotAwaitCheckpoints(ferryOp *op)
 {
-    unsigned int waited;
+    unsigned int waited = 0;
 
-    for (waited = 0; ferryCheckpointCheckFree(op->vm, op->klass) < 0; waited += FERRY_PIVOT_POLL_MS) {
-        if (waited >= FERRY_PIVOT_CHECKPOINTS_MS)
-            return -1;
-        virResetLastError();
+    while (ferryCopyOf(op)->goal != FERRY_COPY_GOAL_ABORT && !ferryCheckpointIsFree(op->vm, op->klass)) {
+        /* with the job, the other one would not get on */
+        if (waited >= FERRY_PIVOT_CHECKPOINTS_MS || op->holdJob)
+            return ferryCheckpointCheckFree(op->vm, op->klass);
+
         if (ferryOpSleep(op, FERRY_PIVOT_POLL_MS) < 0)
             return -1;
+        waited += FERRY_PIVOT_POLL_MS;
     }
 
     return 0;
@@ -215,7 +216,14 @@ ferryPivotCarryBitmaps(ferryOp *op)
     if (copy->goal == FERRY_COPY_GOAL_ABORT)
         return 0;
 
-    if (ferryPivotAwaitCheckpoints(op) < 0 || ferryCopyRequireDisk(op) < 0)
+    if (ferryPivotAwaitCheckpoints(op) < 0)
+        return -1;
+
+    /* aborted meanwhile: the thread that carries on finds out */
+    if (copy->goal == FERRY_COPY_GOAL_ABORT)
+        return 0;
+
+    if (ferryCopyRequireDisk(op) < 0)
         return -1;
 
     return ferryBitmapsCarry(op->vm, ferryCopyDisk(op)->src, copy->target, ferryCopyBase(op));

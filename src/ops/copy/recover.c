@@ -11,6 +11,7 @@
 #include "block/nodename.h"
 #include "block/qmp.h"
 #include "engine/engine.h"
+#include "engine/journal.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
 #include "ops/copy/adopt.h"
@@ -300,8 +301,12 @@ ferryCopyAdoptOnce(ferryOp *op)
     if (op->vm && ferryCopyAdoptConfig(op) < 0)
         return -1;
 
-    /* written by whoever keeps @op, if it cannot end yet */
+    op->blocksStart = false;
     ferryPlanAssume(op, &ferryCopyPivotPlan, "release");
+
+    /* at the end of QEMU, the caller writes it if @op cannot end yet */
+    if (op->stopped && ferryJournalWrite(op->vm, /* durable= */ true) < 0)
+        VIR_WARN("%s", virGetLastErrorMessage());
     return 0;
 }
 

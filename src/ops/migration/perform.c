@@ -184,6 +184,7 @@ ferryMigrationCopyStorage(virDomainObj *vm,
                           qemuMigrationParams *params)
 {
     ferryMigration *migration;
+    ferryOp *earlier;
     int rc = -1;
 
     if (!call.req || call.op)
@@ -200,6 +201,17 @@ ferryMigrationCopyStorage(virDomainObj *vm,
 
     if (ferryAsyncEnter(vm, ferryMigrationClass.job) < 0) {
         ferryMigrationFree(migration);
+        return -1;
+    }
+
+    if ((earlier = ferryOpFind(vm, FERRY_MIGRATION_NAME))) {
+        if (!earlier->driven)
+            ignore_value(ferryEngineSubmit(earlier));
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("what an earlier migration of domain '%1$s' has left is not taken back yet: try again"),
+                       vm->def->name);
+        ferryMigrationFree(migration);
+        ferryAsyncLeave(vm);
         return -1;
     }
 
@@ -341,10 +353,12 @@ ferryMigrationGiveUp(virDomainObj *vm)
     virErrorPreserveLast(&err);
 
     if (ferryAsyncEnter(vm, ferryMigrationClass.job) == 0) {
-        ferryOpDrive(call.op);
-        if (!call.op->over)
+        /* a worker may be at it, since a job ended late */
+        if (!call.op->over && !call.op->driven) {
+            ferryOpDrive(call.op);
             ferryMigrationTakeBack(call.op);
-        ferryOpRelease(call.op);
+            ferryOpRelease(call.op);
+        }
         ferryAsyncLeave(vm);
     } else {
         call.op->stuck = true;

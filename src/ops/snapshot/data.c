@@ -144,8 +144,6 @@ ferrySnapshotFormat(ferryOp *op,
     virBufferEscapeString(&attrs, " name='%s'", snapshot->name);
     virBufferAsprintf(&attrs, " metadata='%s'", snapshot->metadata ? "yes" : "no");
     virBufferAsprintf(&attrs, " complete='%s'", snapshot->complete ? "yes" : "no");
-    if (snapshot->paused)
-        virBufferAddLit(&attrs, " paused='yes'");
     virXMLFormatElement(buf, "snapshot", &attrs, /* childBuf= */ NULL);
     ferryQuiesceFormat(buf, &snapshot->quiesce);
 
@@ -162,6 +160,8 @@ ferrySnapshotFormat(ferryOp *op,
         ferryFileFormat(&diskAttrs, disk->file);
         if (disk->reverted)
             virBufferAddLit(&diskAttrs, " reverted='yes'");
+        if (disk->paused)
+            virBufferAddLit(&diskAttrs, " paused='yes'");
         virXMLFormatElement(buf, "overlay", &diskAttrs, /* childBuf= */ NULL);
     }
 
@@ -175,6 +175,7 @@ ferrySnapshotParseDisk(xmlNodePtr node,
 {
     unsigned int format;
     virTristateBool reverted;
+    virTristateBool paused;
 
     disk->overlay->type = VIR_STORAGE_TYPE_FILE;
     disk->overlay->path = virXMLPropString(node, "path");
@@ -186,10 +187,12 @@ ferrySnapshotParseDisk(xmlNodePtr node,
         virXMLPropEnum(node, "origin", ferryImageOriginTypeFromString,
                        VIR_XML_PROP_REQUIRED, &disk->origin) < 0 ||
         virXMLPropTristateBool(node, "reverted", VIR_XML_PROP_NONE, &reverted) < 0 ||
+        virXMLPropTristateBool(node, "paused", VIR_XML_PROP_NONE, &paused) < 0 ||
         ferryFileParse(node, &disk->file) < 0)
         return -1;
 
     disk->reverted = reverted == VIR_TRISTATE_BOOL_YES;
+    disk->paused = paused == VIR_TRISTATE_BOOL_YES;
 
     disk->overlay->format = format;
     return 0;
@@ -211,7 +214,6 @@ ferrySnapshotParse(virQEMUDriver *driver G_GNUC_UNUSED,
     g_autofree xmlNodePtr *nodes = NULL;
     virTristateBool metadata;
     virTristateBool complete;
-    virTristateBool paused;
     int n = virXPathNodeSet("./overlay", ctxt, &nodes);
     int i;
 
@@ -223,7 +225,6 @@ ferrySnapshotParse(virQEMUDriver *driver G_GNUC_UNUSED,
     if (!(snapshot->name = virXMLPropStringRequired(node, "name")) ||
         virXMLPropTristateBool(node, "metadata", VIR_XML_PROP_REQUIRED, &metadata) < 0 ||
         virXMLPropTristateBool(node, "complete", VIR_XML_PROP_REQUIRED, &complete) < 0 ||
-        virXMLPropTristateBool(node, "paused", VIR_XML_PROP_NONE, &paused) < 0 ||
         ferryQuiesceParse(ctxt, &snapshot->quiesce) < 0)
         return NULL;
 
@@ -235,7 +236,6 @@ ferrySnapshotParse(virQEMUDriver *driver G_GNUC_UNUSED,
 
     snapshot->complete = complete == VIR_TRISTATE_BOOL_YES;
     snapshot->metadata = metadata == VIR_TRISTATE_BOOL_YES;
-    snapshot->paused = paused == VIR_TRISTATE_BOOL_YES;
 
     for (i = 0; i < n; i++) {
         if (ferrySnapshotParseDisk(nodes[i], ferrySnapshotAddDisk(snapshot)) < 0)

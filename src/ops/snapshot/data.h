@@ -25,6 +25,7 @@ typedef struct {
     ferryImageOrigin origin;    /* what was at the overlay's path before */
     ferryFile *file;            /* the overlay's file, if it was made for the snapshot */
     bool reverted;              /* the image below has all that the guest has written */
+    bool paused;                /* the guest's CPUs are stopped, for the end of its commit */
 
     bool unsaved;               /* the configuration in memory names the base again, its file does not */
     virStorageSource *mirror;   /* target of its copy; NULL: there is none */
@@ -40,9 +41,9 @@ struct _ferrySnapshot {
     GPtrArray *disks;           /* of ferrySnapshotDisk */
     ferryQuiesce quiesce;
     bool complete;              /* nothing is to be taken back any more */
-    bool paused;                /* the guest's CPUs are stopped, for the end of a commit */
 
     bool taking;                /* the stock driver is at it */
+    bool lingers;               /* a commit that was given up has not ended yet */
     GPtrArray *driven;          /* copies that the client's thread drives; NULL: there is none */
     bool reuse;                 /* overlays and mirrors exist and are formatted */
     ferrySnapshotTaker take;    /* valid while the client's call lasts, as is the next */

@@ -16,17 +16,14 @@
 
 #include "block/access.h"
 #include "block/durable.h"
-#include "block/identity.h"
 #include "block/node.h"
 #include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/source.h"
-#include "engine/journal.h"
 #include "engine/wait.h"
 #include "ops/opfile.h"
-#include "ops/pause.h"
+#include "ops/snapshot/commit.h"
 #include "ops/snapshot/revert.h"
-#include "qemu/qemu_monitor.h"
 #include "qemu/qemu_security.h"
 #include "virdomainsnapshotobjlist.h"
 #include "virerror.h"
@@ -41,16 +38,15 @@ VIR_LOG_INIT("ferry.snapshot");
 #define FERRY_SNAPSHOT_STORAGE "-storage"
 #define FERRY_SNAPSHOT_FORMAT "-format"
 
-/* How long the guest's CPUs may be stopped for the end of a commit. */
-#define FERRY_SNAPSHOT_PAUSE_MS (10 * 1000)
 
-
-/* Returns the nodes of QEMU that have the file of @overlay open, as an image by which
- * ferryNodeRemove() finds them; or NULL if there are none. Only the storage node says which file it
- * is: for a format node without its backing image, QEMU makes a name up. */
-static virStorageSource *
+/* Finds the nodes of QEMU that have the file of @overlay open, as an image by which
+ * ferryNodeRemove() finds them; @result stays NULL if there are none. Only the storage node says which file
+ * it is: for a format node without its backing image, QEMU makes a name up. Returns 0, or -1 with an error
+ * reported. */
+static int
 ferrySnapshotFindNodes(ferryOp *op,
-                       virStorageSource *overlay)
+                       virStorageSource *overlay,
+                       virStorageSource **result)
 {
     g_autoptr(virJSONValue) nodes = ferryNodeList(op->vm);
     g_autoptr(virStorageSource) found = virStorageSourceNew();
@@ -59,9 +55,10 @@ ferrySnapshotFindNodes(ferryOp *op,
     g_autofree char *prefix = NULL;
     size_t i;
 
-    virResetLastError();
+    if (!nodes)
+        return -1;
 
-    for (i = 0; nodes && i < virJSONValueArraySize(nodes) && !storage; i++) {
+    for (i = 0; i < virJSONValueArraySize(nodes) && !storage; i++) {
         virJSONValue *node = virJSONValueArrayGet(nodes, i);
         const char *name = virJSONValueObjectGetString(node, "node-name");
 
@@ -71,7 +68,7 @@ ferrySnapshotFindNodes(ferryOp *op,
     }
 
     if (!storage)
-        return NULL;
+        return 0;
 
     /* as libvirt names the nodes of an image */
     prefix = g_strndup(storage, strlen(storage) - strlen(FERRY_SNAPSHOT_STORAGE));
@@ -86,243 +83,8 @@ ferrySnapshotFindNodes(ferryOp *op,
     found->type = overlay->type;
     found->path = g_strdup(overlay->path);
     found->format = overlay->format;
-    return g_steal_pointer(&found);
-}
-
-
-/* Records whether the image below has all that the guest has written: from then on, if QEMU is gone,
- * the configuration is to name it. Returns 0, or -1 with an error reported. */
-static int
-ferrySnapshotSetReverted(ferryOp *op,
-                         ferrySnapshotDisk *sdisk,
-                         bool reverted)
-{
-    bool old = sdisk->reverted;
-
-    sdisk->reverted = reverted;
-    if (ferryJournalWrite(op->vm, /* durable= */ true) == 0)
-        return 0;
-
-    sdisk->reverted = reverted && old;
-    return -1;
-}
-
-
-/* Begins the commit of @node, the overlay, to @base. */
-static int
-ferrySnapshotStartCommit(ferryOp *op,
-                         ferrySnapshotDisk *sdisk,
-                         const char *jobname,
-                         const char *node,
-                         virStorageSource *base)
-{
-    int rc;
-
-    /* QEMU opens it for writing, by its name */
-    if (base && (ferryIdentityRequire(op->vm, base) < 0 ||
-                 qemuDomainStorageSourceAccessAllow(op->driver, op->vm, base, /* readonly= */ false,
-                                                    /* newSource= */ false, /* chainTop= */ false) < 0))
-        return -1;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorBlockCommit(qemuDomainGetMonitor(op->vm), node, jobname, node, sdisk->base,
-                                /* backingName= */ NULL, /* bandwidth= */ 0,
-                                /* autofinalize= */ VIR_TRISTATE_BOOL_NO);
-    qemuDomainObjExitMonitor(op->vm);
-
-    return rc;
-}
-
-
-/* Stops the guest if QEMU cannot hold what it asks of the disk. Returns 0, or -1 with an error
- * reported. */
-static int
-ferrySnapshotPause(ferryOp *op,
-                   ferrySnapshotDisk *sdisk,
-                   virStorageSource *base)
-{
-    ferrySnapshot *snapshot = ferrySnapshotOf(op);
-    virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, sdisk->dst);
-
-    if (!disk || !base || !ferryPauseIsNeeded(op->vm, disk, base->format))
-        return 0;
-
-    /* a driver that dies leaves a guest that does not run */
-    snapshot->paused = true;
-    if (ferryJournalWrite(op->vm, /* durable= */ false) < 0) {
-        snapshot->paused = false;
-        return -1;
-    }
-
-    /* a client that got in now could let it go on */
-    op->holdJob = true;
-    return ferryPauseBegin(op);
-}
-
-
-/* Lets a guest go on that ferrySnapshotPause(), perhaps of a driver that died, has stopped. */
-static void
-ferrySnapshotUnpause(ferryOp *op,
-                     ferrySnapshotDisk *sdisk)
-{
-    ferrySnapshot *snapshot = ferrySnapshotOf(op);
-
-    if (!snapshot->paused || ferryOpIsLost(op))
-        return;
-
-    ferryPauseEnd(op, sdisk->dst);
-    snapshot->paused = false;
-}
-
-
-/* Both images are the same: gets the job to PENDING, which holds what the guest asks for. */
-static int
-ferrySnapshotHold(ferryOp *op,
-                  ferrySnapshotDisk *sdisk,
-                  const char *jobname,
-                  virStorageSource *base,
-                  ferryJobInfo *info)
-{
-    int rc;
-
-    if (ferrySnapshotPause(op, sdisk, base) < 0)
-        return -1;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorJobComplete(qemuDomainGetMonitor(op->vm), jobname);
-    qemuDomainObjExitMonitor(op->vm);
-    if (rc < 0)
-        return -1;
-
-    ferryJobInfoClear(info);
-    return ferryJobWait(op, jobname, FERRY_JOB_STATE(PENDING) | FERRY_JOB_STATE(CONCLUDED),
-                        ferrySnapshotOf(op)->paused ? FERRY_SNAPSHOT_PAUSE_MS : 0, info);
-}
-
-
-/* The guest is held, and both images are the same: lets it go on, on the image below. */
-static int
-ferrySnapshotFinalize(ferryOp *op,
-                      ferrySnapshotDisk *sdisk,
-                      const char *jobname,
-                      ferryJobInfo *info)
-{
-    int rc;
-
-    if (ferrySnapshotSetReverted(op, sdisk, true) < 0)
-        return -1;
-
-    qemuDomainObjEnterMonitor(op->vm);
-    rc = qemuMonitorJobFinalize(qemuDomainGetMonitor(op->vm), jobname);
-    qemuDomainObjExitMonitor(op->vm);
-    if (rc < 0)
-        return -1;
-
-    ferryJobInfoClear(info);
-    return ferryJobWait(op, jobname, FERRY_JOB_STATE(CONCLUDED),
-                        ferrySnapshotOf(op)->paused ? FERRY_SNAPSHOT_PAUSE_MS : 0, info);
-}
-
-
-static int
-ferrySnapshotRunCommit(ferryOp *op,
-                       ferrySnapshotDisk *sdisk,
-                       const char *jobname,
-                       const char *node)
-{
-    g_auto(ferryJobInfo) info = { 0 };
-    virDomainDiskDef *disk;
-    g_autoptr(virStorageSource) base = NULL;
-
-    if (ferryJobQuery(op, jobname, &info) < 0)
-        return -1;
-
-    op->holdJob = op->holdJob || ferrySnapshotOf(op)->paused;
-    if ((disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
-        base = virObjectRef(STREQ_NULLABLE(ferryNodeName(disk->src), sdisk->base) ? disk->src :
-                                                                                 disk->src->backingStore);
-
-    /* of an earlier commit, which did not move the guest, or of an earlier snapshot: whose driver died */
-    if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
-        ferryJobDismiss(op, jobname);
-        info.status = QEMU_MONITOR_JOB_STATUS_UNKNOWN;
-    }
-
-    if (info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN &&
-        ferrySnapshotStartCommit(op, sdisk, jobname, node, base) < 0)
-        return -1;
-
-    ferryJobInfoClear(&info);
-    if (ferryJobWait(op, jobname,
-                     FERRY_JOB_STATE(READY) | FERRY_JOB_STATE(STANDBY) | FERRY_JOB_STATE(PENDING) |
-                     FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
-        return -1;
-
-    if ((ferryJobStatusIsReady(info.status) && ferrySnapshotHold(op, sdisk, jobname, base, &info) < 0) ||
-        (info.status == QEMU_MONITOR_JOB_STATUS_PENDING && ferrySnapshotFinalize(op, sdisk, jobname, &info) < 0))
-        return -1;
-
-    ferryJobDismiss(op, jobname);
-    if (!info.error)
-        return 0;
-
-    virReportError(VIR_ERR_OPERATION_FAILED,
-                   _("what disk '%1$s' of domain '%2$s' has written since snapshot '%3$s' cannot be "
-                     "committed to the image below: %4$s"),
-                   sdisk->dst, op->vm->def->name, ferrySnapshotOf(op)->name, info.error);
-    return -1;
-}
-
-
-/* The commit failed. The guest must not be held by it, nor moved by it later; and if it is on the overlay,
- * the journal must not say otherwise. Keeps the last error. */
-static void
-ferrySnapshotCommitFailed(ferryOp *op,
-                          ferrySnapshotDisk *sdisk,
-                          const char *jobname)
-{
-    virDomainDiskDef *disk;
-    g_autofree char *node = NULL;
-    virErrorPtr err = NULL;
-
-    if (ferryOpIsLost(op))
-        return;
-
-    virErrorPreserveLast(&err);
-
-    if (ferryJobKill(op, jobname) == 0) {
-        if (sdisk->reverted && !ferryOpIsLost(op) &&
-            (disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)) &&
-            (node = ferryQMPDiskNode(op->vm, disk)) && STRNEQ(node, sdisk->base) &&
-            ferrySnapshotSetReverted(op, sdisk, false) < 0)
-            VIR_ERROR(_("domain '%1$s': disk '%2$s' is still on '%3$s', and the journal, which says otherwise, "
-                        "cannot be written: make space before the domain ends (%4$s)"), op->vm->def->name,
-                      sdisk->dst, NULLSTR(sdisk->overlay->path), virGetLastErrorMessage());
-        ferrySnapshotUnpause(op, sdisk);
-    }
-
-    virErrorRestore(&err);
-}
-
-
-/* Commits the overlay, which is @node, to the image below. Returns 0, or -1 with an error reported. */
-static int
-ferrySnapshotCommit(ferryOp *op,
-                    ferrySnapshotDisk *sdisk,
-                    const char *node)
-{
-    g_autofree char *what = g_strdup_printf("commit-%s", sdisk->dst);
-    g_autofree char *jobname = ferryJobName(op, what);
-    bool hold = op->holdJob;
-    int rc;
-
-    if ((rc = ferrySnapshotRunCommit(op, sdisk, jobname, node)) == 0)
-        ferrySnapshotUnpause(op, sdisk);
-    else
-        ferrySnapshotCommitFailed(op, sdisk, jobname);
-
-    op->holdJob = hold;
-    return rc;
+    *result = g_steal_pointer(&found);
+    return 0;
 }
 
 
@@ -413,8 +175,8 @@ ferrySnapshotAdoptBase(ferryOp *op,
         disk->src = base;
         if (qemuSecurityMoveImageMetadata(op->driver, op->vm, overlay, base) < 0)
             virResetLastError();
-    } else {
-        overlay = ferrySnapshotFindNodes(op, sdisk->overlay);
+    } else if (ferrySnapshotFindNodes(op, sdisk->overlay, &overlay) < 0) {
+        return -1;
     }
 
     /* a driver that died may have added one node only */
@@ -458,9 +220,11 @@ ferrySnapshotRevertDisk(ferryOp *op,
         return -1;
 
     if (STRNEQ(node, sdisk->base)) {
-        nodes = ferrySnapshotFindNodes(op, sdisk->overlay);
+        if (ferrySnapshotFindNodes(op, sdisk->overlay, &nodes) < 0)
+            return -1;
 
         if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
+            ferrySnapshotUnpause(op, sdisk);
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
                      "snapshot '%s' had made: it stays there", sdisk->dst, op->vm->def->name,
                      NULLSTR(sdisk->overlay->path), ferrySnapshotOf(op)->name);

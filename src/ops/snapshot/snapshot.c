@@ -17,6 +17,7 @@
 #include "engine/wait.h"
 #include "ops/copy/copy.h"
 #include "ops/copy/data.h"
+#include "ops/snapshot/commit.h"
 #include "ops/snapshot/create.h"
 #include "ops/snapshot/snapshot.h"
 #include "ops/snapshot/stopped.h"
@@ -29,14 +30,27 @@
 VIR_LOG_INIT("ferry.snapshot");
 
 
-/* Events of the jobs that commit what a snapshot that is taken back has written. */
+/* Events of the jobs that commit what a snapshot that is taken back has written: for whoever waits for one.
+ * A commit that has failed is not tried again because of its own end. */
 static bool
-ferrySnapshotJobMatters(ferryOp *op G_GNUC_UNUSED,
+ferrySnapshotJobMatters(ferryOp *op,
                         int status)
 {
+    if (!op->driven && !ferrySnapshotOf(op)->lingers)
+        return false;
+
     return status == QEMU_MONITOR_JOB_STATUS_READY ||
            status == QEMU_MONITOR_JOB_STATUS_PENDING ||
            status == QEMU_MONITOR_JOB_STATUS_CONCLUDED;
+}
+
+
+/* The thread that drives @op is about to leave it as it is. */
+static void
+ferrySnapshotForgetEvents(ferryOp *op)
+{
+    if (!ferrySnapshotOf(op)->lingers)
+        g_atomic_int_set(&op->events, 0);
 }
 
 
@@ -44,8 +58,12 @@ ferrySnapshotJobMatters(ferryOp *op G_GNUC_UNUSED,
 static void
 ferrySnapshotJobChanged(ferryOp *op)
 {
-    if (!ferrySnapshotOf(op)->complete && ferryPlanUndo(op, &ferrySnapshotPlan) < 0)
+    ferrySnapshotOf(op)->lingers = false;
+
+    if (!ferrySnapshotOf(op)->complete && ferryPlanUndo(op, &ferrySnapshotPlan) < 0) {
+        ferrySnapshotForgetEvents(op);
         return;
+    }
 
     if (!op->over)
         ferryOpEnd(op);
@@ -58,6 +76,7 @@ ferrySnapshotRecover(ferryOp *op)
     ferrySnapshot *snapshot = ferrySnapshotOf(op);
 
     ferryQuiesceRecover(&snapshot->quiesce, snapshot->quiesce.frozen);
+    ferrySnapshotRecoverPaused(op);
     ignore_value(ferryEngineSubmit(op));
 }
 
@@ -282,6 +301,8 @@ ferrySnapshotRun(virDomainObj *vm,
     for (i = 0; i < snapshot->driven->len; i++)
         ferryOpRelease(g_ptr_array_index(snapshot->driven, i));
     g_clear_pointer(&snapshot->driven, g_ptr_array_unref);
+    if (!op->over)
+        ferrySnapshotForgetEvents(op);
     ferryOpRelease(op);
 
     return rc;

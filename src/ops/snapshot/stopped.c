@@ -185,9 +185,11 @@ ferrySnapshotStopped(ferryOp *op)
     bool stays = snapshot->complete;
     size_t i;
 
-    if (op->vm && snapshot->paused)
-        ferryPauseForget(op->vm);
-    snapshot->paused = false;
+    for (i = 0; i < snapshot->disks->len; i++) {
+        if (op->vm && ferrySnapshotDiskAt(snapshot, i)->paused)
+            ferryPauseForget(op->vm);
+        ferrySnapshotDiskAt(snapshot, i)->paused = false;
+    }
 
     for (i = 0; op->vm && i < snapshot->disks->len; i++) {
         ferrySnapshotDisk *disk = ferrySnapshotDiskAt(snapshot, i);

@@ -1,0 +1,14 @@
+/*
+ * commit.h: mirrored snapshots: commit an overlay to the image below
+ *
+ * Copyright (C) 2026 The Ferry authors
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+
+#pragma once
+
+#include "ops/snapshot/data.h"
+
+int ferrySnapshotCommit(ferryOp *op, ferrySnapshotDisk *sdisk, const char *node);
+void ferrySnapshotUnpause(ferryOp *op, ferrySnapshotDisk *sdisk);
+void ferrySnapshotRecoverPaused(ferryOp *op);
