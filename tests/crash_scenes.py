@@ -149,6 +149,15 @@ class Snapshot(Copied, scenes_snapshot.Snapshot):
         pass
 
 
+class HeldSnapshot(Snapshot, scenes_snapshot.HeldSnapshot):
+    SWAPS = ()
+    BELOW = ('-sda.raw', '-sdb.raw')
+    JOBS = ('sda',)
+
+    def images(self):
+        return self.overlays if self.taken() else []
+
+
 class Abort(Copied, scenes_copy.Copy):
     """A copy that is aborted when both images are the same: the target stays."""
 
@@ -381,4 +390,4 @@ class TransientPush(Push):
 
 EMBEDDED = [Copy, Shallow, Partial, Group, Snapshot, Abort, AbortEarly, Checkpoints, Pull, PullEnd, Push, PushEnd,
             Held, Moved, MovedAbort, Transient, TransientAbort, TransientCheckpoints, TransientPullEnd, TransientPush,
-            PartialAbort]
+            PartialAbort, HeldSnapshot]

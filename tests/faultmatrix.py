@@ -97,6 +97,7 @@ class Scene:
     UNDONE = {}
     DISKS = ('vda',)
     BUS = 'virtio'
+    SOURCE = 'qcow2' # format of the disks' images
     TRANSIENT = False
     START = PAUSED # virDomainCreateFlags
     killed = False # the QEMU that wrote to the images was
@@ -107,7 +108,7 @@ class Scene:
         self.name = f'g{number}'
         self.transient = self.TRANSIENT
         self.prepare()
-        disks = [disk_xml(d, self.image(d)).replace("bus='virtio'", f"bus='{self.BUS}'") for d in self.DISKS]
+        disks = [disk_xml(d, self.image(d), self.SOURCE).replace("bus='virtio'", f"bus='{self.BUS}'") for d in self.DISKS]
         self.xml = with_monitor(domain_xml(self.name, disks), self.path('qmp'))
         if not self.transient:
             bench.session.call(None, 'defineXML', self.xml)
@@ -129,7 +130,7 @@ class Scene:
         return self.host.path(f'{self.name}-{name}')
 
     def image(self, disk):
-        return self.path(f'{disk}.qcow2')
+        return self.path(f'{disk}.{self.SOURCE}')
 
     def call(self, method, *args, **kwargs):
         return self.bench.call(self.name, method, *args, **kwargs)

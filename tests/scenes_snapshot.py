@@ -34,12 +34,13 @@ class Snapshot(faultmatrix.Scene):
     NAME = 'snap'
 
     def prepare(self):
-        self.source = self.image('vda')
+        first = self.DISKS[0]
+        self.source = self.image(first)
         self.overlays = [self.path(f'{d}-snap.qcow2') for d in self.DISKS]
-        self.mirror = self.path('vda-mirror.qcow2')
+        self.mirror = self.path(f'{first}-mirror.qcow2')
         for d in self.DISKS:
-            create_image(self.image(d), SIZE)
-            write_image(self.image(d), 0x11, 0, '3M')
+            create_image(self.image(d), SIZE, self.SOURCE)
+            write_image(self.image(d), 0x11, 0, '3M', self.SOURCE)
         self.written = False
 
     def begin(self):
@@ -48,18 +49,21 @@ class Snapshot(faultmatrix.Scene):
 
     def take(self):
         self.call('snapshotCreateXML',
-                  snapshot_xml(self.NAME, disk('vda', self.overlays[0], self.mirror), disk('vdb', self.overlays[1])),
+                  snapshot_xml(self.NAME, disk(self.DISKS[0], self.overlays[0], self.mirror),
+                               disk(self.DISKS[1], self.overlays[1])),
                   DISK_ONLY)
 
     def more_state(self):
         return {'snapshots': self.call('snapshotListNames', 0)} if self.running() or not self.transient else {}
 
     def check_image(self, image):
-        check_qcow2(image, self.killed)
+        fmt = 'qcow2' if image.endswith('.qcow2') else 'raw'
+        if fmt == 'qcow2':
+            check_qcow2(image, self.killed)
         for pattern, offset, length in [(0x11, 1 << 20, 2 << 20)] + (
                 [(0x33, WRITTEN_AT, CHUNK)] if self.written and os.path.basename(image).startswith(
-                    f'{self.name}-vda') else []):
-            check(reads(image, 'qcow2', pattern, offset, length), f'{image} has lost data at {offset}')
+                    f'{self.name}-{self.DISKS[0]}') else []):
+            check(reads(image, fmt, pattern, offset, length), f'{image} has lost data at {offset}')
 
     def taken(self):
         return self.config_source() == self.overlays[0]
@@ -89,7 +93,7 @@ class Snapshot(faultmatrix.Scene):
             return False
         wait_for(done, 60, 0.1, 'the second try to succeed')
         if self.mirrored():
-            self.call('blockJobAbort', 'vda', 0)
+            self.call('blockJobAbort', self.DISKS[0], 0)
         wait_for(lambda: not self.journal(), 20, 0.1, 'the journal to go')
         if os.path.exists(self.mirror):
             os.unlink(self.mirror)
@@ -98,3 +102,16 @@ class Snapshot(faultmatrix.Scene):
         return '<mirror' in self.call('XMLDesc', 0)
 
     PLANS = {('snapshot', 'create'): (begin, take)}
+
+
+class HeldSnapshot(Snapshot):
+    """Disks without an ioeventfd whose images are not qcow2: to take the snapshot back, the guest's CPUs, which
+    run, are stopped for a moment."""
+
+    DISKS = ('sda', 'sdb')
+    BUS = 'sata'
+    SOURCE = 'raw'
+    START = 0
+
+    def more_state(self):
+        return {**super().more_state(), 'CPUs': self.qmp('query-status')['running'] if self.running() else None}

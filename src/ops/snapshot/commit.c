@@ -84,11 +84,39 @@ ferrySnapshotStartCommit(ferryOp *op,
 }
 
 
+/* Waits until the commit job has little left to do: the guest is going to be stopped. */
+static int
+ferrySnapshotAwaitLevel(ferryOp *op,
+                        const char *jobname)
+{
+    size_t i;
+
+    for (i = 0; i < FERRY_SNAPSHOT_LEVEL_TRIES; i++) {
+        g_autoptr(GPtrArray) jobs = ferryJobFind(op, jobname, FERRY_JOB_NAMED);
+        qemuMonitorJobInfo *job;
+
+        if (!jobs)
+            return -1;
+
+        job = jobs->len > 0 ? g_ptr_array_index(jobs, 0) : NULL;
+        if (!job || !ferryJobStatusIsReady(job->status) ||
+            job->progressCurrent + FERRY_SNAPSHOT_LEVEL >= job->progressTotal)
+            return 0;
+
+        if (ferryOpSleep(op, FERRY_SNAPSHOT_LEVEL_POLL_MS) < 0)
+            return -1;
+    }
+
+    return 0;
+}
+
+
 /* Stops the guest if QEMU cannot hold what it asks of the disk; no client gets in until
  * ferrySnapshotCommit() is over. Returns 0, or -1 with an error reported. */
 static int
 ferrySnapshotPause(ferryOp *op,
                    ferrySnapshotDisk *sdisk,
+                   const char *jobname,
                    virStorageSource *base)
 {
     virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, sdisk->dst);
@@ -96,8 +124,12 @@ ferrySnapshotPause(ferryOp *op,
     if (!disk || !base || !ferryPauseHoldIsUnsafe(op->vm->def, disk, base->format))
         return 0;
 
+    if (ferrySnapshotAwaitLevel(op, jobname) < 0)
+        return -1;
+
     op->holdJob = true;
-    if (!ferryPauseIsNeeded(op->vm, disk, base->format))
+    if (!(disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)) ||
+        !ferryPauseIsNeeded(op->vm, disk, base->format))
         return 0;
 
     /* a driver that dies leaves a guest that does not run */
@@ -137,33 +169,6 @@ ferrySnapshotUnpause(ferryOp *op,
 }
 
 
-/* Waits until the commit job has little left to do: the guest is going to be held, or even stopped. */
-static int
-ferrySnapshotAwaitLevel(ferryOp *op,
-                        const char *jobname)
-{
-    size_t i;
-
-    for (i = 0; i < FERRY_SNAPSHOT_LEVEL_TRIES; i++) {
-        g_autoptr(GPtrArray) jobs = ferryJobFind(op, jobname, FERRY_JOB_NAMED);
-        qemuMonitorJobInfo *job;
-
-        if (!jobs)
-            return -1;
-
-        job = jobs->len > 0 ? g_ptr_array_index(jobs, 0) : NULL;
-        if (!job || !ferryJobStatusIsReady(job->status) ||
-            job->progressCurrent + FERRY_SNAPSHOT_LEVEL >= job->progressTotal)
-            return 0;
-
-        if (ferryOpSleep(op, FERRY_SNAPSHOT_LEVEL_POLL_MS) < 0)
-            return -1;
-    }
-
-    return 0;
-}
-
-
 /* Both images are the same: gets the job to PENDING, which holds what the guest asks for. */
 static int
 ferrySnapshotHold(ferryOp *op,
@@ -174,7 +179,7 @@ ferrySnapshotHold(ferryOp *op,
 {
     int rc;
 
-    if (ferrySnapshotAwaitLevel(op, jobname) < 0 || ferrySnapshotPause(op, sdisk, base) < 0)
+    if (ferrySnapshotPause(op, sdisk, jobname, base) < 0)
         return -1;
 
     qemuDomainObjEnterMonitor(op->vm);
