@@ -307,6 +307,8 @@ class Host:
         self.root = os.path.join(self.dir, 'root')
         self.uri = f'qemu:///embed?root={self.root}'
         self.env = dict(os.environ, LIBVIRT_LOG_OUTPUTS=f'3:file:{self.dir}/libvirt.log', LC_ALL='C.UTF-8')
+        # each driver that starts would run dmidecode
+        self.env['PATH'] = ':'.join(p for p in os.environ['PATH'].split(':') if not p.endswith('/sbin'))
         self.env.pop('LIBVIRT_DRIVER_DIR', None)
         if driver == 'ferry':
             check(DRIVER_DIR, 'FERRY_DRIVER_DIR is not set: run this through ./ferry')
