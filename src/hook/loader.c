@@ -124,6 +124,16 @@ ferryLoaderFolder(void)
 }
 
 
+/* Returns what builds Ferry anew where its package is installed; it need not be there. */
+static char *
+ferryLoaderRebuild(void)
+{
+    g_autofree char *folder = ferryLoaderFolder();
+
+    return g_build_filename(folder ? folder : "/", "rebuild", NULL);
+}
+
+
 /* Returns NULL if the driver @path is as @manifest says, and for the libvirt that runs; else why not. */
 static char *
 ferryLoaderCheck(const char *path,
@@ -230,6 +240,7 @@ qemuRegister(void)
 {
     ferryRegisterFunc registerFunc = NULL;
     g_autofree char *why = NULL;
+    g_autofree char *rebuild = NULL;
     g_autofree char *text = NULL;
     g_autofree char *error = NULL;
 
@@ -238,8 +249,14 @@ qemuRegister(void)
     if (!(why = ferryLoaderTry(&registerFunc)))
         return registerFunc();
 
-    text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Run './ferry install' in "
-                             "Ferry's source tree, and start the daemon again"), FERRY_VERSION, why);
+    rebuild = ferryLoaderRebuild();
+    if (g_file_test(rebuild, G_FILE_TEST_IS_EXECUTABLE))
+        text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Ferry is built for this "
+                                 "libvirt in the background, or by '%3$s': then start the daemon again"),
+                               FERRY_VERSION, why, rebuild);
+    else
+        text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Run './ferry install' in "
+                                 "Ferry's source tree, and start the daemon again"), FERRY_VERSION, why);
     ferryLoaderLog(FERRY_LOG_WARN, text);
 
     if ((registerFunc = ferryLoaderOpen(FERRY_STOCK_DRIVER, &error)) && registerFunc != qemuRegister)
