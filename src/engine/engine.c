@@ -94,6 +94,7 @@ ferryOpDrive(ferryOp *op)
 
     g_assert(!op->driven);
     op->driven = true;
+    op->again = false;
     g_atomic_int_set(&op->events, 0);
     engine.driven++;
 }
@@ -115,7 +116,7 @@ ferryOpRelease(ferryOp *op)
             virCondBroadcast(&engine.idle);
     }
 
-    if (!ferryOpIsLost(op) && g_atomic_int_get(&op->events) > 0)
+    if (!ferryOpIsLost(op) && (g_atomic_int_get(&op->events) > 0 || op->again))
         ignore_value(ferryEngineSubmit(op));
 }
 
@@ -153,7 +154,10 @@ ferryWorkGoOn(virDomainObj *vm,
         /* an event that comes from now on needs another worker */
         g_atomic_int_set(&op->queued, 0);
 
-        g_atomic_int_add(&op->events, op->driven); /* whoever drives it looks once more */
+        if (op->driven) { /* whoever drives it looks once more */
+            g_atomic_int_inc(&op->events);
+            op->again = true;
+        }
 
         if (!ferryOpIsLost(op) && !op->driven && virDomainObjIsActive(vm)) {
             ferryOpDrive(op);

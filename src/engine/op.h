@@ -160,6 +160,7 @@ struct _ferryOp {
     int queued;           /* atomic; a worker will look at the operation */
     bool driven;          /* a thread carries the operation on: events only wake it up */
     int events;           /* atomic; job events since ferryOpDrive(): a wait must miss none */
+    bool again;           /* a worker has come since ferryOpDrive(), and another one is needed */
 };
 
 /* Defines @func, which returns the data of an operation as a @type. The class of the

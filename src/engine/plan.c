@@ -139,7 +139,7 @@ ferryPlanTake(ferryOp *op,
 
 /* The guest goes on with what was before, although the journal on the disk may have passed the point of no
  * return of @op: after a power loss nobody may go on from there. @group: the operations for which the mark
- * of @op counts, and which may be past it. Keeps the last error. */
+ * of @op counts; those that are past it stay so. Keeps the last error. */
 static void
 ferryPlanWithdraw(ferryOp *op,
                   const ferryPlan *plan,
@@ -159,8 +159,10 @@ ferryPlanWithdraw(ferryOp *op,
     for (i = 0; i < group->len; i++) {
         ferryOp *member = g_ptr_array_index(group, i);
 
-        if (member != op && ferryPlanPastReturn(member, plan))
-            ignore_value(ferryJournalCommit(member));
+        if (member == op)
+            continue;
+        ignore_value(ferryPlanPastReturn(member, plan) ? ferryJournalCommit(member) :
+                                                         ferryJournalWithdraw(member));
     }
 
     if (ferryJournalWithdraw(op) < 0)

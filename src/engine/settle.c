@@ -67,8 +67,8 @@ ferrySettleRemoves(ferryOp *op,
 
 
 /* Gives every operation of an earlier QEMU that may still remove @image, or checkpoint @name, another try.
- * Returns one that may still do so, with a reference for the caller; NULL: there is none. @settled: is set
- * if there was one. */
+ * Returns one that may still do so, with a reference for the caller, be it one of this QEMU whose undo is
+ * stuck; NULL: there is none. @settled: is set if there was one. */
 static ferryOp *
 ferrySettleFindRemover(virDomainObj *vm,
                        virStorageSource *image,
@@ -82,6 +82,9 @@ ferrySettleFindRemover(virDomainObj *vm,
 
     while (ops && i < ops->len) {
         g_autoptr(ferryOp) op = ferryOpRef(g_ptr_array_index(ops, i));
+
+        if (!op->stopped && op->stuck && !op->driven && ferrySettleRemoves(op, image, name))
+            return g_steal_pointer(&op);
 
         if (op->stopped && ferrySettleRemoves(op, image, name)) {
             op->klass->stopped(op);

@@ -199,8 +199,13 @@ ferryBackupUnfiles(ferryOp *op)
         op->stuck = true;
     }
 
-    if (op->vm && backup->checkpoint && !completed &&
-        ferryCheckpointRemove(op->vm, backup->checkpoint) < 0) {
+    if (!op->vm || !backup->checkpoint || completed)
+        return;
+
+    if (ferryCheckpointRemove(op->vm, backup->checkpoint) == 0) {
+        /* the rest may have to wait, and one of that name may be made meanwhile */
+        g_clear_pointer(&backup->checkpoint, g_free);
+    } else {
         VIR_WARN("checkpoint '%s' of a backup of domain '%s' that did not complete cannot be "
                  "removed yet: %s", backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
         op->stuck = true;

@@ -304,8 +304,10 @@ ferryCopyAdoptOnce(ferryOp *op)
     op->blocksStart = false;
     ferryPlanAssume(op, &ferryCopyPivotPlan, "release");
 
-    /* at the end of QEMU, the caller writes it if @op cannot end yet */
-    if (op->stopped && ferryJournalWrite(op->vm, /* durable= */ true) < 0)
+    /* At the end of QEMU, and when the driver starts, the caller writes it if @op cannot end yet. In the latter
+     * case the list does not have all operations of the journal yet. */
+    if (op->stopped && op->vm && ferryOpFind(op->vm, op->name) == op &&
+        ferryJournalWrite(op->vm, /* durable= */ true) < 0)
         VIR_WARN("%s", virGetLastErrorMessage());
     return 0;
 }

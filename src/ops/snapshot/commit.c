@@ -35,6 +35,9 @@ VIR_LOG_INIT("ferry.snapshot");
 #define FERRY_SNAPSHOT_LEVEL_TRIES 50
 #define FERRY_SNAPSHOT_LEVEL_POLL_MS 100
 
+/* How often QEMU is asked again that did not say which image the guest is on. */
+#define FERRY_SNAPSHOT_ASK_TRIES 5
+
 
 /* Records whether the image below has all that the guest has written: from then on, if QEMU is gone,
  * the configuration is to name it. Returns 0, or -1 with an error reported. */
@@ -52,7 +55,10 @@ ferrySnapshotSetReverted(ferryOp *op,
     /* it may be in the file, and only not be synced */
     virErrorPreserveLast(&err);
     sdisk->reverted = false;
-    ignore_value(ferryJournalWrite(op->vm, /* durable= */ true));
+    if (ferryJournalWrite(op->vm, /* durable= */ true) < 0)
+        VIR_ERROR(_("domain '%1$s': disk '%2$s' is still on '%3$s', and the journal, which may say otherwise, "
+                    "cannot be written: make space before the domain ends (%4$s)"), op->vm->def->name,
+                  sdisk->dst, NULLSTR(sdisk->overlay->path), virGetLastErrorMessage());
     virErrorRestore(&err);
     return -1;
 }
@@ -278,6 +284,28 @@ ferrySnapshotRunCommit(ferryOp *op,
 }
 
 
+/* Returns whether the guest is on another image than the one below, as far as QEMU can be asked. */
+static bool
+ferrySnapshotIsAbove(ferryOp *op,
+                     ferrySnapshotDisk *sdisk)
+{
+    size_t i;
+
+    for (i = 0; i < FERRY_SNAPSHOT_ASK_TRIES; i++) {
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, sdisk->dst);
+        g_autofree char *node = disk ? ferryQMPDiskNode(op->vm, disk) : NULL;
+
+        if (!disk || node)
+            return disk && STRNEQ(node, sdisk->base);
+
+        if (ferryOpSleep(op, FERRY_SNAPSHOT_LEVEL_POLL_MS) < 0)
+            return false;
+    }
+
+    return false;
+}
+
+
 /* The commit failed. The guest must not be held by it, nor moved by it later; and if it is on the overlay,
  * the journal must not say otherwise. Keeps the last error. */
 static void
@@ -285,8 +313,6 @@ ferrySnapshotCommitFailed(ferryOp *op,
                           ferrySnapshotDisk *sdisk,
                           const char *jobname)
 {
-    virDomainDiskDef *disk;
-    g_autofree char *node = NULL;
     virErrorPtr err = NULL;
 
     if (ferryOpIsLost(op))
@@ -297,13 +323,8 @@ ferrySnapshotCommitFailed(ferryOp *op,
     if (ferryJobKill(op, jobname) < 0) {
         ferrySnapshotOf(op)->lingers = true;
     } else {
-        if (sdisk->reverted && !ferryOpIsLost(op) &&
-            (disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)) &&
-            (node = ferryQMPDiskNode(op->vm, disk)) && STRNEQ(node, sdisk->base) &&
-            ferrySnapshotSetReverted(op, sdisk, false) < 0)
-            VIR_ERROR(_("domain '%1$s': disk '%2$s' is still on '%3$s', and the journal, which says otherwise, "
-                        "cannot be written: make space before the domain ends (%4$s)"), op->vm->def->name,
-                      sdisk->dst, NULLSTR(sdisk->overlay->path), virGetLastErrorMessage());
+        if (sdisk->reverted && ferrySnapshotIsAbove(op, sdisk))
+            ignore_value(ferrySnapshotSetReverted(op, sdisk, false));
         ferrySnapshotUnpause(op, sdisk);
     }
 
@@ -339,13 +360,13 @@ ferrySnapshotCommit(ferryOp *op,
 
 
 /**
- * ferrySnapshotRecoverPaused:
+ * ferrySnapshotEndPauses:
  *
- * The driver was restarted: lets a guest go on whose CPUs the last one had stopped. A commit that holds a disk is
- * ended first: it is begun again by whoever takes the snapshot back. Domain locked, job held.
+ * Lets a guest go on whose CPUs a commit has stopped, one that lingers or that of a driver that died. The commit
+ * is ended first: it is begun again by whoever takes the snapshot back. Domain locked, job held.
  */
 void
-ferrySnapshotRecoverPaused(ferryOp *op)
+ferrySnapshotEndPauses(ferryOp *op)
 {
     ferrySnapshot *snapshot = ferrySnapshotOf(op);
     size_t i;
@@ -354,20 +375,8 @@ ferrySnapshotRecoverPaused(ferryOp *op)
         ferrySnapshotDisk *sdisk = ferrySnapshotDiskAt(snapshot, i);
         g_autofree char *what = g_strdup_printf("commit-%s", sdisk->dst);
         g_autofree char *jobname = ferryJobName(op, what);
-        g_auto(ferryJobInfo) info = { 0 };
 
-        if (!sdisk->paused)
-            continue;
-
-        if (ferryJobQuery(op, jobname, &info) < 0)
-            return;
-
-        /* it has moved the guest, or will not */
-        if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED ||
-            info.status == QEMU_MONITOR_JOB_STATUS_UNKNOWN) {
-            ferrySnapshotUnpause(op, sdisk);
-        } else {
+        if (sdisk->paused)
             ferrySnapshotCommitFailed(op, sdisk, jobname);
-        }
     }
 }

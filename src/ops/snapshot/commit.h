@@ -11,4 +11,4 @@
 
 int ferrySnapshotCommit(ferryOp *op, ferrySnapshotDisk *sdisk, const char *node);
 void ferrySnapshotUnpause(ferryOp *op, ferrySnapshotDisk *sdisk);
-void ferrySnapshotRecoverPaused(ferryOp *op);
+void ferrySnapshotEndPauses(ferryOp *op);

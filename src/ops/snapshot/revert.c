@@ -210,6 +210,8 @@ ferrySnapshotRevertDisk(ferryOp *op,
     g_autoptr(virStorageSource) nodes = NULL;
 
     if (!disk) {
+        if (ferryJobKill(op, jobname) < 0)
+            return -1;
         ferrySnapshotUnpause(op, sdisk);
         return 0;
     }

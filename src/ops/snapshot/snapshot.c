@@ -59,6 +59,7 @@ static void
 ferrySnapshotJobChanged(ferryOp *op)
 {
     ferrySnapshotOf(op)->lingers = false;
+    ferrySnapshotEndPauses(op);
 
     if (!ferrySnapshotOf(op)->complete && ferryPlanUndo(op, &ferrySnapshotPlan) < 0) {
         ferrySnapshotForgetEvents(op);
@@ -76,7 +77,7 @@ ferrySnapshotRecover(ferryOp *op)
     ferrySnapshot *snapshot = ferrySnapshotOf(op);
 
     ferryQuiesceRecover(&snapshot->quiesce, snapshot->quiesce.frozen);
-    ferrySnapshotRecoverPaused(op);
+    ferrySnapshotEndPauses(op);
     ignore_value(ferryEngineSubmit(op));
 }
 
