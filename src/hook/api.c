@@ -12,6 +12,7 @@
 #include <config.h>
 
 #include "datatypes.h"
+#include "engine/checkpoints.h"
 #include "engine/report.h"
 #include "engine/wait.h"
 #include "hook/api.h"
@@ -166,7 +167,7 @@ ferryApiCheckpointsAreFree(virDomainPtr dom)
     bool result = vm &&
         virDomainCheckpointCreateXMLEnsureACL(dom->conn, vm->def,
                                               VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE) == 0 &&
-        ferryCheckpointCheckFree(vm, /* except= */ NULL) == 0;
+        ferryCheckpointsCheckFree(vm, /* except= */ NULL) == 0;
 
     virDomainObjEndAPI(&vm);
     return result;

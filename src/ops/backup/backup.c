@@ -23,6 +23,7 @@
 #include "ops/backup/request.h"
 #include "ops/backup/watch.h"
 #include "ops/backup/xml.h"
+#include "ops/copy/copy.h"
 #include "qemu/qemu_domainjob.h"
 #include "virerror.h"
 
@@ -232,6 +233,9 @@ ferryBackupBegin(virDomainObj *vm,
 
     if (!(def = ferryBackupParseXML(driver, backupXML, &extras)))
         return -1;
+
+    if (checkpointXML || def->incremental)
+        ferryCopyAwaitPivots(vm);
 
     if (ferryBackupAskAhead(vm, def, create, &aliases, &hosts) < 0 ||
         ferryBackupBeginJob(vm, flags) < 0) {

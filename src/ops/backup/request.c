@@ -18,6 +18,7 @@
 #include "block/source.h"
 #include "block/volume.h"
 #include "compat/caps.h"
+#include "engine/checkpoints.h"
 #include "engine/settle.h"
 #include "ops/backup/request.h"
 #include "ops/checkpoint/bitmaps.h"
@@ -434,7 +435,7 @@ ferryBackupPrepare(virDomainObj *vm,
         ferryBackupCheckServer(vm, def) < 0 ||
         ferryBackupCheckExtras(vm, def, &backup->extras) < 0 ||
         ferryBackupCheckDisks(vm, backup, aliases) < 0 ||
-        (ferryBackupRefersToCheckpoint(backup) && ferryCheckpointCheckFree(vm, /* except= */ NULL) < 0))
+        (ferryBackupRefersToCheckpoint(backup) && ferryCheckpointsCheckFree(vm, /* except= */ NULL) < 0))
         goto error;
 
     return backup;

@@ -9,6 +9,7 @@
 
 #include "block/node.h"
 #include "compat/caps.h"
+#include "engine/checkpoints.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -18,6 +19,7 @@
 #include "ops/checkpoint/data.h"
 #include "ops/checkpoint/delete.h"
 #include "ops/checkpoint/metadata.h"
+#include "ops/copy/copy.h"
 #include "qemu/qemu_domainjob.h"
 #include "virdomaincheckpointobjlist.h"
 #include "virerror.h"
@@ -277,7 +279,7 @@ ferryCheckpointRun(virDomainObj *vm,
     g_autoptr(ferryOp) op = NULL;
     int rc;
 
-    if (ferryCheckpointCheckFree(vm, /* except= */ NULL) < 0) {
+    if (ferryCheckpointsCheckFree(vm, /* except= */ NULL) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }
@@ -369,6 +371,7 @@ ferryCheckpointCreate(virDomainObj *vm,
     int rc = -1;
 
     data->quiesce.wanted = quiesce;
+    ferryCopyAwaitPivots(vm);
 
     if (ferryCheckpointBeginJob(vm, quiesce, &async) < 0) {
         ferryCheckpointFree(data);
@@ -463,6 +466,7 @@ ferryCheckpointDelete(virDomainObj *vm,
     int rc = -1;
 
     data->metadataOnly = flags & VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
+    ferryCopyAwaitPivots(vm);
 
     if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
         ferryCheckpointFree(data);

@@ -41,64 +41,6 @@ ferryCheckpointFind(virDomainObj *vm,
 }
 
 
-/* Returns an operation that adds, uses or deletes a checkpoint of @vm, and waits without the domain's job:
- * for the guest's agent, for example. Operations of @except do not count. NULL: there is none. */
-static ferryOp *
-ferryCheckpointFindUser(virDomainObj *vm,
-                        const ferryOpClass *except)
-{
-    GPtrArray *ops = ferryOpList(vm);
-    size_t i;
-
-    for (i = 0; ops && i < ops->len; i++) {
-        ferryOp *op = g_ptr_array_index(ops, i);
-
-        if (!op->stopped && op->klass != except && op->klass->needsCheckpoints &&
-            op->klass->needsCheckpoints(op))
-            return op;
-    }
-
-    return NULL;
-}
-
-
-/**
- * ferryCheckpointIsFree:
- * @vm: domain, locked
- * @except: class whose operations do not count; or NULL
- *
- * Returns whether no operation is working on the checkpoints of @vm.
- */
-bool
-ferryCheckpointIsFree(virDomainObj *vm,
-                      const ferryOpClass *except)
-{
-    return !ferryCheckpointFindUser(vm, except);
-}
-
-
-/**
- * ferryCheckpointCheckFree:
- * @vm, @except: as for ferryCheckpointIsFree()
- *
- * Returns 0 if checkpoints of @vm may be added and deleted, or -1 with an error reported.
- */
-int
-ferryCheckpointCheckFree(virDomainObj *vm,
-                         const ferryOpClass *except)
-{
-    ferryOp *user = ferryCheckpointFindUser(vm, except);
-
-    if (!user)
-        return 0;
-
-    virReportError(VIR_ERR_OPERATION_INVALID,
-                   _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
-                     "try again when it has begun or ended"), user->name, vm->def->name);
-    return -1;
-}
-
-
 /**
  * ferryCheckpointCheckDisk:
  *

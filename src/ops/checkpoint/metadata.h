@@ -12,8 +12,6 @@
 
 virDomainCheckpointDef *ferryCheckpointFind(virDomainObj *vm, const char *name);
 virDomainCheckpointDef *ferryCheckpointPrepare(virDomainObj *vm, const char *xml);
-bool ferryCheckpointIsFree(virDomainObj *vm, const ferryOpClass *except);
-int ferryCheckpointCheckFree(virDomainObj *vm, const ferryOpClass *except);
 int ferryCheckpointCheckDisk(virDomainObj *vm,
                              virDomainCheckpointDef *def,
                              virDomainCheckpointDiskDef *chkdisk);

@@ -10,8 +10,10 @@
 #include "block/alias.h"
 #include "block/source.h"
 #include "block/volume.h"
+#include "engine/checkpoints.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
+#include "engine/wait.h"
 #include "ops/copy/base.h"
 #include "ops/copy/control.h"
 #include "ops/copy/copy.h"
@@ -25,8 +27,13 @@
 #include "ops/copy/request.h"
 #include "ops/copy/start.h"
 #include "virerror.h"
+#include "virtime.h"
 
 #define VIR_FROM_THIS VIR_FROM_QEMU
+
+/* How often, and at which interval, it is looked whether a pivot is over. */
+#define FERRY_COPY_PIVOT_TRIES 100
+#define FERRY_COPY_PIVOT_POLL_MS 100
 
 
 static char *
@@ -89,6 +96,56 @@ const ferryOpClass ferryCopyClass = {
     .stopped = ferryCopyStopped,
     .blockJob = &ferryCopyBlockJob,
 };
+
+
+/* Returns whether a copy of @vm is between "bitmaps" and "adopt". */
+static bool
+ferryCopyPivots(virDomainObj *vm)
+{
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (op->klass == &ferryCopyClass && !op->stopped && ferryCopyNeedsCheckpoints(op))
+            return true;
+    }
+
+    return false;
+}
+
+
+/**
+ * ferryCopyAwaitPivots:
+ * @vm: domain, locked, without a job of this thread; the lock is released meanwhile
+ *
+ * For a call that adds or deletes a checkpoint: waits for some time until no disk is just moving, which
+ * mostly takes milliseconds. If that takes longer, or one begins to move before the call has its job, the
+ * call is refused (ferryCheckpointsCheckFree()). Reports no error.
+ */
+void
+ferryCopyAwaitPivots(virDomainObj *vm)
+{
+    size_t i;
+
+    for (i = 0; i < FERRY_COPY_PIVOT_TRIES; i++) {
+        unsigned long long now;
+        bool pivots;
+
+        /* the pivot keeps the job while it does not wait, and others that wait for it come in between */
+        if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
+            break;
+        pivots = ferryCopyPivots(vm);
+        ferryDomainEndJob(vm);
+
+        if (!pivots || virTimeMillisNow(&now) < 0 ||
+            virDomainObjWaitUntil(vm, now + FERRY_COPY_PIVOT_POLL_MS) < 0)
+            break;
+    }
+
+    virResetLastError();
+}
 
 
 /**

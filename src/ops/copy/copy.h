@@ -12,6 +12,8 @@
 
 extern const ferryOpClass ferryCopyClass;
 
+void ferryCopyAwaitPivots(virDomainObj *vm);
+
 int ferryCopyAskAhead(virDomainObj *vm, ferryCopyRequest *req, GPtrArray **aliases);
 ferryOp *ferryCopyAdd(virDomainObj *vm, ferryCopy *copy);
 int ferryCopyStart(virDomainObj *vm, const ferryCopyRequest *req);

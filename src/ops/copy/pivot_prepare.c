@@ -19,8 +19,8 @@
 #include "block/node.h"
 #include "block/nodename.h"
 #include "block/qmp.h"
+#include "engine/checkpoints.h"
 #include "engine/wait.h"
-#include "ops/checkpoint/metadata.h"
 #include "ops/copy/data.h"
 #include "ops/copy/pivot_prepare.h"
 #include "ops/opfile.h"
@@ -193,10 +193,10 @@ ferryPivotAwaitCheckpoints(ferryOp *op)
 {
     unsigned int waited = 0;
 
-    while (ferryCopyOf(op)->goal != FERRY_COPY_GOAL_ABORT && !ferryCheckpointIsFree(op->vm, op->klass)) {
+    while (ferryCopyOf(op)->goal != FERRY_COPY_GOAL_ABORT && !ferryCheckpointsAreFree(op->vm, op->klass)) {
         /* with the job, the other one would not get on */
         if (waited >= FERRY_PIVOT_CHECKPOINTS_MS || op->holdJob)
-            return ferryCheckpointCheckFree(op->vm, op->klass);
+            return ferryCheckpointsCheckFree(op->vm, op->klass);
 
         if (ferryOpSleep(op, FERRY_PIVOT_POLL_MS) < 0)
             return -1;
