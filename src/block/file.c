@@ -387,7 +387,7 @@ typedef struct {
 } ferryFileRemoval;
 
 
-/* Returns 0, or an errno value: ENOENT if @file is not at @path. */
+/* Returns 0, or an errno value: ENOENT if @file is not at @path, EBUSY if it is locked. */
 static int
 ferryFileUnlink(const ferryFile *file,
                 const char *path)
@@ -395,6 +395,7 @@ ferryFileUnlink(const ferryFile *file,
     g_autofree char *folder = g_path_get_dirname(path);
     VIR_AUTOCLOSE dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
     g_autofree char *name = g_path_get_basename(path);
+    VIR_AUTOCLOSE fd = -1;
     struct statx st;
 
     if (dir < 0 ||
@@ -404,7 +405,9 @@ ferryFileUnlink(const ferryFile *file,
     if (!ferryFileIs(file, &st))
         return ENOENT;
 
-    if (S_ISREG(st.stx_mode) && ferryFileIsLocked(path))
+    if (S_ISREG(st.stx_mode) &&
+        (fd = openat(dir, name, O_RDONLY | FERRY_FILE_FLAGS)) >= 0 &&
+        ferryFileIsOpen(file, fd) && ferryFileHasLocks(fd))
         return EBUSY;
 
     return unlinkat(dir, name, /* flags= */ 0) < 0 ? errno : 0;

@@ -193,7 +193,7 @@ ferryVolumeDeleteFrom(ferryVolumeRemoval *removal,
         why = "it is another one by now";
     } else if (files && !volume->file) {
         why = "its inode is not known; delete it if nobody needs it";
-    } else if ((removal->late || g_get_monotonic_time() >= removal->until) && !files && strstr(volume->key, volume->name)) {
+    } else if (removal->late && !files && strstr(volume->key, volume->name)) {
         why = "its pool does not tell it from one that somebody has made since; delete it if nobody needs it";
     } else if (files && ferryFileIsLocked(path)) {
         why = "a process has it open as an image, here or on another host";

@@ -17,7 +17,7 @@
  * for the guest's agent, for example. Operations of @except do not count. NULL: there is none. */
 static ferryOp *
 ferryCheckpointsFindUser(virDomainObj *vm,
-                        const ferryOpClass *except)
+                         const ferryOpClass *except)
 {
     GPtrArray *ops = ferryOpList(vm);
     size_t i;
@@ -43,7 +43,7 @@ ferryCheckpointsFindUser(virDomainObj *vm,
  */
 bool
 ferryCheckpointsAreFree(virDomainObj *vm,
-                      const ferryOpClass *except)
+                        const ferryOpClass *except)
 {
     return !ferryCheckpointsFindUser(vm, except);
 }
@@ -57,7 +57,7 @@ ferryCheckpointsAreFree(virDomainObj *vm,
  */
 int
 ferryCheckpointsCheckFree(virDomainObj *vm,
-                         const ferryOpClass *except)
+                          const ferryOpClass *except)
 {
     ferryOp *user = ferryCheckpointsFindUser(vm, except);
 

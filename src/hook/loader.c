@@ -124,13 +124,14 @@ ferryLoaderFolder(void)
 }
 
 
-/* Returns what builds Ferry anew where its package is installed; it need not be there. */
+/* Returns the program that builds Ferry anew, if Ferry is installed as a package; or NULL. */
 static char *
 ferryLoaderRebuild(void)
 {
     g_autofree char *folder = ferryLoaderFolder();
+    g_autofree char *path = folder ? g_build_filename(folder, "rebuild", NULL) : NULL;
 
-    return g_build_filename(folder ? folder : "/", "rebuild", NULL);
+    return path && g_file_test(path, G_FILE_TEST_IS_EXECUTABLE) ? g_steal_pointer(&path) : NULL;
 }
 
 
@@ -249,8 +250,7 @@ qemuRegister(void)
     if (!(why = ferryLoaderTry(&registerFunc)))
         return registerFunc();
 
-    rebuild = ferryLoaderRebuild();
-    if (g_file_test(rebuild, G_FILE_TEST_IS_EXECUTABLE))
+    if ((rebuild = ferryLoaderRebuild()))
         text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Ferry is built for this "
                                  "libvirt in the background, or by '%3$s': then start the daemon again"),
                                FERRY_VERSION, why, rebuild);

@@ -40,7 +40,7 @@ VIR_LOG_INIT("ferry.pause");
  * the disk is drained. */
 static bool
 ferryPauseHasIoeventfd(virDomainDef *def,
-                      virDomainDiskDef *disk)
+                       virDomainDiskDef *disk)
 {
     const virDomainControllerDef *controller;
 
@@ -97,8 +97,8 @@ ferryPauseIsNeeded(virDomainObj *vm,
  * ferryPauseBegin:
  *
  * Stops the guest's CPUs. Domain locked, job held; the caller keeps the job until
- * ferryPauseEnd(), so that no client suspends or resumes the domain meanwhile. The operation remembers it in the
- * journal: a restarted driver lets the guest go on.
+ * ferryPauseEnd(), so that no client suspends or resumes the domain meanwhile, and has
+ * written to the journal that the CPUs are stopped: the next driver lets the guest go on.
  *
  * Returns 0, or -1 with an error reported.
  */

@@ -234,10 +234,8 @@ ferryBackupBegin(virDomainObj *vm,
     if (!(def = ferryBackupParseXML(driver, backupXML, &extras)))
         return -1;
 
-    if (checkpointXML || def->incremental)
-        ferryCopyAwaitPivots(vm);
-
-    if (ferryBackupAskAhead(vm, def, create, &aliases, &hosts) < 0 ||
+    if (((checkpointXML || def->incremental) && ferryCopyAwaitPivots(vm) < 0) ||
+        ferryBackupAskAhead(vm, def, create, &aliases, &hosts) < 0 ||
         ferryBackupBeginJob(vm, flags) < 0) {
         virDomainBackupDefFree(def);
         return -1;

@@ -371,9 +371,8 @@ ferryCheckpointCreate(virDomainObj *vm,
     int rc = -1;
 
     data->quiesce.wanted = quiesce;
-    ferryCopyAwaitPivots(vm);
 
-    if (ferryCheckpointBeginJob(vm, quiesce, &async) < 0) {
+    if (ferryCopyAwaitPivots(vm) < 0 || ferryCheckpointBeginJob(vm, quiesce, &async) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }
@@ -466,9 +465,8 @@ ferryCheckpointDelete(virDomainObj *vm,
     int rc = -1;
 
     data->metadataOnly = flags & VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY;
-    ferryCopyAwaitPivots(vm);
 
-    if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
+    if (ferryCopyAwaitPivots(vm) < 0 || virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }

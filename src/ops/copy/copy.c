@@ -122,9 +122,11 @@ ferryCopyPivots(virDomainObj *vm)
  *
  * For a call that adds or deletes a checkpoint: waits for some time until no disk is just moving, which
  * mostly takes milliseconds. If that takes longer, or one begins to move before the call has its job, the
- * call is refused (ferryCheckpointsCheckFree()). Reports no error.
+ * call is refused (ferryCheckpointsCheckFree()).
+ *
+ * Returns 0, or -1 with an error reported if the call cannot have the domain's job.
  */
-void
+int
 ferryCopyAwaitPivots(virDomainObj *vm)
 {
     size_t i;
@@ -135,16 +137,18 @@ ferryCopyAwaitPivots(virDomainObj *vm)
 
         /* the pivot keeps the job while it does not wait, and others that wait for it come in between */
         if (virDomainObjBeginJob(vm, VIR_JOB_MODIFY) < 0)
-            break;
+            return -1;
         pivots = ferryCopyPivots(vm);
         ferryDomainEndJob(vm);
 
-        if (!pivots || virTimeMillisNow(&now) < 0 ||
-            virDomainObjWaitUntil(vm, now + FERRY_COPY_PIVOT_POLL_MS) < 0)
+        if (!pivots)
             break;
+
+        if (virTimeMillisNow(&now) < 0 || virDomainObjWaitUntil(vm, now + FERRY_COPY_PIVOT_POLL_MS) < 0)
+            return -1;
     }
 
-    virResetLastError();
+    return 0;
 }
 
 

@@ -12,7 +12,7 @@
 
 extern const ferryOpClass ferryCopyClass;
 
-void ferryCopyAwaitPivots(virDomainObj *vm);
+int ferryCopyAwaitPivots(virDomainObj *vm);
 
 int ferryCopyAskAhead(virDomainObj *vm, ferryCopyRequest *req, GPtrArray **aliases);
 ferryOp *ferryCopyAdd(virDomainObj *vm, ferryCopy *copy);

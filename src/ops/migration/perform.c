@@ -360,7 +360,7 @@ ferryMigrationGiveUp(virDomainObj *vm)
             ferryOpRelease(call.op);
         }
         ferryAsyncLeave(vm);
-    } else {
+    } else if (!call.op->over) {
         call.op->stuck = true;
         ignore_value(ferryEngineSubmit(call.op));
     }
