@@ -23,15 +23,18 @@ class Scene:
     """A domain with disks, and targets. writes: its guest writes each record to vda, and then to
     vdb; otherwise it is paused"""
 
-    def __init__(self, disks=DISKS, fmt='qcow2', writes=False, transient=False, fault=None, source='qcow2'):
-        """fault: what happens to the driver, see faults.c; source: format of the disks' own images"""
+    def __init__(self, disks=DISKS, fmt='qcow2', writes=False, transient=False, fault=None, source='qcow2',
+                 bus='virtio', runs=False):
+        """fault: what happens to the driver, see faults.c; source: format of the disks' own images; runs: the guest's
+        CPUs do, with nothing to do but to look for something to boot"""
         self.host = Host()
         self.disks, self.fmt, self.transient, self.source_fmt = disks, fmt, transient, source
         self.log = None
         self.watch = None # a monitor that stays; there can be only one
         for disk in disks:
             create_image(self.image(disk), SIZE, source)
-        self.xml = domain_xml(NAME, [disk_xml(d, self.image(d), source) for d in disks], memory=guest.MEMORY)
+        self.xml = domain_xml(NAME, [disk_xml(d, self.image(d), source).replace("bus='virtio'", f"bus='{bus}'") for d in disks],
+                              memory=guest.MEMORY)
         if writes:
             kernel, initrd = guest.build()
             self.xml = domain_xml(
@@ -48,7 +51,7 @@ class Scene:
             self.session.request(domain=None, method='createXML', args=[self.xml, 0 if writes else 1])
         else:
             self.session.request(domain=None, method='defineXML', args=[self.xml])
-            self.call('createWithFlags', 0 if writes else 1)
+            self.call('createWithFlags', 0 if writes or runs else 1)
         if writes:
             self.log = guest.Log(self.host.path('console'))
             self.log.wait_writing()

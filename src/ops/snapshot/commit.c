@@ -149,13 +149,9 @@ ferrySnapshotPause(ferryOp *op,
 }
 
 
-/**
- * ferrySnapshotUnpause:
- *
- * Lets a guest go on that ferrySnapshotPause(), perhaps of a driver that died, has stopped for @sdisk. Domain
- * locked, job held. Keeps the last error.
- */
-void
+/* Lets a guest go on that ferrySnapshotPause(), perhaps of a driver that died, has stopped for @sdisk. Keeps
+ * the last error. */
+static void
 ferrySnapshotUnpause(ferryOp *op,
                      ferrySnapshotDisk *sdisk)
 {
@@ -241,12 +237,6 @@ ferrySnapshotRunCommit(ferryOp *op,
     if (info.status != QEMU_MONITOR_JOB_STATUS_PENDING && sdisk->reverted &&
         ferrySnapshotSetReverted(op, sdisk, false) < 0)
         return -1;
-
-    if (ferryJobStatusIsReady(info.status) || info.status == QEMU_MONITOR_JOB_STATUS_PENDING ||
-        info.status == QEMU_MONITOR_JOB_STATUS_WAITING)
-        op->holdJob = op->holdJob || sdisk->paused;
-    else
-        ferrySnapshotUnpause(op, sdisk);
 
     if ((disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
         base = virObjectRef(STREQ_NULLABLE(ferryNodeName(disk->src), sdisk->base) ? disk->src :

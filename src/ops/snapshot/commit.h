@@ -10,5 +10,4 @@
 #include "ops/snapshot/data.h"
 
 int ferrySnapshotCommit(ferryOp *op, ferrySnapshotDisk *sdisk, const char *node);
-void ferrySnapshotUnpause(ferryOp *op, ferrySnapshotDisk *sdisk);
 void ferrySnapshotEndPauses(ferryOp *op);

@@ -209,12 +209,8 @@ ferrySnapshotRevertDisk(ferryOp *op,
     g_autofree char *node = NULL;
     g_autoptr(virStorageSource) nodes = NULL;
 
-    if (!disk) {
-        if (ferryJobKill(op, jobname) < 0)
-            return -1;
-        ferrySnapshotUnpause(op, sdisk);
-        return 0;
-    }
+    if (!disk)
+        return ferryJobKill(op, jobname);
 
     if (ferryOpFileAnswers(op, disk->src) < 0 || ferryOpFileAnswers(op, sdisk->overlay) < 0 ||
         !(disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)) ||
@@ -226,7 +222,6 @@ ferrySnapshotRevertDisk(ferryOp *op,
             return -1;
 
         if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
-            ferrySnapshotUnpause(op, sdisk);
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
                      "snapshot '%s' had made: it stays there", sdisk->dst, op->vm->def->name,
                      NULLSTR(sdisk->overlay->path), ferrySnapshotOf(op)->name);
@@ -238,8 +233,6 @@ ferrySnapshotRevertDisk(ferryOp *op,
     } else if (ferryJobKill(op, jobname) < 0) {
         /* a driver that died after the commit has left its job: the next snapshot's has this name, too */
         return -1;
-    } else {
-        ferrySnapshotUnpause(op, sdisk);
     }
 
     if (!(disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))

@@ -61,6 +61,10 @@ ferrySnapshotJobChanged(ferryOp *op)
     ferrySnapshotOf(op)->lingers = false;
     ferrySnapshotEndPauses(op);
 
+    /* the end of the commit brings a worker back */
+    if (ferrySnapshotOf(op)->lingers)
+        return;
+
     if (!ferrySnapshotOf(op)->complete && ferryPlanUndo(op, &ferrySnapshotPlan) < 0) {
         ferrySnapshotForgetEvents(op);
         return;
