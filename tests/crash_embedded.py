@@ -18,7 +18,7 @@ import crash
 import crash_others
 import faultmatrix
 from crash_state import MORE, look, look_off, roughly, undefined, unheld, unowned
-from ferrytest import (Failed, Guest, Host, LibvirtError, Session, check, check_qcow2, frontend, qemu_io, reads, wait_for,
+from ferrytest import (Failed, Guest, Host, LibvirtError, check, check_qcow2, frontend, qemu_io, reads, wait_for,
                        written)
 
 BLOCK_JOB_READY = 3
@@ -33,9 +33,6 @@ class Bench(faultmatrix.Bench):
     def __init__(self, host):
         self.calls = None # of several clients at once
         super().__init__(host)
-        host.env['FERRY_FAULT_IMAGES'] = host.dir
-        self.session.kill()
-        self.session = Session(host)
         self.deaths = 0
         self.journals = os.path.join(host.root, 'lib', 'ferry')
 
@@ -169,7 +166,7 @@ class Walk:
         self.references = {}  # which know the folder by its name
 
     def close(self):
-        self.bench.session.close()
+        self.bench.close()
         self.host.close()
 
     def folder(self):
@@ -178,6 +175,7 @@ class Walk:
     def clear(self):
         """Cleans up, so that a failed case cannot disturb the next one."""
         self.bench.session.kill()
+        self.bench.close()
         self.host.close()
         os.mkdir(self.host.dir)
         self.host = make_host(self.host.dir)

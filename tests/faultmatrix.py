@@ -24,6 +24,7 @@ import xml.etree.ElementTree as ET
 import plans
 from ferrytest import (BUILD, COMMAND, MODULE, Failed, Guest, Host, LibvirtError, Monitor, Session, adopt_qemus, check,
                        disk_xml, domain_xml, main, qemu_io, run, wait_for, with_monitor)
+from forkserver import ForkServer
 
 PRELOAD = os.environ.get('FERRY_FAULTS', os.path.join(BUILD, 'meson', 'tests', 'libferryfaults.so'))
 FAULTS = ('error', 'disconnect', 'kill-qemu', 'kill-driver')
@@ -55,9 +56,20 @@ class Bench:
         self.host = host
         self.meanwhile = lambda: None
         self.fault_file = host.path('fault')
-        host.env.update(LD_PRELOAD=PRELOAD, FERRY_FAULT_FILE=self.fault_file)
+        host.env.update(LD_PRELOAD=PRELOAD, FERRY_FAULT_FILE=self.fault_file, FERRY_FAULT_IMAGES=host.dir)
         self.fault(None)
-        self.session = Session(host)
+        self.server = ForkServer(MODULE, host.env)
+        self.session = Session(host, server=self.server)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def close(self):
+        self.session.close()
+        self.server.close()
 
     def fault(self, what):
         with open(self.fault_file, 'w') as f:
@@ -75,7 +87,7 @@ class Bench:
     def restart(self):
         self.session.kill()
         self.meanwhile()
-        self.session = Session(self.host)
+        self.session = Session(self.host, server=self.server)
 
     def foretell(self, domain):
         """What "ferry status" says of the domain's operations while no driver runs: what becomes of them."""
@@ -343,7 +355,7 @@ def clear(bench):
         os.kill(pid, 9)
     for f in bench.host.live_files():
         os.unlink(f)
-    bench.session = Session(bench.host)
+    bench.session = Session(bench.host, server=bench.server)
 
 
 def cases(cls, classes):
@@ -390,15 +402,12 @@ def walk(cls, classes, one, clear):
 def matrix(cls, classes):
     def test():
         states = {}
-        with Host() as host:
-            bench = Bench(host)
-
+        with Host() as host, Bench(host) as bench:
             def one(number, trigger, name, fault):
                 if trigger not in states:
                     states[trigger] = reference(bench, cls, trigger)
                 case(bench, number, cls, trigger, states[trigger], name, fault)
             walk(cls, classes, one, lambda: clear(bench))
-            bench.session.close()
     test.__name__ = f'faults_{cls.__name__.lower()}'
     return test
 

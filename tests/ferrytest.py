@@ -455,13 +455,15 @@ class Session:
 
     returns what the call returned, or raises LibvirtError with the code."""
 
-    def __init__(self, host, uri=None, secrets=False):
-        """secrets: with an embedded secret driver beside it"""
+    def __init__(self, host, uri=None, secrets=False, server=None):
+        """secrets: with an embedded secret driver beside it; server: the ForkServer that starts it"""
         self.host = host
-        self.child = subprocess.Popen(['/usr/bin/python3', os.path.join(TOP, 'tests', 'session.py'),
-                                       uri or host.uri] +
-                                      ([f'secret:///embed?root={host.root}'] if secrets else []),
-                                      env=host.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        args = [uri or host.uri] + ([f'secret:///embed?root={host.root}'] if secrets else [])
+        if server:
+            self.child = server.start(*args)
+        else:
+            self.child = subprocess.Popen(['/usr/bin/python3', os.path.join(TOP, 'tests', 'session.py'), *args],
+                                          env=host.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._reply()
 
     def __enter__(self):

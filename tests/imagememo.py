@@ -3,8 +3,9 @@ examine the same few images ten thousand times, and to start such a program cost
 it does.
 
 Two images are the same if all their bytes are, and those of the images below; names of images below
-do not count, since they have the scene's number in them. An image that somebody has open is not
-looked up: qemu-img fails on one that is locked.
+do not count, since they have the scene's number in them. A file whose time, size and inode are those
+of the last look has the same bytes. An image that somebody has open is not looked up: qemu-img fails
+on one that is locked.
 
 Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
@@ -17,10 +18,12 @@ import stat
 import struct
 import subprocess
 import tempfile
+import time
 
 MAGIC = b'QFI\xfb'
 DATA_FILE = 1 << 2
 OFD_GETLK = 36
+CLOCK_REALTIME_COARSE = 5
 # the bytes of a file that QEMU locks
 LOCKED_FROM, LOCKED = 100, 200
 # larger images are not remembered
@@ -32,6 +35,7 @@ _buffer = memoryview(bytearray(CHUNK))
 _zeroes = memoryview(bytes(CHUNK))
 _said = {}
 _made = {}
+_seen = {} # (device, inode): (_version(), digest)
 
 
 class Unknown(Exception):
@@ -75,6 +79,14 @@ def _below(path, f):
     return offset, length, os.path.join(os.path.dirname(path), os.pread(f, length, offset).decode())
 
 
+def _version(st):
+    return st.st_size, st.st_mtime_ns, st.st_ctime_ns
+
+
+def _see(st, digest):
+    _keep(_seen, (st.st_dev, st.st_ino), (_version(st), digest))
+
+
 class Image:
     """What an image is known by, without the name of the one below; with its bytes, if wanted."""
 
@@ -86,21 +98,32 @@ class Image:
                 raise Unknown
             self.below = _below(path, f)
             self.size = st.st_size
-            h = hashlib.sha1(str(self.size).encode())
-            if self.below:
-                offset, length, below = self.below
-                h.update(Image(below, depth=depth + 1).digest + str(length).encode())
             self.chunks = []
-            for at, data in _chunks(f, self.size):
-                if self.below and at <= offset < at + len(data):
-                    data[offset - at:offset - at + length] = bytes(length)
-                h.update(str(at).encode())
-                h.update(data)
-                if whole:
-                    self.chunks.append((at, bytes(data)))
-            self.digest = h.digest()
+            version, self.own = _seen.get((st.st_dev, st.st_ino), (None, None))
+            if whole or version != _version(st):
+                self._read(f, st, whole)
+            self.digest = self.own
+            if self.below:
+                below = Image(self.below[2], depth=depth + 1).digest
+                self.digest = hashlib.sha1(self.own + below + str(self.below[1]).encode()).digest()
         finally:
             os.close(f)
+
+    def _read(self, f, st, whole):
+        # the clock of the times of files: what is written later than now will be seen by its time
+        now = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+        h = hashlib.sha1(str(self.size).encode())
+        offset, length, _ = self.below or (0, 0, '')
+        for at, data in _chunks(f, self.size):
+            if at <= offset < at + len(data):
+                data[offset - at:offset - at + length] = bytes(length)
+            h.update(str(at).encode())
+            h.update(data)
+            if whole:
+                self.chunks.append((at, bytes(data)))
+        self.own = h.digest()
+        if max(st.st_mtime_ns, st.st_ctime_ns) < now:
+            _see(st, self.own)
 
     def put(self, path, name):
         """Writes the image into a file that is there, or makes it. name: of the image below"""
@@ -111,6 +134,8 @@ class Image:
                 os.pwrite(f, data, at)
             if self.below:
                 os.pwrite(f, name, self.below[0])
+            # nobody else writes to what is being made
+            _see(os.fstat(f), self.own)
         finally:
             os.close(f)
 
