@@ -34,7 +34,7 @@ extern faultStep current G_GNUC_INTERNAL;
 #define FAULT_REAL(name) \
     static typeof(name) *real; \
     if (!real) \
-        real = (typeof(name) *) dlsym(RTLD_NEXT, #name)
+    real = (typeof(name) *) dlsym(RTLD_NEXT, #name)
 
 void faultLog(const char *format, ...) G_GNUC_PRINTF(1, 2);
 void faultPowerLoss(pid_t qemu);

@@ -296,7 +296,8 @@ faultMark(void)
         return STREQ(faults[0], "any/journal/enospc") ? NULL : faultJournal("");
 
     return step && step->name && step->durable && !step->undo ?
-           faultFind(current.plan, step, "journal") : NULL;
+               faultFind(current.plan, step, "journal") :
+               NULL;
 }
 
 
@@ -559,7 +560,7 @@ fsync(int fd)
     }
 
     rc = real(fd);
-    if (rc == 0 && g_file_test(path, G_FILE_TEST_IS_DIR)) {
+    if (rc == 0 && path && g_file_test(path, G_FILE_TEST_IS_DIR)) {
         faultTrace("sync", path);
         faultKeepNames(path);
     }

@@ -648,8 +648,11 @@ class Guest:
         adopt_qemus()
         os.path.exists(self.socket) and os.unlink(self.socket)
         if session:
-            session.request(domain=None, method='createXML' if self.transient else 'defineXML', args=[self.xml])
-            session.call(self.name, 'createWithFlags', 1)
+            if self.transient:
+                session.call(None, 'createXML', self.xml, 1)
+            else:
+                session.call(None, 'defineXML', self.xml)
+                session.call(self.name, 'createWithFlags', 1)
         elif self.transient:
             self.host.create(self.xml, '--paused')
         else:

@@ -62,14 +62,14 @@ agent_gate(uint64_t seq)
 
     if (closed) {
         say("ferry-guest frozen t=%llu ack=%llu end\n",
-            (unsigned long long)now(), (unsigned long long)seq);
+            (unsigned long long) now(), (unsigned long long) seq);
         waiting = true;
         pthread_cond_broadcast(&changed);
         while (closed)
             pthread_cond_wait(&changed, &lock);
         waiting = false;
         say("ferry-guest thawed t=%llu ack=%llu end\n",
-            (unsigned long long)now(), (unsigned long long)seq);
+            (unsigned long long) now(), (unsigned long long) seq);
     }
 
     pthread_mutex_unlock(&lock);
@@ -155,8 +155,13 @@ static void
 run_info(void)
 {
     static const char *const commands[] = {
-        "guest-sync", "guest-sync-delimited", "guest-ping", "guest-info",
-        "guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw",
+        "guest-sync",
+        "guest-sync-delimited",
+        "guest-ping",
+        "guest-info",
+        "guest-fsfreeze-status",
+        "guest-fsfreeze-freeze",
+        "guest-fsfreeze-thaw",
     };
     size_t i;
 

@@ -144,9 +144,22 @@ crc32(const void *data,
       size_t len)
 {
     static const uint32_t table[16] = {
-        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
-        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
-        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+        0x00000000,
+        0x1db71064,
+        0x3b6e20c8,
+        0x26d930ac,
+        0x76dc4190,
+        0x6b6b51f4,
+        0x4db26158,
+        0x5005713c,
+        0xedb88320,
+        0xf00f9344,
+        0xd6d6a3e8,
+        0xcb61b38c,
+        0x9b64c2b0,
+        0x86d3d2d4,
+        0xa00ae278,
+        0xbdbdf21c,
     };
     const uint8_t *p = data;
     uint32_t crc = 0xffffffff;
@@ -194,9 +207,15 @@ parse_size(const char *text)
     uint64_t value = strtoull(text, &end, 0);
 
     switch (*end) {
-    case 'G': value *= 1024; __attribute__((fallthrough));
-    case 'M': value *= 1024; __attribute__((fallthrough));
-    case 'K': value *= 1024; break;
+    case 'G':
+        value *= 1024;
+        __attribute__((fallthrough));
+    case 'M':
+        value *= 1024;
+        __attribute__((fallthrough));
+    case 'K':
+        value *= 1024;
+        break;
     }
     return value;
 }
@@ -332,7 +351,7 @@ write_record(int fd,
 {
     while (pwrite(fd, r, RECORD, o->offset + r->seq % (o->size / RECORD) * RECORD) != RECORD) {
         say("ferry-guest error t=%llu seq=%llu errno=%d end\n",
-            (unsigned long long)now(), (unsigned long long)r->seq, errno);
+            (unsigned long long) now(), (unsigned long long) r->seq, errno);
         sleep_until(now() + 100000);
     }
 }
@@ -371,8 +390,8 @@ write_records(int fd,
             if (gap > max)
                 max = gap;
             say("ferry-guest t=%llu ack=%llu gap=%llu max=%llu end\n",
-                (unsigned long long)t, (unsigned long long)seq,
-                (unsigned long long)gap, (unsigned long long)max);
+                (unsigned long long) t, (unsigned long long) seq,
+                (unsigned long long) gap, (unsigned long long) max);
             reported = t;
             gap = 0;
         }
@@ -419,8 +438,8 @@ main(int argc,
     }
     seq++;
     say("ferry-guest start dev=%s offset=%llu slots=%llu rate=%llu resume=%llu\n",
-        o.dev, (unsigned long long)o.offset, (unsigned long long)(o.size / RECORD),
-        (unsigned long long)o.rate, (unsigned long long)seq);
+        o.dev, (unsigned long long) o.offset, (unsigned long long) (o.size / RECORD),
+        (unsigned long long) o.rate, (unsigned long long) seq);
     if (o.agent[0])
         agent_start(o.agent);
     write_records(fd, also, &o, buf, seq);

@@ -28,8 +28,8 @@ import sys
 
 LAYERS = ('compat', 'block', 'engine', 'ops', 'hook', 'cli')
 INCLUDE = re.compile(r'^#\s*include "((?:%s)/[^"]+)\.h"' % '|'.join(LAYERS), re.M)
-# how messages are translated: macros only
-MACROS = {'cli/text', 'compat/text'}
+# macros only: how messages are translated, how libvirts differ
+MACROS = {'cli/text', 'compat/security', 'compat/text'}
 # made by the build
 GENERATED = {'hook/version', 'compat/have'}
 MESSAGE = re.compile(r'(?<!\w)N?_\(\s*((?:"(?:\\.|[^"\\])*"(?:\s|\\\n)*)+)\)')

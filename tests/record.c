@@ -153,14 +153,16 @@ void
 ferryOpDrive(ferryOp *op)
 {
     recordRecovers = true;
-    RECORD_REAL(ferryOpDrive)(op);
+    RECORD_REAL(ferryOpDrive)
+    (op);
 }
 
 
 void
 ferryOpRelease(ferryOp *op)
 {
-    RECORD_REAL(ferryOpRelease)(op);
+    RECORD_REAL(ferryOpRelease)
+    (op);
     recordRecovers = false;
 }
 
@@ -169,6 +171,7 @@ void
 ferryEngineReconnected(virDomainObj *vm)
 {
     recordRecovers = true;
-    RECORD_REAL(ferryEngineReconnected)(vm);
+    RECORD_REAL(ferryEngineReconnected)
+    (vm);
     recordRecovers = false;
 }

@@ -78,14 +78,14 @@ typedef struct _replayCase replayCase;
 struct _replayCase {
     const char *name;
     int (*call)(const replayCase *c, virDomainObj *vm); /* made without a job */
-    const char *xml;        /* what that call shall do */
-    const char *checkpoint; /* made with it */
+    const char *xml;                                    /* what that call shall do */
+    const char *checkpoint;                             /* made with it */
     unsigned int flags;
-    bool left;              /* is there an operation afterwards? */
-    const char *source;     /* what the disk uses afterwards */
+    bool left;          /* is there an operation afterwards? */
+    const char *source; /* what the disk uses afterwards */
     replayEndType end;
     virDomainDiskMirrorState mirror; /* of the copy afterwards, if there is one */
-    bool c1;                /* is there a checkpoint of this name afterwards? */
+    bool c1;                         /* is there a checkpoint of this name afterwards? */
     const char *qemu;
 };
 
@@ -462,7 +462,7 @@ replayMigrateIn(const replayCase *c G_GNUC_UNUSED,
     }
 
     virDomainObjEndAsyncJob(vm);
- cleanup:
+cleanup:
     g_clear_pointer(&req.disks, g_hash_table_unref);
     return rc;
 }
@@ -566,7 +566,7 @@ replayCompareState(const replayCase *c,
         return left && c->call == replayRecover ? replayCompareJournal(c, vm, journal) : 0;
 
     fprintf(stderr, "%s/%s: not as expected: source %s, mirror %d (%s), copy %d, backup %d, "
-            "block job %d, job %s, journal %d, checkpoint %d, its file %d\n",
+                    "block job %d, job %s, journal %d, checkpoint %d, its file %d\n",
             c->qemu, c->name, disk->src->path, !!disk->mirror,
             virDomainDiskMirrorStateTypeToString(disk->mirrorState), !!copy, backup,
             !!QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob,
@@ -592,7 +592,7 @@ replayTest(const void *opaque)
 
     if (!(vm = virDomainObjParseFile(status, driver.xmlopt,
                                      VIR_DOMAIN_DEF_PARSE_STATUS |
-                                     VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE)))
+                                         VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE)))
         return -1;
 
     priv = vm->privateData;
@@ -609,7 +609,7 @@ replayTest(const void *opaque)
         replayCompareResult(c, c->call(c, vm)) == 0)
         ret = replayCompareState(c, vm);
 
- cleanup:
+cleanup:
     if (ret < 0 && virGetLastErrorCode() != VIR_ERR_OK)
         fprintf(stderr, "%s/%s: %s\n", c->qemu, c->name, virGetLastErrorMessage());
     if (priv->mon)

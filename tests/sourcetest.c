@@ -27,8 +27,7 @@ static char *
 sourceWritten(virDomainDef *def,
               virDomainXMLOption *xmlopt)
 {
-    return virDomainDefFormat(def, xmlopt, VIR_DOMAIN_DEF_FORMAT_INACTIVE |
-                                           VIR_DOMAIN_DEF_FORMAT_SECURE);
+    return virDomainDefFormat(def, xmlopt, VIR_DOMAIN_DEF_FORMAT_INACTIVE | VIR_DOMAIN_DEF_FORMAT_SECURE);
 }
 
 
@@ -66,7 +65,7 @@ sourceCheck(virDomainDef *def,
     }
 
     disk->src = other;
-    ignore_value(virStorageSourceInitChainElement(other, old, /* transferLabels= */ false));
+    ignore_value(virStorageSourceInitChainElement(other, old, /* force= */ false));
     after = sourceWritten(def, xmlopt);
     disk->src = old;
     virObjectUnref(other);
@@ -86,13 +85,14 @@ sourceDisk(xmlNodePtr node,
     g_autofree char *disk = virXMLNodeToString(node->doc, node);
     g_autofree char *xml = g_strdup_printf("<domain type='qemu'><name>g</name><memory>65536</memory>"
                                            "<os><type arch='x86_64' machine='pc'>hvm</type></os>"
-                                           "<devices>%s</devices></domain>", disk);
+                                           "<devices>%s</devices></domain>",
+                                           disk);
     g_autoptr(virDomainDef) def = NULL;
     int ret = 0;
 
     if (!(def = virDomainDefParseString(xml, xmlopt, /* parseOpaque= */ NULL,
                                         VIR_DOMAIN_DEF_PARSE_INACTIVE |
-                                        VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE))) {
+                                            VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE))) {
         fprintf(stderr, "%s\n%s\n", virGetLastErrorMessage(), disk);
         return -1;
     }

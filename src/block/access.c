@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/profile.h"
 #include "block/source.h"
 
 
@@ -22,6 +23,71 @@ ferryAccessGrant(virDomainObj *vm,
                  virStorageSource *chain)
 {
     return qemuDomainStorageSourceChainAccessAllow(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, chain);
+}
+
+
+/**
+ * ferryAccessRecall:
+ *
+ * An earlier driver has called ferryAccessGrant().
+ */
+void
+ferryAccessRecall(virDomainObj *vm,
+                  virStorageSource *chain)
+{
+    ignore_value(ferryProfileGranted(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain,
+                                     /* chain= */ true));
+}
+
+
+/**
+ * ferryAccessWrite:
+ *
+ * Lets @vm write to an image below that of a disk, until ferryAccessRead(), or until the image is the disk's
+ * own. Returns 0, or -1 with an error reported.
+ */
+int
+ferryAccessWrite(virDomainObj *vm,
+                 virStorageSource *below)
+{
+    if (qemuDomainStorageSourceAccessAllow(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, below, /* readonly= */ false,
+                                           /* newSource= */ false, /* chainTop= */ false) < 0)
+        return -1;
+
+    ferryProfileHold(vm->def, below);
+    return 0;
+}
+
+
+/**
+ * ferryAccessRecallWrite:
+ *
+ * An earlier driver has called ferryAccessWrite().
+ */
+void
+ferryAccessRecallWrite(virDomainObj *vm,
+                       virStorageSource *below)
+{
+    bool readonly = below->readonly;
+
+    below->readonly = false;
+    ferryAccessRecall(vm, below);
+    below->readonly = readonly;
+    ferryProfileHold(vm->def, below);
+}
+
+
+/**
+ * ferryAccessRead:
+ *
+ * Lets @vm only read an image below that of a disk. Returns 0, or -1 with an error reported.
+ */
+int
+ferryAccessRead(virDomainObj *vm,
+                virStorageSource *below)
+{
+    return qemuDomainStorageSourceAccessAllow(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, below, /* readonly= */ true,
+                                              /* newSource= */ false, /* chainTop= */ false);
 }
 
 

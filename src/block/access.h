@@ -10,4 +10,8 @@
 #include "qemu/qemu_domain.h"
 
 int ferryAccessGrant(virDomainObj *vm, virStorageSource *chain);
+void ferryAccessRecall(virDomainObj *vm, virStorageSource *chain);
+int ferryAccessWrite(virDomainObj *vm, virStorageSource *below);
+void ferryAccessRecallWrite(virDomainObj *vm, virStorageSource *below);
+int ferryAccessRead(virDomainObj *vm, virStorageSource *below);
 void ferryAccessRevoke(virDomainObj *vm, virStorageSource *chain);

@@ -273,7 +273,8 @@ ferryBitmapSweepImage(const char *qemuImg,
     path = ferryToolPath(fd);
     cmd = virCommandNewArgList(qemuImg, "bitmap", "--remove", "--", NULL);
     virCommandAddArgFormat(cmd, "json:{\"driver\":\"qcow2\",\"backing\":null,"
-                           "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}", path);
+                                "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}",
+                           path);
     virCommandAddArg(cmd, left->bitmap);
 
     if (ferryToolRun(g_steal_pointer(&cmd), fd, ferryFileIsPinned(fd, left->path),

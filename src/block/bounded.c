@@ -42,8 +42,8 @@ typedef struct {
 } ferryBoundedCall;
 
 static struct {
-    virMutex lock; /* protects the numbers, and the flags of all calls */
-    virCond cond;  /* a call is done */
+    virMutex lock;       /* protects the numbers, and the flags of all calls */
+    virCond cond;        /* a call is done */
     GHashTable *running; /* place -> number of threads */
 } bounded = {
     .lock = VIR_MUTEX_INITIALIZER,
@@ -267,7 +267,7 @@ ferryBoundedStat(virDomainObj *vm,
 
 typedef struct {
     char **paths;
-    int at; /* atomic: index of the path that is being looked at */
+    int at;   /* atomic: index of the path that is being looked at */
     int refs; /* atomic: the caller reads @at of a call that has not returned */
 } ferryBoundedPaths;
 

@@ -35,7 +35,8 @@ ferryNodeIsDirect(virStorageSource *src)
 
     return src->cachemode != VIR_DOMAIN_DISK_CACHE_DEFAULT &&
            qemuDomainDiskCachemodeFlags(src->cachemode, /* writeback= */ NULL, &direct,
-                                        /* noflush= */ NULL) == 0 && direct;
+                                        /* noflush= */ NULL) == 0 &&
+           direct;
 }
 
 

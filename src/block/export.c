@@ -25,7 +25,7 @@
 #define FERRY_EXPORT_FDNAME "ferry-nbd"
 
 /* A version of QEMU as a number, like that of virQEMUCapsGetVersion(). */
-#define FERRY_EXPORT_VERSION(major, minor, micro) ((major) * 1000000 + (minor) * 1000 + (micro))
+#define FERRY_EXPORT_VERSION(major, minor, micro) (1000000 * (major) + 1000 * (minor) + (micro))
 
 /* The first QEMU that ends all NBD connections in its main thread. No QMP schema shows that. */
 #define FERRY_EXPORT_THREADS_SINCE FERRY_EXPORT_VERSION(8, 2, 3)

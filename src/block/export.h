@@ -13,11 +13,11 @@
 /* An NBD server that was started, but that clients cannot reach yet. */
 typedef struct _ferryExportServer ferryExportServer;
 struct _ferryExportServer {
-    int fd;        /* listening socket; -1: none */
-    char **hosts;  /* TCP: addresses of the host's name (ferryResolve()) */
+    int fd;          /* listening socket; -1: none */
+    char **hosts;    /* TCP: addresses of the host's name (ferryResolve()) */
     ferryFile *file; /* of the unix socket, for ferryExportSocketRemove(); NULL: none, or
                       * not known, as after a crash of the host */
-    char *private; /* path of the unix socket until it is published; NULL: TCP */
+    char *private;   /* path of the unix socket until it is published; NULL: TCP */
 };
 
 /* When clients leave an export: before the guest runs (a migration comes in), or at any time. */

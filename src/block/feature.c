@@ -152,7 +152,7 @@ ferryFeatureHas(virDomainObj *vm,
 
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
         if (!memory.binaries)
-            memory.binaries = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy= */ NULL);
+            memory.binaries = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy_func= */ NULL);
         has = GPOINTER_TO_UINT(g_hash_table_lookup(memory.binaries, binary));
     }
 

@@ -165,8 +165,12 @@ ferryFileIsAt(const ferryFile *file,
 static bool
 ferryFileHasLocks(int fd)
 {
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = FERRY_FILE_LOCKS_FROM,
-                          .l_len = FERRY_FILE_LOCKS_LENGTH };
+    struct flock lock = {
+        .l_type = F_WRLCK,
+        .l_whence = SEEK_SET,
+        .l_start = FERRY_FILE_LOCKS_FROM,
+        .l_len = FERRY_FILE_LOCKS_LENGTH,
+    };
 
     return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
@@ -487,8 +491,9 @@ ferryFileEmpty(const ferryFile *file,
     if (fd < 0) {
         errno = -fd;
         /* a FIFO that nobody reads is ENXIO */
-        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == ENXIO ||
-               errno == EISDIR ? 0 : -1;
+        if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == ENXIO || errno == EISDIR)
+            return 0;
+        return -1;
     }
 
     if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)

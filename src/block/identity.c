@@ -77,7 +77,7 @@ typedef struct {
     char *node;
     char *path;
     ferryInode file; /* what the name leads to, as QEMU sees it */
-    int err;        /* why that is not known; 0: it is */
+    int err;         /* why that is not known; 0: it is */
 } ferryIdentityLook;
 
 typedef struct {
@@ -207,7 +207,7 @@ ferryIdentityNotes(virDomainObj *vm,
     notes = g_new0(ferryIdentityProcess, 1);
     notes->pid = vm->pid;
     notes->notes = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, ferryIdentityNoteFree);
-    notes->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy= */ NULL);
+    notes->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, /* value_destroy_func= */ NULL);
     g_hash_table_replace(memory.domains, vm->privateData, notes);
 
     return notes;
@@ -256,7 +256,7 @@ ferryIdentityJudge(virDomainObj *vm,
     /* a note about a file that QEMU has closed since says nothing */
     if (note && ferryInodeIsHeld(probe->held, &note->file))
         return ferryInodeIsSame(&note->file, &look->file) ? FERRY_IDENTITY_SAME :
-                                                           FERRY_IDENTITY_OTHER;
+                                                            FERRY_IDENTITY_OTHER;
 
     if (ferryIdentityIsOfOther(notes, look))
         return FERRY_IDENTITY_UNKNOWN;
@@ -461,7 +461,7 @@ ferryIdentityStays(virDomainObj *vm,
 {
     g_autoptr(GArray) held = NULL;
     ferryIdentityNote *note = NULL;
-    ferryInode file;
+    ferryInode file = { 0 };
 
     VIR_WITH_MUTEX_LOCK_GUARD(&memory.lock) {
         ferryIdentityProcess *notes = ferryIdentityNotes(vm, /* create= */ false);

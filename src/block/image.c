@@ -30,7 +30,9 @@ VIR_LOG_INIT("ferry.image");
 
 VIR_ENUM_IMPL(ferryImageOrigin,
               FERRY_IMAGE_LAST,
-              "foreign", "empty", "absent");
+              "foreign",
+              "empty",
+              "absent");
 
 
 static void
@@ -155,7 +157,8 @@ ferryImageCheckOurs(virDomainObj *vm,
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("'%1$s' for domain '%2$s' was replaced after it was created; find out who "
-                     "writes to its folder"), src->path, vm->def->name);
+                     "writes to its folder"),
+                   src->path, vm->def->name);
     return -1;
 }
 
@@ -266,7 +269,8 @@ ferryImageRestore(ferryUse *use,
     if (!file) {
         if (lstat(src->path, &st) == 0)
             VIR_WARN("'%s' is left as it is: the journal does not say whether Ferry made it; remove "
-                     "it if nobody needs it", src->path);
+                     "it if nobody needs it",
+                     src->path);
         return false;
     }
 
@@ -281,7 +285,8 @@ ferryImageRestore(ferryUse *use,
 
     if (!there && file->ino && lstat(src->path, &st) == 0 && st.st_ino == file->ino)
         VIR_WARN("'%s' stays: it may be the image that was made, but its file system does not say "
-                 "so; remove it if nobody needs it", src->path);
+                 "so; remove it if nobody needs it",
+                 src->path);
 
     if (there && !ferryImageIsNeeded(use, vm, src, file)) {
         ferryBlockImageIds(ferryUseDriver(use), vm, src, &uid, &gid);

@@ -52,10 +52,10 @@ ferryInodeIdentify(int dir,
 {
     struct statx stx;
 
+    *file = (ferryInode) { 0 };
+
     if (statx(dir, name, flags | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_INO, &stx) < 0)
         return errno;
-
-    *file = (ferryInode) { 0 };
 
     if (S_ISBLK(stx.stx_mode)) {
         file->dev = makedev(stx.stx_rdev_major, stx.stx_rdev_minor);

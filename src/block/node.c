@@ -154,7 +154,8 @@ ferryNodeStay(virJSONValue *props,
         return -1;
 
     return src->readonly && !virJSONValueObjectHasKey(props, "read-only") ?
-           virJSONValueObjectAppendBoolean(props, "read-only", true) : 0;
+               virJSONValueObjectAppendBoolean(props, "read-only", true) :
+               0;
 }
 
 

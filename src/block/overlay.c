@@ -52,15 +52,15 @@
 
 typedef struct {
     char *path;
-    uid_t uid;             /* QEMU's, for storage that root may not read */
+    uid_t uid; /* QEMU's, for storage that root may not read */
     gid_t gid;
     int fd;
-    bool subclusters;      /* an entry of level 2 is followed by a bitmap of its subclusters */
+    bool subclusters; /* an entry of level 2 is followed by a bitmap of its subclusters */
     size_t clusterSize;
-    unsigned char *table;  /* of level 2: clusterSize bytes */
-    size_t looked;         /* bytes of tables looked through */
-    int rc;                /* 1: there is content; 0: there is none; -1: not known */
-    int err;               /* errno if not known */
+    unsigned char *table; /* of level 2: clusterSize bytes */
+    size_t looked;        /* bytes of tables looked through */
+    int rc;               /* 1: there is content; 0: there is none; -1: not known */
+    int err;              /* errno if not known */
 } ferryOverlay;
 
 
@@ -142,7 +142,7 @@ ferryOverlayLookAtAll(ferryOverlay *overlay,
                       unsigned long long offset,
                       size_t entries)
 {
-    unsigned char part[64 * 1024];
+    unsigned char part[64 * 1024] = { 0 };
     size_t i;
 
     for (i = 0; i < entries; i++) {
@@ -220,7 +220,7 @@ ferryOverlayLook(ferryOverlay *overlay)
         return 0;
 
     overlay->subclusters = version >= 3 && virReadBufInt64BE(header + FERRY_OVERLAY_FEATURES) &
-                                           FERRY_OVERLAY_FEATURE_SUBCLUSTERS;
+                                               FERRY_OVERLAY_FEATURE_SUBCLUSTERS;
     overlay->clusterSize = (size_t) 1 << bits;
     overlay->table = g_malloc(overlay->clusterSize);
 

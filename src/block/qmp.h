@@ -11,17 +11,17 @@
 
 typedef struct _ferryMirrorParams ferryMirrorParams;
 struct _ferryMirrorParams {
-    const char *source;           /* node name of what the frontend is attached to */
-    const char *replaces;         /* node below source that a pivot replaces; NULL: source */
-    const char *target;           /* node name */
-    bool shallow;                 /* copy the top image only */
-    bool synchronous;             /* a guest write ends when both images have it */
-    unsigned long long bandwidth; /* bytes/s, 0: unlimited */
+    const char *source;             /* node name of what the frontend is attached to */
+    const char *replaces;           /* node below source that a pivot replaces; NULL: source */
+    const char *target;             /* node name */
+    bool shallow;                   /* copy the top image only */
+    bool synchronous;               /* a guest write ends when both images have it */
+    unsigned long long bandwidth;   /* bytes/s, 0: unlimited */
     unsigned long long granularity; /* bytes, 0: QEMU chooses */
-    unsigned long long bufSize;   /* bytes, 0: QEMU chooses */
-    bool decisive;                /* the job waits for job-finalize before it ends */
-    bool patient;                 /* a target error pauses the job, does not end it */
-    bool targetIsZero;            /* the target reads as zeroes; FERRY_FEATURE_TARGET_IS_ZERO */
+    unsigned long long bufSize;     /* bytes, 0: QEMU chooses */
+    bool decisive;                  /* the job waits for job-finalize before it ends */
+    bool patient;                   /* a target error pauses the job, does not end it */
+    bool targetIsZero;              /* the target reads as zeroes; FERRY_FEATURE_TARGET_IS_ZERO */
 };
 
 /* Experimental in QEMU (since 6.0), so it may be removed. */

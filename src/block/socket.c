@@ -36,7 +36,7 @@
 
 /* linux/un.h, which has this, and sys/un.h exclude each other. */
 #ifndef SIOCUNIXFILE
-# define SIOCUNIXFILE (SIOCPROTOPRIVATE + 0)
+#define SIOCUNIXFILE (SIOCPROTOPRIVATE + 0)
 #endif
 
 
@@ -197,7 +197,8 @@ ferryExportListenUnix(virDomainObj *vm,
         ferryExportSocketOwn(vm, bound) < 0) {
         virReportSystemError(errno,
                              _("cannot create a socket in '%1$s' for domain '%2$s': check that the folder "
-                               "exists and is writable"), folder, vm->def->name);
+                               "exists and is writable"),
+                             folder, vm->def->name);
         ignore_value(ferryFileRemove(made, path, /* uid= */ -1, /* gid= */ -1));
         return -1;
     }
@@ -224,7 +225,8 @@ ferryExportSocketPublish(virDomainObj *vm,
     if (!ferryFileIsAt(file, private)) {
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("socket '%1$s' for domain '%2$s' was replaced; find out who writes to its "
-                         "folder"), private, vm->def->name);
+                         "folder"),
+                       private, vm->def->name);
         return -1;
     }
 

@@ -82,8 +82,8 @@ ferrySourceParse(xmlNodePtr node,
     if (!xml)
         return NULL;
 
-    return virDomainDiskDefParseSource(xml, xmlopt, runtime ? VIR_DOMAIN_DEF_PARSE_STATUS :
-                                                              VIR_DOMAIN_DEF_PARSE_INACTIVE);
+    return virDomainDiskDefParseSource(xml, xmlopt,
+                                       runtime ? VIR_DOMAIN_DEF_PARSE_STATUS : VIR_DOMAIN_DEF_PARSE_INACTIVE);
 }
 
 
@@ -211,6 +211,7 @@ ferrySourceRefuseDataFile(virDomainObj *vm,
 
     virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                    _("image '%1$s' for disk '%2$s' of domain '%3$s' has a data file (<dataStore>): name an "
-                     "image that has none"), NULLSTR(image->path), dst, vm->def->name);
+                     "image that has none"),
+                   NULLSTR(image->path), dst, vm->def->name);
     return -1;
 }

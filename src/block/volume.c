@@ -41,9 +41,9 @@ typedef struct {
     virStorageSource *src; /* a copy */
     virIdentity *identity; /* of the client; NULL: there is none */
     ferryVolumeSpec spec;
-    int result;            /* 1: yes; 0: there is no such volume; -1: error */
+    int result; /* 1: yes; 0: there is no such volume; -1: error */
     virErrorPtr error;
-    ferryVolume *made;     /* what was created; NULL: nothing */
+    ferryVolume *made;           /* what was created; NULL: nothing */
     ferryVolumeRemoval *removal; /* of what is created too late; NULL: nothing is created */
 } ferryVolumeCall;
 
@@ -288,7 +288,8 @@ ferryVolumeAsk(virDomainObj *vm,
                                  spec ? FERRY_VOLUME_CREATE_MS : FERRY_VOLUME_ASK_MS)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,
                        _("the storage driver did not answer for volume '%1$s' of pool '%2$s' in time; "
-                         "check the storage of the pool"), volume, pool);
+                         "check the storage of the pool"),
+                       volume, pool);
         return NULL;
     }
 

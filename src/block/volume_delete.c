@@ -37,13 +37,13 @@
 VIR_LOG_INIT("ferry.volume");
 
 struct _ferryVolumeRemoval {
-    int refs;         /* atomic */
-    ferryUse *others; /* definitions of all domains but one; NULL: there is no such exception */
-    ferryUse *all;    /* definitions of all domains */
-    gint64 until;     /* us, monotonic clock: from then on nobody waits */
-    bool late;        /* somebody may have made other volumes of these names since */
+    int refs;           /* atomic */
+    ferryUse *others;   /* definitions of all domains but one; NULL: there is no such exception */
+    ferryUse *all;      /* definitions of all domains */
+    gint64 until;       /* us, monotonic clock: from then on nobody waits */
+    bool late;          /* somebody may have made other volumes of these names since */
     GPtrArray *volumes; /* of ferryVolume */
-    char *failure;    /* written by ferryVolumeRemovalRun() */
+    char *failure;      /* written by ferryVolumeRemovalRun() */
 };
 
 

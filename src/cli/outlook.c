@@ -52,14 +52,15 @@ ferryCliOutlookBackup(const ferryCliOp *op)
 {
     static const char *const begun[] = { "begun", NULL };
     static const char *const early[] = { "publish", "files", "access", "create", NULL };
+    bool forward = false;
 
     /* QEMU writes the last data of a pushed image when it closes that */
     if (g_strcmp0(op->result, "completed") == 0)
-        return op->alive || g_strcmp0(op->goal, "pull") == 0 || ferryCliReached(op, "begin", early) || !op->plan ?
-            FERRY_CLI_FORWARD : FERRY_CLI_BACK;
+        forward = op->alive || g_strcmp0(op->goal, "pull") == 0 || ferryCliReached(op, "begin", early) || !op->plan;
+    else if (op->alive && g_strcmp0(op->result, "none") == 0 && ferryCliReached(op, "begin", begun))
+        return FERRY_CLI_GOES_ON;
 
-    return op->alive && g_strcmp0(op->result, "none") == 0 && ferryCliReached(op, "begin", begun) ?
-        FERRY_CLI_GOES_ON : FERRY_CLI_BACK;
+    return forward ? FERRY_CLI_FORWARD : FERRY_CLI_BACK;
 }
 
 
@@ -69,8 +70,9 @@ ferryCliOutlookCheckpoint(const ferryCliOp *op)
     static const char *const deleted[] = { "bitmaps", "close", "metadata", NULL };
     static const char *const created[] = { "adopt", NULL };
 
-    return op->committed || ferryCliReached(op, "delete", deleted) ||
-        ferryCliReached(op, "checkpoint", created) ? FERRY_CLI_FORWARD : FERRY_CLI_BACK;
+    if (op->committed || ferryCliReached(op, "delete", deleted) || ferryCliReached(op, "checkpoint", created))
+        return FERRY_CLI_FORWARD;
+    return FERRY_CLI_BACK;
 }
 
 
@@ -112,6 +114,7 @@ ferryCliOutlookIncoming(const ferryCliOp *op)
 }
 
 
+/* clang-format off */
 static const struct {
     const char *type;
     ferryCliOutlook (*of)(const ferryCliOp *op);
@@ -148,6 +151,7 @@ static const struct {
         [FERRY_CLI_DEPENDS] = N_("if the guest has arrived, it stays; else images that were created for it are "
                                  "removed") } },
 };
+/* clang-format on */
 
 
 /* Returns the place of the class of @op, which is known (journals.c). */

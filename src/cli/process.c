@@ -130,8 +130,8 @@ ferryCliDaemonFind(void)
 
     for (i = 0; names[i]; i++) {
         g_autofree char *path = geteuid() == 0 ?
-            g_strdup_printf("/run/%s.pid", names[i]) :
-            g_strdup_printf("%s/libvirt/%s.pid", g_get_user_runtime_dir(), names[i]);
+                                    g_strdup_printf("/run/%s.pid", names[i]) :
+                                    g_strdup_printf("%s/libvirt/%s.pid", g_get_user_runtime_dir(), names[i]);
         pid_t pid = ferryCliLocker(path);
 
         if (pid > 0) {

@@ -18,7 +18,7 @@
 #define FERRY_CLI_ANSWER_SECONDS 5
 
 typedef struct {
-    int refs; /* atomic: the asking thread may outlast the other */
+    int refs;    /* atomic: the asking thread may outlast the other */
     GMutex lock; /* of @answered and @all */
     GCond cond;
     bool answered;

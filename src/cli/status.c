@@ -215,7 +215,7 @@ ferryCliPrintOp(const ferryCliView *view,
     else if (view->daemon.driver == FERRY_CLI_DRIVER_FERRY)
         ferryCliLine(_("state"), _("its QEMU is gone, and not all can be tidied up yet: the daemon's log says why"));
     else
-        ferryCliLine(_("state"), op->alive ? _("interrupted: no driver takes care of it; its QEMU runs") :
+        ferryCliLine(_("state"), op->alive   ? _("interrupted: no driver takes care of it; its QEMU runs") :
                                  op->started ? _("interrupted, and its QEMU is gone") :
                                                _("interrupted, before its QEMU was started"));
 
@@ -242,7 +242,8 @@ ferryCliPrint(const ferryCliView *view)
             g_print(_("\njournal '%1$s' cannot be understood: %2$s\n"), path, bad->why);
         else
             g_print(_("\njournal '%1$s' was set aside, since it could not be understood: look there for images and "
-                      "jobs that may be left over, then remove it\n"), path);
+                      "jobs that may be left over, then remove it\n"),
+                    path);
     }
 
     if (view->ops->len == 0 && view->bad->len == 0 && view->domain)
@@ -298,7 +299,8 @@ ferryCliJsonOp(const ferryCliView *view,
     ferryCliAddText(object, "step", op->step);
     if (op->since > 0)
         ferryCliAddNumber(object, "since", op->since);
-    ferryCliAddText(object, "state", op->runs ? "runs" : op->alive || !op->started ? "interrupted" : "stopped");
+    ferryCliAddText(object, "state", op->runs ? "runs" : op->alive || !op->started ? "interrupted" :
+                                                                                     "stopped");
 
     if (progress->total > 0) {
         ferryCliAddNumber(object, "bytes-done", progress->done);

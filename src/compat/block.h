@@ -23,6 +23,6 @@ void qemuBlockStorageSourceSetFormatNodename(virStorageSource *src, char *name);
 
 /* older libvirt is told whether the storage node follows its users ("auto-read-only") */
 #ifdef FERRY_HAVE_ATTACH_AUTOREADONLY
-# define qemuBlockStorageSourceAttachPrepareBlockdev(src, backing) \
+#define qemuBlockStorageSourceAttachPrepareBlockdev(src, backing) \
     qemuBlockStorageSourceAttachPrepareBlockdev(src, backing, /* autoreadonly= */ true)
 #endif

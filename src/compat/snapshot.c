@@ -22,9 +22,11 @@ ferrySnapshotAlign(virDomainSnapshotDef *def,
                    virDomainSnapshotLocation location)
 {
 #ifdef FERRY_HAVE_SNAPSHOT_FORCE_LOCATION
-    return virDomainSnapshotAlignDisks(def, /* existingDomainDef= */ NULL, location, /* uniform_internal= */ true,
+    return virDomainSnapshotAlignDisks(def, /* existingDomainDef= */ NULL, location,
+                                       /* uniform_internal_snapshot= */ true,
                                        /* force_default_location= */ false);
 #else
-    return virDomainSnapshotAlignDisks(def, /* existingDomainDef= */ NULL, location, /* uniform_internal= */ true);
+    return virDomainSnapshotAlignDisks(def, /* existingDomainDef= */ NULL, location,
+                                       /* uniform_internal_snapshot= */ true);
 #endif
 }

@@ -66,6 +66,7 @@ ferryCheckpointsCheckFree(virDomainObj *vm,
 
     virReportError(VIR_ERR_OPERATION_INVALID,
                    _("another operation (%1$s) is working on the checkpoints of domain '%2$s'; "
-                     "try again when it has begun or ended"), user->name, vm->def->name);
+                     "try again when it has begun or ended"),
+                   user->name, vm->def->name);
     return -1;
 }

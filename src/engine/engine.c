@@ -213,7 +213,8 @@ ferryEngineSend(virDomainObj *vm,
     }
 
     VIR_ERROR(_("cannot start a thread for operation '%1$s' (%2$s): it goes on when its QEMU job changes, or "
-                "the driver is started again"), op->name, g_strerror(errno));
+                "the driver is started again"),
+              op->name, g_strerror(errno));
     virObjectUnref(work->vm);
     ferryOpUnref(work->op);
     g_free(work);
@@ -487,7 +488,7 @@ ferryEngineLoad(const unsigned char *uuid,
         VIR_WARN("%s", virGetLastErrorMessage());
     virResetLastError();
 
- cleanup:
+cleanup:
     virDomainObjEndAPI(&vm);
 }
 

@@ -219,9 +219,11 @@ ferryJobTellCancel(virDomainObj *vm,
     g_autoptr(virJSONValue) args = NULL;
     int rc;
 
-    if (job->type == QEMU_MONITOR_JOB_TYPE_CREATE)
-        return virJSONValueObjectAdd(&args, "s:id", job->id, NULL) < 0 ? -1 :
-               ferryQMP(vm, "job-cancel", &args, /* reply= */ NULL);
+    if (job->type == QEMU_MONITOR_JOB_TYPE_CREATE) {
+        if (virJSONValueObjectAdd(&args, "s:id", job->id, NULL) < 0)
+            return -1;
+        return ferryQMP(vm, "job-cancel", &args, /* reply= */ NULL);
+    }
 
     qemuDomainObjEnterMonitor(vm);
     rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(vm), job->id, /* force= */ true);

@@ -121,7 +121,8 @@ ferryJournalStore(const char *path,
         (durable && g_fsync(fd) < 0) ||
         rename(tmp, path) < 0) {
         virReportSystemError(errno, _("cannot write journal '%1$s'; the step that it was to record "
-                                      "is not taken; check the space there"), path);
+                                      "is not taken; check the space there"),
+                             path);
         if (fd >= 0)
             unlink(tmp);
         return -1;
@@ -240,7 +241,8 @@ ferryJournalOverwrite(ferryOp *op,
     if ((fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW)) < 0 ||
         ferryJournalMark(fd, mark, offset) < 0) {
         virReportSystemError(errno, _("cannot write journal '%1$s'; the step that it was to record "
-                                      "is not taken"), path);
+                                      "is not taken"),
+                             path);
         /* the mark may be in the file although syncing it failed: reset the mark, unless
          * it was set before this call */
         if (fd >= 0 && STRPREFIX(text + offset, FERRY_JOURNAL_OPEN))

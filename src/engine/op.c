@@ -125,6 +125,27 @@ ferryOpList(virDomainObj *vm)
 
 
 /**
+ * ferryOpRecall:
+ *
+ * The driver was restarted and found @vm's QEMU alive. Called with @vm locked, before anything of it is
+ * recovered: what one operation takes back must not be what another uses.
+ */
+void
+ferryOpRecall(virDomainObj *vm)
+{
+    GPtrArray *ops = ferryOpList(vm);
+    size_t i;
+
+    for (i = 0; ops && i < ops->len; i++) {
+        ferryOp *op = g_ptr_array_index(ops, i);
+
+        if (!op->stopped && op->klass->recall)
+            op->klass->recall(op);
+    }
+}
+
+
+/**
  * ferryOpListDrop:
  * @priv: private data of a domain, which is locked and has no operations any more
  *

@@ -102,6 +102,11 @@ struct _ferryOpClass {
      * then recovered like all others. NULL: there is nothing to look for. */
     void (*revive)(const ferryOpClass *klass, virDomainObj *vm);
 
+    /* The driver was restarted and QEMU still runs: calls ferryAccessRecall() for what the operation uses.
+     * Neither the stock driver nor any operation has recovered anything yet. Domain locked. NULL: there is
+     * nothing that the domain's definition does not name. */
+    void (*recall)(ferryOp *op);
+
     /* The driver was restarted and QEMU still runs. Domain locked; the reconnecting
      * thread keeps the domain's job (op->holdJob): must not wait for long. */
     void (*recover)(ferryOp *op);
@@ -135,32 +140,32 @@ struct _ferryOp {
     int refs; /* atomic */
     const ferryOpClass *klass;
     virQEMUDriver *driver;
-    virDomainObj *vm;   /* no reference is held: an operation ends before its domain */
-    char *name;         /* unique in the domain; part of the names of its QEMU jobs */
-    char *leader;       /* name of the operation of a group whose mark in the journal, at the point of
+    virDomainObj *vm; /* no reference is held: an operation ends before its domain */
+    char *name;       /* unique in the domain; part of the names of its QEMU jobs */
+    char *leader;     /* name of the operation of a group whose mark in the journal, at the point of
                          * no return, counts for this one, too; its own for that one; NULL: no group */
-    long long since;    /* when it began, in seconds since 1970; 0: not known. For "ferry status" */
-    void *data;         /* of the class, which frees it (dataFree) */
+    long long since;  /* when it began, in seconds since 1970; 0: not known. For "ferry status" */
+    void *data;       /* of the class, which frees it (dataFree) */
 
     size_t progress[FERRY_PLANS_MAX]; /* per plan: number of steps that may have acted */
 
-    bool durable;         /* its journal was synced to disk: its removal must be, too */
-    bool synced;          /* the latest journal of the domain is synced to disk */
-    bool over;            /* ended: must not be used any more */
-    bool stopped;         /* its QEMU is gone, and stopped() is called, or called again */
-    bool blocksStart;     /* the domain must not start before stopped() has ended the operation:
+    bool durable;     /* its journal was synced to disk: its removal must be, too */
+    bool synced;      /* the latest journal of the domain is synced to disk */
+    bool over;        /* ended: must not be used any more */
+    bool stopped;     /* its QEMU is gone, and stopped() is called, or called again */
+    bool blocksStart; /* the domain must not start before stopped() has ended the operation:
                            * its guest would lose data, or a thread may change its images */
-    int leftover;         /* atomic; see leftover.c, which uses the next field, too */
+    int leftover;     /* atomic; see leftover.c, which uses the next field, too */
     void (*leftoverFunc)(void *data);
-    bool stuck;           /* an undo could not remove what must not stay: see ferryPlanUndo() */
-    bool withdrawn;       /* read from the journal: what its client asked for was refused */
-    ferryRun run;         /* read from the journal: the QEMU that it is about */
-    bool holdJob;         /* waits keep the domain's job */
-    bool undoing;         /* ferryPlanUndo() runs: waits do not ask mayWait */
-    int queued;           /* atomic; a worker will look at the operation */
-    bool driven;          /* a thread carries the operation on: events only wake it up */
-    int events;           /* atomic; job events since ferryOpDrive(): a wait must miss none */
-    bool again;           /* a worker has come since ferryOpDrive(), and another one is needed */
+    bool stuck;     /* an undo could not remove what must not stay: see ferryPlanUndo() */
+    bool withdrawn; /* read from the journal: what its client asked for was refused */
+    ferryRun run;   /* read from the journal: the QEMU that it is about */
+    bool holdJob;   /* waits keep the domain's job */
+    bool undoing;   /* ferryPlanUndo() runs: waits do not ask mayWait */
+    int queued;     /* atomic; a worker will look at the operation */
+    bool driven;    /* a thread carries the operation on: events only wake it up */
+    int events;     /* atomic; job events since ferryOpDrive(): a wait must miss none */
+    bool again;     /* a worker has come since ferryOpDrive(), and another one is needed */
 };
 
 /* Defines @func, which returns the data of an operation as a @type. The class of the
@@ -184,6 +189,7 @@ bool ferryOpRemove(ferryOp *op);
 ferryOp *ferryOpFind(virDomainObj *vm, const char *name);
 GPtrArray *ferryOpList(virDomainObj *vm);
 GPtrArray *ferryOpListOf(qemuDomainObjPrivate *priv);
+void ferryOpRecall(virDomainObj *vm);
 void ferryOpListDrop(qemuDomainObjPrivate *priv);
 
 GPtrArray *ferryOpGroup(ferryOp *op);

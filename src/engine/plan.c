@@ -178,9 +178,9 @@ ferryPlanWithdraw(ferryOp *op,
  * an error reported and nothing undone, FERRY_STEP_UNKNOWN if nothing must be undone, or -1. */
 static int
 ferryPlanGoOn(ferryOp *op,
-                 const ferryPlan *plan,
-                 size_t first,
-                 const char *last)
+              const ferryPlan *plan,
+              size_t first,
+              const char *last)
 {
     size_t *progress = ferryPlanProgress(op, plan);
     size_t i;

@@ -19,7 +19,7 @@ VIR_LOG_INIT("ferry.reap");
 /* Returns true when the job @jobname belongs to an operation of @vm. */
 static bool
 ferryReapIsOwned(virDomainObj *vm,
-                  const char *jobname)
+                 const char *jobname)
 {
     GPtrArray *ops = ferryOpList(vm);
     size_t i;

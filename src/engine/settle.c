@@ -124,14 +124,16 @@ ferrySettleCheckImage(virDomainObj *vm,
     if (!op) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("'%1$s' was left by an earlier operation of domain '%2$s' that has failed, and was only "
-                         "now removed: try again"), NULLSTR(image->path), vm->def->name);
+                         "now removed: try again"),
+                       NULLSTR(image->path), vm->def->name);
         return -1;
     }
 
     what = op->klass->describe(op, vm->def->name);
     virReportError(VIR_ERR_OPERATION_INVALID,
                    _("'%1$s' is still to be removed, since an earlier operation has failed (%2$s): use another "
-                     "name, or mend what the daemon's log says of it and try again"), NULLSTR(image->path), what);
+                     "name, or mend what the daemon's log says of it and try again"),
+                   NULLSTR(image->path), what);
     return -1;
 }
 
@@ -155,7 +157,8 @@ ferrySettleCheckCheckpoint(virDomainObj *vm,
     what = op->klass->describe(op, vm->def->name);
     virReportError(VIR_ERR_OPERATION_INVALID,
                    _("checkpoint '%1$s' of domain '%2$s' is still to be removed (%3$s): use another name, or mend "
-                     "what the daemon's log says of it and try again"), name, vm->def->name, what);
+                     "what the daemon's log says of it and try again"),
+                   name, vm->def->name, what);
     return -1;
 }
 

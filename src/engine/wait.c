@@ -72,7 +72,8 @@ ferryOpReportLost(ferryOp *op)
     if (g_atomic_int_get(&stopping))
         virReportError(VIR_ERR_OPERATION_ABORTED,
                        _("the driver is about to end; what was begun on domain '%1$s' is "
-                         "settled when it starts again"), op->vm->def->name);
+                         "settled when it starts again"),
+                       op->vm->def->name);
     else
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("domain '%1$s' ended meanwhile"), op->vm->def->name);

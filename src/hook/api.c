@@ -165,9 +165,9 @@ ferryApiCheckpointsAreFree(virDomainPtr dom)
 {
     virDomainObj *vm = qemuDomainObjFromDomain(dom);
     bool result = vm &&
-        virDomainCheckpointCreateXMLEnsureACL(dom->conn, vm->def,
-                                              VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE) == 0 &&
-        ferryCheckpointsCheckFree(vm, /* except= */ NULL) == 0;
+                  virDomainCheckpointCreateXMLEnsureACL(dom->conn, vm->def,
+                                                        VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE) == 0 &&
+                  ferryCheckpointsCheckFree(vm, /* except= */ NULL) == 0;
 
     virDomainObjEndAPI(&vm);
     return result;
@@ -186,7 +186,8 @@ ferryDomainCheckpointCreateXML(virDomainPtr dom,
     /* REDEFINE changes definitions only, not the images */
     if (flags & VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE)
         return ferryApiCheckpointsAreFree(dom) ?
-               stock.domainCheckpointCreateXML(dom, xml, flags) : NULL;
+                   stock.domainCheckpointCreateXML(dom, xml, flags) :
+                   NULL;
 
     virCheckFlags(VIR_DOMAIN_CHECKPOINT_CREATE_QUIESCE, NULL);
 
@@ -211,8 +212,9 @@ ferryDomainCheckpointDelete(virDomainCheckpointPtr checkpoint,
     int ret = -1;
 
     virCheckFlags(VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN |
-                  VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY |
-                  VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY, -1);
+                      VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY |
+                      VIR_DOMAIN_CHECKPOINT_DELETE_CHILDREN_ONLY,
+                  -1);
 
     if (!(vm = qemuDomainObjFromDomain(checkpoint->domain)))
         return -1;
@@ -262,11 +264,11 @@ ferryApiInstall(virHypervisorDriver *table)
     ferryApiInstallMigration(table);
     ferryApiInstallSnapshot(table);
 
-    table->domainBackupBegin = ferryDomainBackupBegin; /* 6.0.0 */
-    table->domainBackupGetXMLDesc = ferryDomainBackupGetXMLDesc; /* 6.0.0 */
-    table->domainAbortJob = ferryDomainAbortJob; /* 0.7.7 */
-    table->domainAbortJobFlags = ferryDomainAbortJobFlags; /* 8.5.0 */
-    table->domainCheckpointCreateXML = ferryDomainCheckpointCreateXML; /* 5.6.0 */
-    table->domainCheckpointDelete = ferryDomainCheckpointDelete; /* 5.6.0 */
+    table->domainBackupBegin = ferryDomainBackupBegin;                   /* 6.0.0 */
+    table->domainBackupGetXMLDesc = ferryDomainBackupGetXMLDesc;         /* 6.0.0 */
+    table->domainAbortJob = ferryDomainAbortJob;                         /* 0.7.7 */
+    table->domainAbortJobFlags = ferryDomainAbortJobFlags;               /* 8.5.0 */
+    table->domainCheckpointCreateXML = ferryDomainCheckpointCreateXML;   /* 5.6.0 */
+    table->domainCheckpointDelete = ferryDomainCheckpointDelete;         /* 5.6.0 */
     table->domainCheckpointGetXMLDesc = ferryDomainCheckpointGetXMLDesc; /* 5.6.0 */
 }

@@ -128,9 +128,10 @@ ferryDomainBlockCopy(virDomainPtr dom,
     int ret = -1;
 
     virCheckFlags(VIR_DOMAIN_BLOCK_COPY_SHALLOW |
-                  VIR_DOMAIN_BLOCK_COPY_REUSE_EXT |
-                  VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB |
-                  VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES, -1);
+                      VIR_DOMAIN_BLOCK_COPY_REUSE_EXT |
+                      VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB |
+                      VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES,
+                  -1);
 
     if (!(vm = qemuDomainObjFromDomain(dom)))
         return -1;
@@ -162,8 +163,8 @@ ferryApiRebaseTarget(const char *base,
     }
 
     target->path = g_strdup(base);
-    target->type = flags & VIR_DOMAIN_BLOCK_REBASE_COPY_DEV ? VIR_STORAGE_TYPE_BLOCK :
-                                                              VIR_STORAGE_TYPE_FILE;
+    target->type = (flags & VIR_DOMAIN_BLOCK_REBASE_COPY_DEV) ? VIR_STORAGE_TYPE_BLOCK :
+                                                                VIR_STORAGE_TYPE_FILE;
     if (flags & VIR_DOMAIN_BLOCK_REBASE_COPY_RAW)
         target->format = VIR_STORAGE_FILE_RAW;
 
@@ -254,7 +255,9 @@ ferryApiAbortGroup(virDomainObj *vm,
     g_ptr_array_set_size(ops, 0);
     if ((handler = ferryBlockJobGroup(vm, path, ops)))
         rc = handler->group(ops, flags & VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT,
-                            flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC) < 0 ? -1 : 1;
+                            flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC) < 0 ?
+                 -1 :
+                 1;
 
     ferryDomainEndJob(vm);
     return rc;
@@ -271,7 +274,8 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
     int ret = -1;
 
     virCheckFlags(VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC |
-                  VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT, -1);
+                      VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT,
+                  -1);
 
     if (!(vm = qemuDomainObjFromDomain(dom)))
         return -1;
@@ -300,7 +304,7 @@ ferryDomainBlockJobAbort(virDomainPtr dom,
                              flags & VIR_DOMAIN_BLOCK_JOB_ABORT_ASYNC);
     ferryDomainEndJob(vm);
 
- cleanup:
+cleanup:
     virDomainObjEndAPI(&vm);
     return ferryReportResult(dom->name, ret);
 }
@@ -336,7 +340,7 @@ ferryDomainGetBlockJobInfo(virDomainPtr dom,
     ret = ferryBlockJobInfo(&job, info, flags & VIR_DOMAIN_BLOCK_JOB_INFO_BANDWIDTH_BYTES);
     ferryDomainEndJob(vm);
 
- cleanup:
+cleanup:
     virDomainObjEndAPI(&vm);
     return ferryReportResult(dom->name, ret);
 }
@@ -375,7 +379,7 @@ ferryDomainBlockJobSetSpeed(virDomainPtr dom,
     ret = ferryBlockJobSetSpeed(&job, speed);
     ferryDomainEndJob(vm);
 
- cleanup:
+cleanup:
     virDomainObjEndAPI(&vm);
     return ferryReportResult(dom->name, ret);
 }
@@ -391,9 +395,9 @@ ferryApiInstallBlockJob(virHypervisorDriver *table)
 {
     stock = *table;
 
-    table->domainBlockCopy = ferryDomainBlockCopy; /* 1.2.9 */
-    table->domainBlockRebase = ferryDomainBlockRebase; /* 0.9.10 */
-    table->domainBlockJobAbort = ferryDomainBlockJobAbort; /* 0.9.4 */
-    table->domainGetBlockJobInfo = ferryDomainGetBlockJobInfo; /* 0.9.4 */
+    table->domainBlockCopy = ferryDomainBlockCopy;               /* 1.2.9 */
+    table->domainBlockRebase = ferryDomainBlockRebase;           /* 0.9.10 */
+    table->domainBlockJobAbort = ferryDomainBlockJobAbort;       /* 0.9.4 */
+    table->domainGetBlockJobInfo = ferryDomainGetBlockJobInfo;   /* 0.9.4 */
     table->domainBlockJobSetSpeed = ferryDomainBlockJobSetSpeed; /* 0.9.4 */
 }

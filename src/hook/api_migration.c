@@ -374,7 +374,8 @@ ferryApiSetDisksSpeed(virDomainObj *vm,
 
     if (virDomainObjBeginJob(vm, ferryMigrationClass.job) == 0) {
         rc = virDomainObjIsActive(vm) ?
-             ferryMigrationSetSpeed(vm, (unsigned long long) bandwidth << 20) : 0;
+                 ferryMigrationSetSpeed(vm, (unsigned long long) bandwidth << 20) :
+                 0;
         ferryDomainEndJob(vm);
     }
 
@@ -384,7 +385,8 @@ ferryApiSetDisksSpeed(virDomainObj *vm,
     why = g_strdup(virGetLastErrorMessage());
     virReportError(virGetLastErrorCode(),
                    _("the speed at which the memory of domain '%1$s' is migrated is set, but that of its disks "
-                     "is not (%2$s); try again"), vm->def->name, why);
+                     "is not (%2$s); try again"),
+                   vm->def->name, why);
     return -1;
 }
 
@@ -438,12 +440,12 @@ ferryApiInstallMigration(virHypervisorDriver *table)
 {
     stock = *table;
 
-    table->domainMigrateBegin3Params = ferryDomainMigrateBegin3Params; /* 1.1.0 */
+    table->domainMigrateBegin3Params = ferryDomainMigrateBegin3Params;     /* 1.1.0 */
     table->domainMigratePrepare3Params = ferryDomainMigratePrepare3Params; /* 1.1.0 */
     table->domainMigratePerform3Params = ferryDomainMigratePerform3Params; /* 1.1.0 */
-    table->domainMigrateFinish3Params = ferryDomainMigrateFinish3Params; /* 1.1.0 */
+    table->domainMigrateFinish3Params = ferryDomainMigrateFinish3Params;   /* 1.1.0 */
     table->domainMigrateConfirm3Params = ferryDomainMigrateConfirm3Params; /* 1.1.0 */
-    table->domainMigrateSetMaxSpeed = ferryDomainMigrateSetMaxSpeed; /* 0.9.0 */
+    table->domainMigrateSetMaxSpeed = ferryDomainMigrateSetMaxSpeed;       /* 0.9.0 */
 
     ferryApiInstallMigrationArgs(table);
 }

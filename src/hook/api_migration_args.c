@@ -207,7 +207,8 @@ ferryDomainMigratePerform(virDomainPtr dom,
     if (!(flags & VIR_MIGRATE_PEER2PEER)) {
         virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                        _("the disks of domain '%1$s' cannot be migrated with version 2 of the protocol: "
-                         "use a client of libvirt 0.9.2 or newer"), dom->name);
+                         "use a client of libvirt 0.9.2 or newer"),
+                       dom->name);
         return -1;
     }
 
@@ -232,10 +233,10 @@ ferryApiInstallMigrationArgs(virHypervisorDriver *table)
 {
     before = *table;
 
-    table->domainMigratePerform = ferryDomainMigratePerform; /* 0.5.0 */
-    table->domainMigrateBegin3 = ferryDomainMigrateBegin3; /* 0.9.2 */
+    table->domainMigratePerform = ferryDomainMigratePerform;   /* 0.5.0 */
+    table->domainMigrateBegin3 = ferryDomainMigrateBegin3;     /* 0.9.2 */
     table->domainMigratePrepare3 = ferryDomainMigratePrepare3; /* 0.9.2 */
     table->domainMigratePerform3 = ferryDomainMigratePerform3; /* 0.9.2 */
-    table->domainMigrateFinish3 = ferryDomainMigrateFinish3; /* 0.9.2 */
+    table->domainMigrateFinish3 = ferryDomainMigrateFinish3;   /* 0.9.2 */
     table->domainMigrateConfirm3 = ferryDomainMigrateConfirm3; /* 0.9.2 */
 }

@@ -115,8 +115,8 @@ ferryDomainSnapshotDelete(virDomainSnapshotPtr snapshot,
         return -1;
 
     if (virDomainSnapshotDeleteEnsureACL(snapshot->domain->conn, vm->def) == 0)
-        ret = flags & VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY ? 0 :
-              ferrySnapshotMayDelete(vm, snapshot->name, children);
+        ret = (flags & VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY) ? 0 :
+                                                                   ferrySnapshotMayDelete(vm, snapshot->name, children);
 
     virDomainObjEndAPI(&vm);
     return ret < 0 ? ferryReportResult(snapshot->domain->name, ret) :
@@ -154,6 +154,6 @@ ferryApiInstallSnapshot(virHypervisorDriver *table)
     stock = *table;
 
     table->domainSnapshotCreateXML = ferryDomainSnapshotCreateXML; /* 0.8.0 */
-    table->domainSnapshotDelete = ferryDomainSnapshotDelete; /* 0.8.0 */
-    table->domainRevertToSnapshot = ferryDomainRevertToSnapshot; /* 0.8.0 */
+    table->domainSnapshotDelete = ferryDomainSnapshotDelete;       /* 0.8.0 */
+    table->domainRevertToSnapshot = ferryDomainRevertToSnapshot;   /* 0.8.0 */
 }

@@ -54,8 +54,14 @@ static struct {
     char known[64];
 } ferryLoaderSource = { .name = "ferry.loader" };
 
-typedef void (*ferryLogFunc)(void *source, int priority, const char *file, int line, const char *func,
-                             void *metadata, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
+typedef void (*ferryLogFunc)(void *source,
+                             int priority,
+                             const char *file,
+                             int line,
+                             const char *func,
+                             void *metadata,
+                             const char *fmt,
+                             ...) __attribute__((format(printf, 7, 8)));
 
 #define FERRY_LOG_WARN 3
 #define FERRY_LOG_ERROR 4
@@ -247,7 +253,8 @@ qemuRegister(void)
 
     ferryLoaderBindTexts();
 
-    if (!(why = ferryLoaderTry(&registerFunc)))
+    why = ferryLoaderTry(&registerFunc);
+    if (registerFunc)
         return registerFunc();
 
     if ((rebuild = ferryLoaderRebuild()))
@@ -256,7 +263,8 @@ qemuRegister(void)
                                FERRY_VERSION, why, rebuild);
     else
         text = g_strdup_printf(_("Ferry %1$s is not used, the stock QEMU driver runs: %2$s. Run './ferry install' in "
-                                 "Ferry's source tree, and start the daemon again"), FERRY_VERSION, why);
+                                 "Ferry's source tree, and start the daemon again"),
+                               FERRY_VERSION, why);
     ferryLoaderLog(FERRY_LOG_WARN, text);
 
     if ((registerFunc = ferryLoaderOpen(FERRY_STOCK_DRIVER, &error)) && registerFunc != qemuRegister)

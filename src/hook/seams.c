@@ -18,6 +18,7 @@
 #include "hook/api.h"
 #include "hook/api_blockjob.h"
 #include "hook/api_snapshot.h"
+#include "hook/seams.h"
 #include "hook/version.h"
 #include "ops/backup/begin.h"
 #include "ops/backup/control.h"
@@ -27,16 +28,13 @@
 #include "ops/backup/watch.h"
 #include "ops/beside.h"
 #include "ops/blockjob.h"
+#include "ops/checkpoint/load.h"
 #include "ops/classes.h"
 #include "ops/config.h"
 #include "ops/migration/destination.h"
-#include "ops/migration/outgoing.h"
-#include "ops/migration/perform.h"
-#include "ops/migration/prepare.h"
 #include "driver.h"
 #include "qemu/qemu_backup.h"
 #include "qemu/qemu_blockjob.h"
-#include "qemu/qemu_migration.h"
 #include "qemu/qemu_monitor.h"
 #include "qemu/qemu_process.h"
 #define LIBVIRT_QEMU_MONITOR_PRIV_H_ALLOW
@@ -46,12 +44,6 @@
 #include "virtime.h"
 
 VIR_LOG_INIT("ferry.seams");
-
-/* Declares a seam: the stock function (__real_), and ours, which is called instead. Both are of the
- * type that libvirt's header says. */
-#define FERRY_SEAM(name) \
-    extern typeof(name) __real_##name; \
-    extern typeof(name) __wrap_##name
 
 FERRY_SEAM(virRegisterConnectDriver);
 FERRY_SEAM(virRegisterStateDriver);
@@ -64,29 +56,23 @@ FERRY_SEAM(qemuBlockJobDiskGetJob);
 FERRY_SEAM(qemuBackupJobCancelBlockjobs);
 FERRY_SEAM(qemuBackupGetJobInfoStats);
 FERRY_SEAM(qemuDomainUpdateMemoryDeviceInfo);
-FERRY_SEAM(qemuProcessPrepareDomain);
-FERRY_SEAM(qemuProcessPrepareHost);
-FERRY_SEAM(qemuMigrationParamsApply);
-FERRY_SEAM(qemuMigrationParamsReset);
-FERRY_SEAM(qemuDomainObjEnterMonitorAsync);
-FERRY_SEAM(qemuMonitorMigrateContinue);
 FERRY_SEAM(qemuMonitorBlockResize);
 FERRY_SEAM(qemuMonitorBlockdevTrayOpen);
 FERRY_SEAM(qemuMonitorBlockdevMediumRemove);
-FERRY_SEAM(qemuDomainObjWait);
-FERRY_SEAM(qemuProcessCleanupMigrationJob);
-FERRY_SEAM(qemuDomainCleanupAdd);
-FERRY_SEAM(qemuMigrationSrcFetchMirrorStats);
 FERRY_SEAM(virDomainObjBeginJob);
 FERRY_SEAM(virDomainObjBeginAsyncJob);
 FERRY_SEAM(virDomainObjSetDefTransient);
 FERRY_SEAM(virDomainObjListRemove);
 FERRY_SEAM(virDomainObjListRemoveLocked);
+FERRY_SEAM(virDomainCheckpointDefParseString);
 
 /* How long an embedded driver waits at start-up for all its domains to be reconnected. */
 #define FERRY_RECONNECT_MS (3 * 1000)
 
 static virStateDriver stockState;
+
+/* atomic: the driver has read all definitions of domains and checkpoints */
+static int loaded;
 
 /* The stock driver's table of monitor callbacks, and a copy with ours, which monitors get.
  * Threads that reconnect to domains open monitors at the same time: the first one fills
@@ -175,6 +161,8 @@ ferryAwaitReconnect(virQEMUDriver *driver)
 void
 __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
 {
+    g_atomic_int_set(&loaded, true);
+
     /* a daemon's log has this at its default level; one who embeds the driver would see it at each call */
     if (driver->embeddedRoot)
         VIR_INFO("Ferry " FERRY_VERSION " for libvirt " FERRY_LIBVIRT_VERSION);
@@ -191,6 +179,22 @@ __wrap_qemuProcessReconnectAll(virQEMUDriver *driver)
 
     if (driver->embeddedRoot)
         ferryAwaitReconnect(driver);
+}
+
+
+/* While the driver starts these are its own files; later a client may have sent the text. */
+virDomainCheckpointDef *
+__wrap_virDomainCheckpointDefParseString(const char *text,
+                                         virDomainXMLOption *xmlopt,
+                                         void *parseOpaque,
+                                         unsigned int flags)
+{
+    virDomainCheckpointDef *def = NULL;
+
+    if (!g_atomic_int_get(&loaded) && flags == VIR_DOMAIN_CHECKPOINT_PARSE_REDEFINE)
+        def = ferryCheckpointRead(text, xmlopt, parseOpaque);
+
+    return def ? def : __real_virDomainCheckpointDefParseString(text, xmlopt, parseOpaque, flags);
 }
 
 
@@ -288,9 +292,11 @@ __wrap_qemuMonitorSend(qemuMonitor *mon,
 int
 __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 {
-    int rc = __real_qemuBlockJobRefreshJobs(vm);
+    int rc;
 
-    if (rc == 0) {
+    ferryOpRecall(vm);
+
+    if ((rc = __real_qemuBlockJobRefreshJobs(vm)) == 0) {
         ferryIdentityInherit(vm);
         ferryEngineReconnected(vm);
         ferryBackupReconnected(vm);
@@ -361,93 +367,6 @@ __wrap_qemuBackupGetJobInfoStats(virDomainObj *vm,
 }
 
 
-/* A QEMU that will wait for a migration is prepared. The stock driver asks next which files or
- * devices the volumes of its disks are: create those that are missing. */
-int
-__wrap_qemuProcessPrepareDomain(virQEMUDriver *driver,
-                                virDomainObj *vm,
-                                unsigned int flags)
-{
-    if (ferryIncomingCreateVolumes(vm) < 0)
-        return -1;
-
-    return __real_qemuProcessPrepareDomain(driver, vm, flags);
-}
-
-
-/* QEMU is about to be started. If it will wait for a migration, create missing images. */
-int
-__wrap_qemuProcessPrepareHost(virQEMUDriver *driver,
-                              virDomainObj *vm,
-                              unsigned int flags)
-{
-    if (ferryIncomingCreateImages(vm) < 0)
-        return -1;
-
-    return __real_qemuProcessPrepareHost(driver, vm, flags);
-}
-
-
-/* Ferry starts its storage migration where the stock driver would: QEMU has the TLS
- * credentials and the migration's parameters, and the migration has not begun. */
-int
-__wrap_qemuMigrationParamsApply(virDomainObj *vm,
-                                int asyncJob,
-                                qemuMigrationParams *migParams,
-                                unsigned int apiFlags)
-{
-    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_IN && ferryIncomingAcceptBitmaps(vm, migParams) < 0)
-        return -1;
-
-    if (__real_qemuMigrationParamsApply(vm, asyncJob, migParams, apiFlags) < 0)
-        return -1;
-
-    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_OUT)
-        return ferryMigrationCopyStorage(vm, migParams);
-
-    return asyncJob == VIR_ASYNC_JOB_MIGRATION_IN ? ferryIncomingServe(vm) : 0;
-}
-
-
-/* The perform phase failed and still holds the domain's job: take back the storage. */
-void
-__wrap_qemuMigrationParamsReset(virDomainObj *vm,
-                                int asyncJob,
-                                qemuMigrationParams *origParams,
-                                unsigned int apiFlags)
-{
-    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_OUT)
-        ferryMigrationGiveUp(vm);
-
-    __real_qemuMigrationParamsReset(vm, asyncJob, origParams, apiFlags);
-}
-
-
-/* The perform phase is about to send QEMU a command. If the guest is paused, the command
- * may be the one to switch over: finish the mirrors before. */
-int
-__wrap_qemuDomainObjEnterMonitorAsync(virDomainObj *vm,
-                                      virDomainAsyncJob asyncJob)
-{
-    if (asyncJob == VIR_ASYNC_JOB_MIGRATION_OUT && ferryMigrationSwitchOver(vm) < 0)
-        return -1;
-
-    return __real_qemuDomainObjEnterMonitorAsync(vm, asyncJob);
-}
-
-
-/* QEMU is told to switch over. Refuse that unless the disks are at the destination. */
-int
-__wrap_qemuMonitorMigrateContinue(qemuMonitor *mon,
-                                  qemuMonitorMigrationStatus status)
-{
-    if (ferryMigrationMaySwitchOver() < 0)
-        return -1;
-
-    return __real_qemuMonitorMigrateContinue(mon, status);
-}
-
-
 /* QEMU refuses to resize a disk that has a block job, in words that name neither. */
 int
 __wrap_qemuMonitorBlockResize(qemuMonitor *mon,
@@ -484,52 +403,6 @@ __wrap_qemuMonitorBlockdevMediumRemove(qemuMonitor *mon,
         return -1;
 
     return __real_qemuMonitorBlockdevMediumRemove(mon, id);
-}
-
-
-/* With signalStop set the perform phase waits for the guest to stop. That would never end
- * if the guest stopped and was resumed already, because the migration was cancelled. */
-int
-__wrap_qemuDomainObjWait(virDomainObj *vm)
-{
-    if (QEMU_DOMAIN_PRIVATE(vm)->signalStop && ferryMigrationMayStop(vm) < 0)
-        return -1;
-
-    return __real_qemuDomainObjWait(vm);
-}
-
-
-/* QEMU ended during a migration. Keep the asynchronous job if a thread is in a phase: the
- * thread uses and ends the job. During our steps asyncOwner is 0, but there is an op. */
-void
-__wrap_qemuProcessCleanupMigrationJob(virQEMUDriver *driver,
-                                      virDomainObj *vm)
-{
-    if (vm->job->asyncOwner == 0 && !ferryOpFind(vm, FERRY_MIGRATION_NAME))
-        __real_qemuProcessCleanupMigrationJob(driver, vm);
-}
-
-
-/* The stock driver registers its own function after a restart, in the object that has it, where
- * there is no seam; what unregisters it looks for ours. */
-void
-__wrap_qemuDomainCleanupAdd(virDomainObj *vm,
-                            qemuDomainCleanupCallback cb)
-{
-    __real_qemuDomainCleanupAdd(vm, cb == __real_qemuProcessCleanupMigrationJob ?
-                                __wrap_qemuProcessCleanupMigrationJob : cb);
-}
-
-
-/* Fills in the disks' statistics for the domain's job, which is a migration. */
-int
-__wrap_qemuMigrationSrcFetchMirrorStats(virDomainObj *vm,
-                                        virDomainAsyncJob asyncJob,
-                                        virDomainJobData *data)
-{
-    int rc = ferryMigrationStats(vm, data);
-
-    return rc == 0 ? __real_qemuMigrationSrcFetchMirrorStats(vm, asyncJob, data) : MIN(rc, 0);
 }
 
 

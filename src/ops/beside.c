@@ -67,7 +67,8 @@ ferryBesideRefuse(virDomainObj *vm,
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("%1$s is not possible now: the backup of domain '%2$s' has ended, but its "
                          "jobs, images or checkpoint cannot be removed yet; the log says why: mend "
-                         "that, and try again"), what, name);
+                         "that, and try again"),
+                       what, name);
     else if (wanted == VIR_ASYNC_JOB_BACKUP && vm->job->asyncJob == VIR_ASYNC_JOB_BACKUP)
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("another backup job is already running: domain '%1$s' has one since "

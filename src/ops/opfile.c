@@ -286,10 +286,11 @@ ferryOpFileAskFolder(ferryOp *op,
     what = op->klass->describe(op, op->vm->def->name);
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
                    ferryOpFileMustEnd(op) ?
-                   _("the storage of '%1$s' does not answer: %2$s ends when it does; check the mount "
-                     "or device") :
-                   _("the storage of '%1$s' does not answer: check the mount or device, and begin %2$s "
-                     "again"), first, what);
+                       _("the storage of '%1$s' does not answer: %2$s ends when it does; check the mount "
+                         "or device") :
+                       _("the storage of '%1$s' does not answer: check the mount or device, and begin %2$s "
+                         "again"),
+                   first, what);
     return -1;
 }
 
@@ -400,7 +401,8 @@ ferryOpFileRemove(ferryOp *op,
 
     if (op->stopped && ferryDefinitionsName(op->driver, image->path, own)) {
         VIR_WARN("image '%s', which operation '%s' of domain '%s' made, is named by a definition "
-                 "now, and stays", image->path, op->name, name);
+                 "now, and stays",
+                 image->path, op->name, name);
         return false;
     }
 

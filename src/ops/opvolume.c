@@ -85,7 +85,8 @@ ferryOpVolumeCreate(ferryOp *op,
 
     if (!made && virGetLastErrorCode() == VIR_ERR_OPERATION_TIMEOUT)
         VIR_WARN("volume '%s' of pool '%s' may still be created; then it is deleted at once, unless this "
-                 "driver ends before", name, pool);
+                 "driver ends before",
+                 name, pool);
 
     ferryVolumeFree(*volume);
     *volume = made;
@@ -199,7 +200,8 @@ ferryOpVolumeDiscard(ferryOp *op,
         if (!ferryOpIsLost(op))
             virReportError(VIR_ERR_OPERATION_TIMEOUT,
                            _("the storage driver must answer before volumes that operation '%1$s' has left "
-                             "can be deleted: %2$s"), op->name, names);
+                             "can be deleted: %2$s"),
+                           op->name, names);
         return -1;
     }
 
@@ -245,7 +247,8 @@ ferryOpVolumeDelete(ferryOp *op,
                           ferryVolumeRemovalUnref)) {
         virReportError(VIR_ERR_OPERATION_TIMEOUT,
                        _("the storage driver must answer before volumes that operation '%1$s' has left "
-                         "can be deleted: %2$s"), op->name, names);
+                         "can be deleted: %2$s"),
+                       op->name, names);
         return -1;
     }
 

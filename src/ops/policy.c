@@ -33,7 +33,9 @@ typedef enum {
 VIR_ENUM_DECL(ferryPolicyQuiesceMode);
 VIR_ENUM_IMPL(ferryPolicyQuiesceMode,
               FERRY_POLICY_QUIESCE_LAST,
-              "no", "try", "required");
+              "no",
+              "try",
+              "required");
 
 
 /* Returns the element of Ferry's namespace in the metadata of @def, or NULL. libvirt has a function
@@ -132,7 +134,8 @@ ferryPolicyQuiesce(virDomainObj *vm,
     if (ferryPolicyParse(node, quiesce, &why) < 0) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("the policy of domain '%1$s' cannot be followed: %2$s; change it with 'virsh "
-                         "metadata %1$s %3$s'"), vm->def->name, why, FERRY_POLICY_NAMESPACE);
+                         "metadata %1$s %3$s'"),
+                       vm->def->name, why, FERRY_POLICY_NAMESPACE);
         return -1;
     }
 
@@ -142,6 +145,7 @@ ferryPolicyQuiesce(virDomainObj *vm,
     why = g_strdup(virGetLastErrorMessage());
     virReportError(virGetLastErrorCode(),
                    _("the policy of domain '%1$s' wants its guest frozen: %2$s; or change the policy with "
-                     "'virsh metadata %1$s %3$s'"), vm->def->name, why, FERRY_POLICY_NAMESPACE);
+                     "'virsh metadata %1$s %3$s'"),
+                   vm->def->name, why, FERRY_POLICY_NAMESPACE);
     return -1;
 }

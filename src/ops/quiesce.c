@@ -69,7 +69,8 @@ ferryQuiesceCheck(virDomainObj *vm,
     if (virDomainObjGetState(vm, /* reason= */ NULL) != VIR_DOMAIN_RUNNING) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("the guest of domain '%1$s' is not running, so its file systems cannot be frozen: "
-                         "resume it, or do not ask for that"), vm->def->name);
+                         "resume it, or do not ask for that"),
+                       vm->def->name);
         return -1;
     }
 
@@ -195,7 +196,8 @@ ferryQuiesceTryFreeze(ferryOp *op,
     if (frozen == 1) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("guest of domain '%1$s' is frozen already, by another client: thaw it first "
-                         "(virsh domfsthaw), or do not ask for a freeze"), vm->def->name);
+                         "(virsh domfsthaw), or do not ask for a freeze"),
+                       vm->def->name);
         return -1;
     }
 

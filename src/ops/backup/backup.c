@@ -73,6 +73,7 @@ const ferryOpClass ferryBackupClass = {
     .jobMatters = ferryBackupJobMatters,
     .jobChanged = ferryBackupJobChanged,
     .revive = ferryBackupRevive,
+    .recall = ferryBackupRecall,
     .recover = ferryBackupRecover,
     .stopped = ferryBackupStopped,
     .blockJob = &ferryBackupBlockJob,

@@ -150,13 +150,15 @@ ferryBackupAbort(ferryOp *op,
 
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("the backup of domain '%1$s' has ended, but its images or checkpoint cannot be "
-                         "removed yet; the log says why: mend that, and try again"), op->vm->def->name);
+                         "removed yet; the log says why: mend that, and try again"),
+                       op->vm->def->name);
         return -1;
     }
 
     virReportError(VIR_ERR_OPERATION_TIMEOUT,
                    _("the backup of domain '%1$s' has ended, but the storage of its images does not answer: "
-                     "what is there is dealt with when it does"), op->vm->def->name);
+                     "what is there is dealt with when it does"),
+                   op->vm->def->name);
     return -1;
 }
 

@@ -14,7 +14,10 @@
 
 VIR_ENUM_IMPL(ferryBackupResult,
               FERRY_BACKUP_RESULT_LAST,
-              "none", "completed", "failed", "canceled");
+              "none",
+              "completed",
+              "failed",
+              "canceled");
 
 
 ferryBackup *

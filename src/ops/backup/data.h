@@ -35,8 +35,8 @@ struct _ferryBackupDisk {
     ferryFile *file;             /* the store's file, if the undo is to remove it */
     ferryVolume *volume;         /* the store, if it is created through its pool, in place of a file */
     /* not in the journal: */
-    bool granted;                /* the backup may have given QEMU access to the store */
-    bool ended;                  /* the disk's QEMU job has concluded */
+    bool granted; /* the backup may have given QEMU access to the store */
+    bool ended;   /* the disk's QEMU job has concluded */
 };
 
 /* What a client may ask for with elements of Ferry's XML namespace. */
@@ -53,30 +53,30 @@ struct _ferryBackup {
     virDomainBackupDef *def;
     ferryBackupDisk *disks; /* the disks of @def that are backed up */
     size_t ndisks;
-    char *checkpoint;       /* name of the checkpoint made with the backup, or NULL */
+    char *checkpoint; /* name of the checkpoint made with the backup, or NULL */
     ferryBackupExtras extras;
-    bool reuse;             /* the client prepared the images: do not create or remove them */
+    bool reuse; /* the client prepared the images: do not create or remove them */
     ferryBackupResult result;
     unsigned long long begun; /* ms since the epoch; 0: in the journal of an older Ferry */
 
     virDomainCheckpointDef *chkdef; /* of @checkpoint; NULL after a restart of the driver */
-    GPtrArray *jobs;        /* the jobs as just queried, for ferryBackupEnd(); else NULL */
-    ferryVolumeRemoval *removal; /* of volumes, begun by stopped(), and not done yet; or NULL */
-    bool creating;          /* QEMU may have jobs that create or format images */
-    bool started;           /* the "start" transaction may have taken place */
-    bool serving;           /* the backup may have started QEMU's NBD server */
+    GPtrArray *jobs;                /* the jobs as just queried, for ferryBackupEnd(); else NULL */
+    ferryVolumeRemoval *removal;    /* of volumes, begun by stopped(), and not done yet; or NULL */
+    bool creating;                  /* QEMU may have jobs that create or format images */
+    bool started;                   /* the "start" transaction may have taken place */
+    bool serving;                   /* the backup may have started QEMU's NBD server */
     ferryExportServer server;
     unsigned long long cur; /* progress of all jobs, in bytes */
     unsigned long long end;
-    char *error;            /* why the backup failed */
-    bool full;              /* a full scratch image may have stopped the guest, who goes on when
+    char *error;                  /* why the backup failed */
+    bool full;                    /* a full scratch image may have stopped the guest, who goes on when
                              * the jobs are gone */
-    bool silent;            /* the storage of an image has not answered since the undo asked it */
-    bool retried;           /* a worker was told to try the undo again */
+    bool silent;                  /* the storage of an image has not answered since the undo asked it */
+    bool retried;                 /* a worker was told to try the undo again */
     unsigned long long idleSince; /* ms: no client, or no progress of a push, since this time;
                                    * 0: a client is connected */
-    unsigned long long seen; /* progress of a push at that time, in bytes */
-    bool still;             /* the log says that the push stands still */
+    unsigned long long seen;      /* progress of a push at that time, in bytes */
+    bool still;                   /* the log says that the push stands still */
 };
 
 /* Reported when there is something at a store's path, also if it has just come there. */

@@ -207,7 +207,8 @@ ferryBackupUnfiles(ferryOp *op)
         g_clear_pointer(&backup->checkpoint, g_free);
     } else {
         VIR_WARN("checkpoint '%s' of a backup of domain '%s' that did not complete cannot be "
-                 "removed yet: %s", backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
+                 "removed yet: %s",
+                 backup->checkpoint, op->vm->def->name, virGetLastErrorMessage());
         op->stuck = true;
     }
 }

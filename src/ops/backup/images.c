@@ -151,7 +151,7 @@ ferryBackupFormatDisk(ferryOp *op,
     /* A scratch image gets its backing node when it is opened; the image of a push must
      * name its backing file itself. */
     g_autoptr(virStorageSource) backing = ferryBackupIsPull(backup) ? virStorageSourceNew() :
-                                                                       ferryBackupBacking(op, disk);
+                                                                      ferryBackupBacking(op, disk);
     g_autoptr(virJSONValue) props = NULL;
 
     if (ferryImageCheckOurs(op->vm, store, ferryBackupFileOf(disk)) < 0 ||

@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/socket.h"
 #include "engine/engine.h"
 #include "ops/backup/begin.h"
@@ -22,6 +23,22 @@
 #include "virlog.h"
 
 VIR_LOG_INIT("ferry.backup");
+
+
+/**
+ * ferryBackupRecall:
+ *
+ * The driver was restarted: QEMU may still use the stores. Domain locked.
+ */
+void
+ferryBackupRecall(ferryOp *op)
+{
+    ferryBackup *backup = ferryBackupOf(op);
+    size_t i;
+
+    for (i = 0; i < backup->ndisks && ferryPlanReached(op, &ferryBackupBeginPlan, "access"); i++)
+        ferryAccessRecall(op->vm, backup->disks[i].def->store);
+}
 
 
 /**
@@ -50,7 +67,7 @@ ferryBackupRecover(ferryOp *op)
                       ferryPlanReached(op, &ferryBackupBeginPlan, "server");
     ferryQuiesceRecover(&backup->extras.quiesce,
                         ferryPlanReached(op, &ferryBackupBeginPlan, "freeze") &&
-                        !ferryPlanReached(op, &ferryBackupBeginPlan, "adopt"));
+                            !ferryPlanReached(op, &ferryBackupBeginPlan, "adopt"));
 
     /* The last undo may be in the journal, and the operation not ended: what is published here
      * has to be taken back, too. */
@@ -120,7 +137,8 @@ ferryBackupRevive(const ferryOpClass *klass,
     }
 
     VIR_WARN("domain '%s': the journal of its backup was lost, so the backup is ended; look for images "
-             "and a checkpoint that it may have left", vm->def->name);
+             "and a checkpoint that it may have left",
+             vm->def->name);
 
     op = ferryOpNew(vm, klass, FERRY_BACKUP_NAME, ferryBackupGuess(priv));
     ferryPlanAssume(op, &ferryBackupBeginPlan, /* last= */ NULL);

@@ -10,6 +10,7 @@
 #include "engine/op.h"
 
 void ferryBackupRevive(const ferryOpClass *klass, virDomainObj *vm);
+void ferryBackupRecall(ferryOp *op);
 void ferryBackupRecover(ferryOp *op);
 void ferryBackupReconnected(virDomainObj *vm);
 void ferryBackupStopped(ferryOp *op);

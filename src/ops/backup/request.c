@@ -243,7 +243,8 @@ ferryBackupCheckIncremental(virDomainObj *vm,
     } else if (qemuBlockNamedNodeDataGetBitmapByName(nodes, domdisk->src, disk->bitmap)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("disk '%1$s' of domain '%2$s' has a bitmap '%3$s' already: remove it, or end "
-                         "the operation that uses it"), def->name, vm->def->name, disk->bitmap);
+                         "the operation that uses it"),
+                       def->name, vm->def->name, disk->bitmap);
         return -1;
     }
 
@@ -440,7 +441,7 @@ ferryBackupPrepare(virDomainObj *vm,
 
     return backup;
 
- error:
+error:
     ferryBackupFree(backup);
     return NULL;
 }

@@ -81,11 +81,11 @@ ferryBackupParseBandwidth(xmlNodePtr node,
     if (virScaleInteger(&extras->bandwidth, unit, 1, LLONG_MAX) == 0)
         return 0;
 
-    if (virGetLastErrorCode() == VIR_ERR_INVALID_ARG) {
+    if (virGetLastErrorCode() == VIR_ERR_INVALID_ARG)
         virReportError(VIR_ERR_INVALID_ARG,
                        _("unknown unit '%1$s' of <%2$s>; use 'bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'KB', "
-                         "'MB', 'GB' or 'TB', which are per second"), unit, node->name);
-    }
+                         "'MB', 'GB' or 'TB', which are per second"),
+                       unit, node->name);
     return -1;
 }
 
@@ -220,8 +220,8 @@ ferryBackupParseExtras(xmlNodePtr root,
  * replaces it in the document by a file, which they do; NULL with an error reported. */
 static virStorageSource *
 ferryBackupParseOtherStore(xmlXPathContextPtr ctxt,
-                             xmlNodePtr disk,
-                             virDomainXMLOption *xmlopt)
+                           xmlNodePtr disk,
+                           virDomainXMLOption *xmlopt)
 {
     VIR_XPATH_NODE_AUTORESTORE(ctxt)
     g_autoptr(virStorageSource) store = NULL;
@@ -256,7 +256,7 @@ ferryBackupParseOtherStore(xmlXPathContextPtr ctxt,
 /* Returns the stores of these types, keyed by disk name, or NULL with an error reported. */
 static GHashTable *
 ferryBackupParseOtherStores(xmlXPathContextPtr ctxt,
-                              virDomainXMLOption *xmlopt)
+                            virDomainXMLOption *xmlopt)
 {
     g_autoptr(GHashTable) stores = virHashNew(virObjectUnref);
     g_autofree xmlNodePtr *nodes = NULL;
@@ -594,7 +594,7 @@ ferryBackupParse(virQEMUDriver *driver,
 
     return backup;
 
- error:
+error:
     ferryBackupFree(backup);
     return NULL;
 }

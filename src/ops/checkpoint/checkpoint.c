@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/node.h"
 #include "compat/caps.h"
 #include "engine/checkpoints.h"
@@ -93,7 +94,7 @@ ferryCheckpointParse(virQEMUDriver *driver G_GNUC_UNUSED,
     data->metadataOnly = metadataOnly == VIR_TRISTATE_BOOL_YES;
     return data;
 
- error:
+error:
     ferryCheckpointFree(data);
     return NULL;
 }
@@ -117,6 +118,22 @@ ferryCheckpointJobChanged(ferryOp *op)
 }
 
 
+/* It is not known which images were made writable. Those that were not are read-only again at "close". */
+static void
+ferryCheckpointRecall(ferryOp *op)
+{
+    virDomainDef *def = op->vm->def;
+    size_t i;
+
+    for (i = 0; i < def->ndisks && ferryPlanReached(op, &ferryCheckpointDeletePlan, "open"); i++) {
+        virStorageSource *n;
+
+        for (n = def->disks[i]->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)
+            ferryAccessRecallWrite(op->vm, n);
+    }
+}
+
+
 static void
 ferryCheckpointRecover(ferryOp *op)
 {
@@ -125,7 +142,7 @@ ferryCheckpointRecover(ferryOp *op)
     data->started = ferryPlanReached(op, &ferryCheckpointCreatePlan, "start");
     ferryQuiesceRecover(&data->quiesce,
                         ferryPlanReached(op, &ferryCheckpointCreatePlan, "freeze") &&
-                        !ferryPlanReached(op, &ferryCheckpointCreatePlan, "adopt"));
+                            !ferryPlanReached(op, &ferryCheckpointCreatePlan, "adopt"));
 
     ignore_value(ferryEngineSubmit(op));
 }
@@ -209,6 +226,7 @@ const ferryOpClass ferryCheckpointClass = {
     .parse = ferryCheckpointParse,
     .dataFree = ferryCheckpointFree,
     .jobChanged = ferryCheckpointJobChanged,
+    .recall = ferryCheckpointRecall,
     .recover = ferryCheckpointRecover,
     .stopped = ferryCheckpointStopped,
     .removesCheckpoint = ferryCheckpointRemovesCheckpoint,
@@ -287,7 +305,8 @@ ferryCheckpointRun(virDomainObj *vm,
     if (ferryOpFind(vm, FERRY_CHECKPOINT_NAME)) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("an earlier operation on checkpoints of domain '%1$s' is not finished yet; "
-                         "try again"), vm->def->name);
+                         "try again"),
+                       vm->def->name);
         ferryCheckpointFree(data);
         return -1;
     }

@@ -14,13 +14,13 @@
 /* The checkpoints to create or delete. The journal has the first group of fields. */
 typedef struct _ferryCheckpoint ferryCheckpoint;
 struct _ferryCheckpoint {
-    GPtrArray *names;     /* of the checkpoint to create, or of those to delete */
-    bool metadataOnly;    /* delete definitions, leave bitmaps alone */
+    GPtrArray *names;  /* of the checkpoint to create, or of those to delete */
+    bool metadataOnly; /* delete definitions, leave bitmaps alone */
     ferryQuiesce quiesce;
 
     virDomainCheckpointDef *def; /* of the checkpoint to create; NULL after a restart */
-    bool started;         /* the checkpoint's bitmaps were added, or may have been */
-    GHashTable *writable; /* images opened for writing, referenced; NULL: not known */
+    bool started;                /* the checkpoint's bitmaps were added, or may have been */
+    GHashTable *writable;        /* images opened for writing, referenced; NULL: not known */
 };
 
 ferryCheckpoint *ferryCheckpointNew(void);

@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/identity.h"
 #include "block/node.h"
 #include "block/nodename.h"
@@ -95,7 +96,7 @@ ferryCheckpointIsCommitBase(virDomainDiskDef *disk,
     qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob;
 
     return job && job->data.commit.base == src &&
-        (job->type == QEMU_BLOCKJOB_TYPE_COMMIT || job->type == QEMU_BLOCKJOB_TYPE_ACTIVE_COMMIT);
+           (job->type == QEMU_BLOCKJOB_TYPE_COMMIT || job->type == QEMU_BLOCKJOB_TYPE_ACTIVE_COMMIT);
 }
 
 
@@ -118,8 +119,7 @@ ferryCheckpointOpenImage(ferryOp *op,
 
     g_hash_table_add(data->writable, virObjectRef(src));
 
-    if (qemuDomainStorageSourceAccessAllow(op->driver, op->vm, src, /* readonly= */ false,
-                                           /* newSource= */ false, /* chainTop= */ false) < 0)
+    if (ferryAccessWrite(op->vm, src) < 0)
         return -1;
 
     return ferryNodeReopenWritable(op->vm, src, /* writable= */ true);
@@ -158,10 +158,7 @@ ferryCheckpointClose(ferryOp *op)
             /* After a restart n->readonly is true although QEMU has the image open for
              * writing, so a reopen would do nothing. */
             n->readonly = false;
-            if (ferryNodeReopenWritable(op->vm, n, /* writable= */ false) < 0 ||
-                qemuDomainStorageSourceAccessAllow(op->driver, op->vm, n, /* readonly= */ true,
-                                                   /* newSource= */ false,
-                                                   /* chainTop= */ false) < 0)
+            if (ferryNodeReopenWritable(op->vm, n, /* writable= */ false) < 0 || ferryAccessRead(op->vm, n) < 0)
                 VIR_WARN("image '%s' of domain '%s' stays writable: %s",
                          NULLSTR(n->path), op->vm->def->name, virGetLastErrorMessage());
         }

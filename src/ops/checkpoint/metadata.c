@@ -100,7 +100,7 @@ ferryCheckpointCopyDomain(virDomainObj *vm)
 
     return virDomainDefParseString(xml, priv->driver->xmlopt, priv->qemuCaps,
                                    VIR_DOMAIN_DEF_PARSE_INACTIVE |
-                                   VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE);
+                                       VIR_DOMAIN_DEF_PARSE_SKIP_VALIDATE);
 }
 
 
@@ -218,7 +218,8 @@ ferryCheckpointSurvivor(virDomainObj *vm,
 {
     while (chk && ferryCheckpointIsListed(names, chk->def->name))
         chk = chk->def->parent_name ? virDomainCheckpointFindByName(vm->checkpoints,
-                                                                    chk->def->parent_name) : NULL;
+                                                                    chk->def->parent_name) :
+                                      NULL;
     return chk;
 }
 

@@ -81,7 +81,7 @@ ferryCopyAdoptDisk(ferryOp *op,
     /* All options of the image are the target's; its labels are the old image's only if the
      * client wanted that. Read-only and shareable are options of the disk. */
     if (!(src = ferrySourceAsConfig(copy->target, op->driver->xmlopt)) ||
-        virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0)
+        virStorageSourceInitChainElement(src, disk->src, /* force= */ false) < 0)
         return -1;
 
     /* A driver that was restarted cannot tell a chain that was detected from one that is in the
@@ -134,7 +134,8 @@ ferryCopyAdoptConfig(ferryOp *op)
 
         virErrorPreserveLast(&err);
         VIR_ERROR(_("disk '%1$s' of domain '%2$s' is on '%3$s' now, but the configuration could not "
-                    "be saved"), copy->dst, op->vm->def->name, NULLSTR(copy->target->path));
+                    "be saved"),
+                  copy->dst, op->vm->def->name, NULLSTR(copy->target->path));
         virErrorRestore(&err);
         return -1;
     }

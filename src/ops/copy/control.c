@@ -94,7 +94,8 @@ ferryCopyTakeGoalBack(ferryOp *op,
 
     if (goal != FERRY_COPY_GOAL_MIRROR || ferryJournalWithdraw(op) < 0)
         VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
-                 "that failed: %s", op->vm->def->name, copy->dst, virGetLastErrorMessage());
+                 "that failed: %s",
+                 op->vm->def->name, copy->dst, virGetLastErrorMessage());
     copy->goal = goal;
     copy->keep = false;
     if (disk)
@@ -326,9 +327,11 @@ ferryCopyAbort(ferryOp *op,
         return ferryCopyAbortPivot(op, async);
 
     if (op->driven || op->leader) {
-        virReportError(VIR_ERR_OPERATION_INVALID, op->leader ?
-                       _("block job on disk '%1$s' is about to end with those of other disks; try again") :
-                       _("block job on disk '%1$s' is still being started; try again"), copy->dst);
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       op->leader ?
+                           _("block job on disk '%1$s' is about to end with those of other disks; try again") :
+                           _("block job on disk '%1$s' is still being started; try again"),
+                       copy->dst);
         return -1;
     }
 
@@ -478,7 +481,8 @@ ferryCopyPivot(ferryOp *op,
     if (!ferryJobStatusIsReady(info.status) && !again) {
         virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
                        _("block job on disk '%1$s' of domain '%2$s' not ready for pivot yet: wait until "
-                         "it is, or abort it"), copy->dst, op->vm->def->name);
+                         "it is, or abort it"),
+                       copy->dst, op->vm->def->name);
         return -1;
     }
 

@@ -92,6 +92,7 @@ const ferryOpClass ferryCopyClass = {
     .needsCheckpoints = ferryCopyNeedsCheckpoints,
     .jobChanged = ferryGroupJobChanged,
     .revive = ferryCopyRevive,
+    .recall = ferryCopyRecall,
     .recover = ferryCopyRecover,
     .stopped = ferryCopyStopped,
     .blockJob = &ferryCopyBlockJob,
@@ -203,7 +204,8 @@ ferryCopyAdd(virDomainObj *vm,
     if (ferryOpFind(vm, name)) {
         virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
                        _("the previous copy of disk '%1$s' of domain '%2$s' is not over: it waits for the "
-                         "storage of an image; see the daemon's log"), copy->dst, vm->def->name);
+                         "storage of an image; see the daemon's log"),
+                       copy->dst, vm->def->name);
         ferryCopyFree(copy);
         return NULL;
     }

@@ -17,7 +17,9 @@
 
 VIR_ENUM_IMPL(ferryCopyGoal,
               FERRY_COPY_GOAL_LAST,
-              "mirror", "pivot", "abort");
+              "mirror",
+              "pivot",
+              "abort");
 
 
 void
@@ -216,7 +218,7 @@ ferryCopyIsOneLayer(ferryOp *op)
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     return !virStorageSourceIsLocalStorage(copy->target) && disk &&
-        ferrySourceIsOneRawLayer(disk->src);
+           ferrySourceIsOneRawLayer(disk->src);
 }
 
 

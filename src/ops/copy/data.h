@@ -33,33 +33,33 @@ struct _ferryCopy {
     ferryFile *file;          /* the target's file, if the undo is to remove or empty it */
     ferryVolume *volume;      /* the target, if it is created through its pool, in place of a file */
     ferryCopyGoal goal;
-    ferryQuiesce quiesce;     /* of the pivot, or abort, that has begun */
-    bool shallow;             /* copy the top image only, or those above base */
-    bool own;                 /* what is below the target is of the disk's own chain */
-    char *base;               /* node of the disk's image that the target is put onto; NULL: that
+    ferryQuiesce quiesce; /* of the pivot, or abort, that has begun */
+    bool shallow;         /* copy the top image only, or those above base */
+    bool own;             /* what is below the target is of the disk's own chain */
+    char *base;           /* node of the disk's image that the target is put onto; NULL: that
                                * right below the top one, or as target says */
-    char *layer;              /* with a base: node of the image that is being copied; NULL: a driver
+    char *layer;          /* with a base: node of the image that is being copied; NULL: a driver
                                * that knew it is gone */
-    bool reuse;               /* the target exists and is formatted: do not create it */
-    bool overlay;             /* of a snapshot's overlay, which is made after "size" */
-    bool pending;             /* of a snapshot that is not complete: no client's yet */
-    bool pause;               /* the guest's CPUs are stopped while the disk is held */
-    bool keep;                /* aborted when ready: the target is a full copy, keep it */
+    bool reuse;           /* the target exists and is formatted: do not create it */
+    bool overlay;         /* of a snapshot's overlay, which is made after "size" */
+    bool pending;         /* of a snapshot that is not complete: no client's yet */
+    bool pause;           /* the guest's CPUs are stopped while the disk is held */
+    bool keep;            /* aborted when ready: the target is a full copy, keep it */
 
-    bool rewind;              /* a driver died during the pivot: see ferryCopyRewind() */
-    bool told;                /* the mirror job was told to complete, or may have been: QEMU cannot take
+    bool rewind;                    /* a driver died during the pivot: see ferryCopyRewind() */
+    bool told;                      /* the mirror job was told to complete, or may have been: QEMU cannot take
                                * that back, and to finalize the job moves the guest, even after a
                                * cancel without force */
-    bool held;                /* the mirror job was PENDING when its group was last asked for */
-    bool moved;               /* QEMU has said that the guest is on the target */
-    bool granted;             /* the "access" step let QEMU open the target */
-    bool ready;               /* clients got the READY event */
-    bool reported;            /* the log says that the definition cannot be saved */
-    bool refused;             /* the call that began it has failed: clients know of no copy */
-    bool unsaved;             /* the persistent definition in memory is newer than its file */
-    ferryVolumeRemoval *removal; /* of the volume, begun by stopped(), and not done yet; or NULL */
-    bool synchronous;         /* a guest write ends when both images have it */
-    unsigned long long impatient; /* ms: when a mirror that does not catch up is made so; 0: not begun
+    bool held;                      /* the mirror job was PENDING when its group was last asked for */
+    bool moved;                     /* QEMU has said that the guest is on the target */
+    bool granted;                   /* the "access" step let QEMU open the target */
+    bool ready;                     /* clients got the READY event */
+    bool reported;                  /* the log says that the definition cannot be saved */
+    bool refused;                   /* the call that began it has failed: clients know of no copy */
+    bool unsaved;                   /* the persistent definition in memory is newer than its file */
+    ferryVolumeRemoval *removal;    /* of the volume, begun by stopped(), and not done yet; or NULL */
+    bool synchronous;               /* a guest write ends when both images have it */
+    unsigned long long impatient;   /* ms: when a mirror that does not catch up is made so; 0: not begun
                                    * to wait, ULLONG_MAX: QEMU does not do it */
     unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
     unsigned long long granularity; /* bytes; 0: QEMU chooses */

@@ -178,7 +178,7 @@ ferryCopyParse(virQEMUDriver *driver,
 
     return copy;
 
- error:
+error:
     ferryCopyFree(copy);
     return NULL;
 }

@@ -167,7 +167,8 @@ ferryGroupDisband(GPtrArray *group)
                 continue;
 
             VIR_WARN("domain '%s': if the driver is restarted now, it takes up the call for disk '%s' "
-                     "that failed: %s", vm->def->name, ferryGroupCopy(group, i)->dst,
+                     "that failed: %s",
+                     vm->def->name, ferryGroupCopy(group, i)->dst,
                      virGetLastErrorMessage());
             /* the others are a group with this one, or single */
             break;

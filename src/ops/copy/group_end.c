@@ -38,7 +38,8 @@ ferryGroupCheckReady(ferryOp *op,
     if (op->driven || op->leader || op->stuck || copy->quiesce.frozen || copy->goal != FERRY_COPY_GOAL_MIRROR) {
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("block job on disk '%1$s' of domain '%2$s' is still being started or ended; try "
-                         "again"), copy->dst, op->vm->def->name);
+                         "again"),
+                       copy->dst, op->vm->def->name);
         return -1;
     }
 
@@ -54,7 +55,8 @@ ferryGroupCheckReady(ferryOp *op,
 
     virReportError(VIR_ERR_BLOCK_COPY_ACTIVE,
                    _("block job on disk '%1$s' of domain '%2$s' not ready for pivot yet: wait until "
-                     "it is, or abort it"), copy->dst, op->vm->def->name);
+                     "it is, or abort it"),
+                   copy->dst, op->vm->def->name);
     return -1;
 }
 

@@ -98,7 +98,8 @@ ferryCopyLosePatience(ferryOp *op)
         copy->synchronous = true;
     } else {
         VIR_WARN("disk '%s' of domain '%s' is written as fast as it is copied, and QEMU does not change "
-                 "that: %s", copy->dst, op->vm->def->name, virGetLastErrorMessage());
+                 "that: %s",
+                 copy->dst, op->vm->def->name, virGetLastErrorMessage());
         virResetLastError();
     }
 }

@@ -150,7 +150,8 @@ ferryLayersScale(ferryOp *op,
 
     /* the copies to come are above the image of now, those that are done below it */
     for (n = disk ? disk->src : NULL; virStorageSourceIsBacking(n) && copy->base &&
-         STRNEQ(ferryNodeName(n), copy->base); n = n->backingStore) {
+                                      STRNEQ(ferryNodeName(n), copy->base);
+         n = n->backingStore) {
         before = STREQ_NULLABLE(ferryNodeName(n), now) ? 0 : before + 1;
         all++;
     }

@@ -465,7 +465,7 @@ ferryPivotAdopt(ferryOp *op)
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
     /* when it is tried again, the disk may have moved on since: by a snapshot */
-    if (disk && disk->src == copy->old) {
+    if (disk && copy->old && disk->src == copy->old) {
         /* a shallow copy that we created uses the old image's backing chain, or what is left
          * of it; the owner of a reused image chose its chain */
         if (copy->shallow && !ferryCopyOpensLate(copy) &&
@@ -526,10 +526,8 @@ const ferryPlan ferryCopyPivotPlan = {
         { .name = "bitmaps", .run = ferryPivotCarryBitmaps, .undo = ferryPivotDropBitmaps },
         { .name = "level", .run = ferryCopyAwaitLevel, .unrecorded = true },
         { .name = "flush", .run = ferryPivotFlush, .undo = ferryPivotUnflush },
-        { .name = "freeze", .run = ferryPivotFreeze, .undo = ferryPivotUnfreeze,
-          .idle = ferryPivotNeedsNoFreeze },
-        { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause,
-          .idle = ferryPivotNeedsNoPause },
+        { .name = "freeze", .run = ferryPivotFreeze, .undo = ferryPivotUnfreeze, .idle = ferryPivotNeedsNoFreeze },
+        { .name = "pause", .run = ferryPivotPause, .undo = ferryPivotUnpause, .idle = ferryPivotNeedsNoPause },
         { .name = "drain", .run = ferryPivotDrain, .undo = ferryPivotUndrain },
         { .name = "finalize", .run = ferryPivotFinalize, .durable = true },
         { .name = "unpause", .run = ferryPivotRunUnpause, .unrecorded = true },

@@ -130,7 +130,8 @@ ferryPivotTakeOverlayChain(ferryOp *op)
     if (!ferryImageIsOpenable(copy->target->backingStore)) {
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("'%1$s', below the mirror of disk '%2$s' of domain '%3$s', is neither a file nor a block "
-                         "device"), NULLSTR(copy->target->backingStore->path), copy->dst, op->vm->def->name);
+                         "device"),
+                       NULLSTR(copy->target->backingStore->path), copy->dst, op->vm->def->name);
         return -1;
     }
 
@@ -220,6 +221,7 @@ ferryPivotCarryBitmaps(ferryOp *op)
         return -1;
 
     /* aborted meanwhile: the thread that carries on finds out */
+    /* cppcheck-suppress knownConditionTrueFalse */
     if (copy->goal == FERRY_COPY_GOAL_ABORT)
         return 0;
 

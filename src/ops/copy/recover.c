@@ -208,6 +208,19 @@ ferryCopyRecoverGone(ferryOp *op)
 
 
 /**
+ * ferryCopyRecall:
+ *
+ * The driver was restarted: QEMU may still use the target. Domain locked.
+ */
+void
+ferryCopyRecall(ferryOp *op)
+{
+    if (ferryPlanReached(op, &ferryCopyStartPlan, "access"))
+        ferryAccessRecall(op->vm, ferryCopyOf(op)->target);
+}
+
+
+/**
  * ferryCopyRecover:
  *
  * The driver was restarted, QEMU still runs. A running copy goes on. A copy that was being
@@ -321,7 +334,7 @@ ferryCopyIsRevived(ferryOp *op,
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    return disk && copy->old && op->stopped && op->vm->pid != 0 && !ferryCopyIsAdopted(op) &&
+    return op->vm && disk && copy->old && op->stopped && op->vm->pid != 0 && !ferryCopyIsAdopted(op) &&
            virStorageSourceIsSameLocation(disk->src, copy->old);
 }
 
@@ -385,7 +398,8 @@ ferryCopyReleaseOld(ferryOp *op,
     ferryOpFileAdd(paths, copy->old);
     if (ferryOpFileAwait(op, paths) < 0) {
         VIR_WARN("disk '%s' of domain '%s' has left '%s', which keeps QEMU's labels until its "
-                 "storage answers: %s", copy->dst, op->vm->def->name, NULLSTR(copy->old->path),
+                 "storage answers: %s",
+                 copy->dst, op->vm->def->name, NULLSTR(copy->old->path),
                  virGetLastErrorMessage());
         return -1;
     }

@@ -10,5 +10,6 @@
 #include "engine/op.h"
 
 void ferryCopyRevive(const ferryOpClass *klass, virDomainObj *vm);
+void ferryCopyRecall(ferryOp *op);
 void ferryCopyRecover(ferryOp *op);
 void ferryCopyStopped(ferryOp *op);

@@ -207,7 +207,8 @@ ferryCopyCheckAbsent(ferryCopyCheck *c,
     if (err != ENOENT) {
         virReportSystemError(err,
                              _("unable to verify existence of block copy target '%1$s': QEMU's user must be "
-                               "allowed to enter its folder"), c->target->path);
+                               "allowed to enter its folder"),
+                             c->target->path);
         return -1;
     }
 

@@ -99,9 +99,11 @@ ferryCopyFile(ferryOp *op)
     ferryCopy *copy = ferryCopyOf(op);
     int rc = ferryOpFileAnswers(op, copy->target);
 
-    if (rc == 0 && copy->volume)
-        return ferryCopyRequireDisk(op) < 0 ? -1 : ferryOpVolumeCreate(op, copy->target, ferryCopyDisk(op),
-                                                                       &copy->volume);
+    if (rc == 0 && copy->volume) {
+        if (ferryCopyRequireDisk(op) < 0)
+            return -1;
+        return ferryOpVolumeCreate(op, copy->target, ferryCopyDisk(op), &copy->volume);
+    }
 
     if (rc < 0 || (rc = ferryOpFileMake(op, copy->target, copy->file)) < 0)
         return -1;
@@ -405,7 +407,7 @@ ferryCopyCheckSize(ferryOp *op)
                    _("target '%1$s' has %2$llu bytes but disk '%3$s' of domain '%4$s' has %5$llu: %6$s"),
                    NULLSTR(copy->target->path), sizes[1], copy->dst, op->vm->def->name, sizes[0],
                    sizes[1] < sizes[0] ? _("use a larger target") :
-                                     _("name a target that is as large as the disk"));
+                                         _("name a target that is as large as the disk"));
     return -1;
 }
 
@@ -525,11 +527,9 @@ const ferryPlan ferryCopyStartPlan = {
         { .name = "publish", .run = ferryCopyPublish, .undo = ferryCopyUnpublish },
         { .name = "file", .run = ferryCopyFile, .undo = ferryCopyUnfile, .durable = true },
         { .name = "access", .run = ferryCopyGrant, .undo = ferryCopyRevoke },
-        { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking,
-          .idle = ferryCopyAddsNoBacking },
+        { .name = "backing", .run = ferryCopyAddBacking, .undo = ferryCopyRemoveBacking, .idle = ferryCopyAddsNoBacking },
         { .name = "create", .run = ferryCopyCreate, .undo = ferryCopyUncreate, .alone = true },
-        { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes,
-          .idle = ferryCopyIsPlain },
+        { .name = "storage", .run = ferryCopyAddStorage, .undo = ferryCopyRemoveNodes, .idle = ferryCopyIsPlain },
         { .name = "format", .run = ferryCopyFormatImage, .undo = ferryCopyUncreate, .alone = true },
         { .name = "node", .run = ferryCopyAddNode },
         { .name = "size", .run = ferryCopyCheckSize },

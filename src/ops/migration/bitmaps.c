@@ -78,7 +78,7 @@ ferryMigrationFindRoot(void *payload,
 {
     virDomainMomentObj **root = opaque;
 
-    for (*root = payload; (*root)->parent; )
+    for (*root = payload; (*root)->parent;)
         *root = (*root)->parent;
 
     return 0;
@@ -151,7 +151,7 @@ ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
         return NULL;
 
     g_ptr_array_add(found, NULL);
-    return (char **) g_ptr_array_free(g_steal_pointer(&found), /* free_segment= */ false);
+    return (char **) g_ptr_array_free(g_steal_pointer(&found), /* free_seg= */ false);
 }
 
 

@@ -113,7 +113,7 @@ ferryIncomingFiles(ferryIncoming *incoming)
     }
 
     g_ptr_array_add(paths, NULL);
-    return (char **) g_ptr_array_free(g_steal_pointer(&paths), /* free_segment= */ false);
+    return (char **) g_ptr_array_free(g_steal_pointer(&paths), /* free_seg= */ false);
 }
 
 
@@ -304,7 +304,7 @@ ferryIncomingParse(virQEMUDriver *driver,
 
     return incoming;
 
- error:
+error:
     ferryIncomingFree(incoming);
     return NULL;
 }
@@ -367,7 +367,7 @@ ferryIncomingStopped(ferryOp *op)
         return;
     }
 
- later:
+later:
     VIR_WARN("domain '%s': what a migration has left cannot be removed yet: %s",
              op->vm ? op->vm->def->name : "", virGetLastErrorMessage());
 }
@@ -385,8 +385,7 @@ const ferryOpClass ferryIncomingClass = {
     .name = "incoming",
     .job = VIR_JOB_MODIFY_MIGRATION_SAFE,
     .plans = (const ferryPlan *const[]) {
-        &ferryIncomingVolumesPlan, &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL
-    },
+        &ferryIncomingVolumesPlan, &ferryIncomingImagesPlan, &ferryIncomingServePlan, NULL },
     .describe = ferryIncomingDescribe,
     .format = ferryIncomingFormat,
     .parse = ferryIncomingParse,

@@ -42,9 +42,9 @@
 /* The perform phase that this thread runs, if any. */
 typedef struct {
     const ferryMigrationRequest *req; /* borrowed; NULL outside the phase */
-    ferryOp *op;   /* reference; NULL until the mirrors are started */
-    bool arrived;  /* the stock driver knows that QEMU waits for the switchover */
-    bool tried;    /* ferryMigrationFinishPlan was run, with or without success */
+    ferryOp *op;                      /* reference; NULL until the mirrors are started */
+    bool arrived;                     /* the stock driver knows that QEMU waits for the switchover */
+    bool tried;                       /* ferryMigrationFinishPlan was run, with or without success */
 } ferryMigrationCall;
 
 static __thread ferryMigrationCall call;
@@ -153,7 +153,7 @@ ferryMigrationPrepare(virDomainObj *vm,
 
     return migration;
 
- error:
+error:
     ferryMigrationFree(migration);
     return NULL;
 }

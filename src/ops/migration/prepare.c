@@ -47,7 +47,7 @@
 /* The prepare phase that this thread runs, if any. */
 typedef struct {
     const ferryMigrationRequest *req; /* borrowed; NULL outside the phase */
-    ferryOp *op; /* reference; NULL until the volumes are created */
+    ferryOp *op;                      /* reference; NULL until the volumes are created */
 } ferryIncomingCall;
 
 static __thread ferryIncomingCall call;
@@ -168,7 +168,7 @@ ferryIncomingNew(virDomainObj *vm,
 
     return incoming;
 
- error:
+error:
     ferryIncomingFree(incoming);
     return NULL;
 }

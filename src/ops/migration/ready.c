@@ -203,7 +203,8 @@ ferryMigrationBlockWrites(ferryMigrationReadiness *readiness,
 
         if (ferryQMPMirrorBlockWrites(op->vm, job->id) < 0) {
             VIR_WARN("the guest of domain '%s' writes as fast as its disks are copied, and QEMU cannot "
-                     "change that: %s", op->vm->def->name, virGetLastErrorMessage());
+                     "change that: %s",
+                     op->vm->def->name, virGetLastErrorMessage());
             virResetLastError();
             return false;
         }
@@ -422,7 +423,8 @@ ferryMigrationReportGone(ferryOp *op,
     else
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("the destination does not take disks of domain '%1$s' any more: its QEMU has "
-                         "ended; see the log there"), op->vm->def->name);
+                         "ended; see the log there"),
+                       op->vm->def->name);
 
     return -1;
 }

@@ -11,26 +11,26 @@
 
 typedef struct _ferryMigrationRequest ferryMigrationRequest;
 struct _ferryMigrationRequest {
-    unsigned int flags;     /* virDomainMigrateFlags */
-    const char **names;     /* targets of the disks to migrate; the strings are borrowed */
-    size_t nnames;          /* 0: the disks that ferryMigrationWants() chooses */
-    const char **zeroes;    /* targets of disks whose zeroes are looked for; borrowed, too */
+    unsigned int flags;  /* virDomainMigrateFlags */
+    const char **names;  /* targets of the disks to migrate; the strings are borrowed */
+    size_t nnames;       /* 0: the disks that ferryMigrationWants() chooses */
+    const char **zeroes; /* targets of disks whose zeroes are looked for; borrowed, too */
     size_t nzeroes;
-    char *cookie;           /* text of the other host's cookie */
-    GHashTable *disks;      /* from the cookie: target -> ferryMigrationOffer */
-    char **checkpoints;     /* from the cookie: definitions, parents first; NULL: none */
+    char *cookie;                 /* text of the other host's cookie */
+    GHashTable *disks;            /* from the cookie: target -> ferryMigrationOffer */
+    char **checkpoints;           /* from the cookie: definitions, parents first; NULL: none */
     virStorageNetHostDef address; /* of the NBD server */
-    char *numeric;          /* host of address as a number; NULL: unknown */
-    char **listen;          /* at the destination: addresses of that host (ferryResolve()) */
-    bool nodelay;           /* the NBD server's TCP sockets have TCP_NODELAY */
+    char *numeric;                /* host of address as a number; NULL: unknown */
+    char **listen;                /* at the destination: addresses of that host (ferryResolve()) */
+    bool nodelay;                 /* the NBD server's TCP sockets have TCP_NODELAY */
 };
 
 /* What the source's cookie says about a disk. */
 typedef struct _ferryMigrationOffer ferryMigrationOffer;
 struct _ferryMigrationOffer {
-    unsigned long long capacity;    /* bytes */
+    unsigned long long capacity; /* bytes */
     ferryLikeProps props;
-    char *backing;                  /* path of its backing image; NULL: none, or unknown */
+    char *backing; /* path of its backing image; NULL: none, or unknown */
     virStorageFileFormat backingFormat;
 };
 

@@ -357,7 +357,7 @@ ferryMigrationParse(virQEMUDriver *driver G_GNUC_UNUSED,
 
     return migration;
 
- error:
+error:
     ferryMigrationFree(migration);
     return NULL;
 }

@@ -12,6 +12,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/identity.h"
 #include "block/nodename.h"
 #include "block/qmp.h"
@@ -57,10 +58,28 @@ ferrySnapshotSetReverted(ferryOp *op,
     sdisk->reverted = false;
     if (ferryJournalWrite(op->vm, /* durable= */ true) < 0)
         VIR_ERROR(_("domain '%1$s': disk '%2$s' is still on '%3$s', and the journal, which may say otherwise, "
-                    "cannot be written: make space before the domain ends (%4$s)"), op->vm->def->name,
+                    "cannot be written: make space before the domain ends (%4$s)"),
+                  op->vm->def->name,
                   sdisk->dst, NULLSTR(sdisk->overlay->path), virGetLastErrorMessage());
     virErrorRestore(&err);
     return -1;
+}
+
+
+/**
+ * ferrySnapshotBase:
+ *
+ * Returns the image below the overlay of @sdisk, as long as that is the disk's; or NULL. It belongs to the
+ * domain's definition. Domain locked.
+ */
+virStorageSource *
+ferrySnapshotBase(ferryOp *op,
+                  ferrySnapshotDisk *sdisk)
+{
+    virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, sdisk->dst);
+    virStorageSource *below = disk ? disk->src->backingStore : NULL;
+
+    return below && STREQ_NULLABLE(ferryNodeName(below), sdisk->base) ? below : NULL;
 }
 
 
@@ -75,9 +94,7 @@ ferrySnapshotStartCommit(ferryOp *op,
     int rc;
 
     /* QEMU opens it for writing, by its name */
-    if (base && (ferryIdentityRequire(op->vm, base) < 0 ||
-                 qemuDomainStorageSourceAccessAllow(op->driver, op->vm, base, /* readonly= */ false,
-                                                    /* newSource= */ false, /* chainTop= */ false) < 0))
+    if (base && (ferryIdentityRequire(op->vm, base) < 0 || ferryAccessWrite(op->vm, base) < 0))
         return -1;
 
     qemuDomainObjEnterMonitor(op->vm);
@@ -240,7 +257,7 @@ ferrySnapshotRunCommit(ferryOp *op,
 
     if ((disk = virDomainDiskByTarget(op->vm->def, sdisk->dst)))
         base = virObjectRef(STREQ_NULLABLE(ferryNodeName(disk->src), sdisk->base) ? disk->src :
-                                                                                 disk->src->backingStore);
+                                                                                    disk->src->backingStore);
 
     /* of an earlier commit, which did not move the guest, or of an earlier snapshot: whose driver died */
     if (info.status == QEMU_MONITOR_JOB_STATUS_CONCLUDED) {
@@ -255,7 +272,8 @@ ferrySnapshotRunCommit(ferryOp *op,
     ferryJobInfoClear(&info);
     if (ferryJobWait(op, jobname,
                      FERRY_JOB_STATE(READY) | FERRY_JOB_STATE(STANDBY) | FERRY_JOB_STATE(PENDING) |
-                     FERRY_JOB_STATE(CONCLUDED), /* timeout= */ 0, &info) < 0)
+                         FERRY_JOB_STATE(CONCLUDED),
+                     /* timeout= */ 0, &info) < 0)
         return -1;
 
     if ((ferryJobStatusIsReady(info.status) && ferrySnapshotHold(op, sdisk, jobname, base, &info) < 0) ||
@@ -313,8 +331,14 @@ ferrySnapshotCommitFailed(ferryOp *op,
     if (ferryJobKill(op, jobname) < 0) {
         ferrySnapshotOf(op)->lingers = true;
     } else {
-        if (sdisk->reverted && ferrySnapshotIsAbove(op, sdisk))
-            ignore_value(ferrySnapshotSetReverted(op, sdisk, false));
+        if (ferrySnapshotIsAbove(op, sdisk)) {
+            virStorageSource *base = ferrySnapshotBase(op, sdisk);
+
+            if (sdisk->reverted)
+                ignore_value(ferrySnapshotSetReverted(op, sdisk, false));
+            if (base)
+                ignore_value(ferryAccessRead(op->vm, base));
+        }
         ferrySnapshotUnpause(op, sdisk);
     }
 

@@ -80,7 +80,8 @@ ferrySnapshotNameFiles(ferryOp *op)
         if (rc > 0) {
             virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                            _("external snapshot file for disk %1$s already exists and is not a block "
-                             "device: %2$s"), disk->dst, disk->overlay->path);
+                             "device: %2$s"),
+                           disk->dst, disk->overlay->path);
             return -1;
         }
 
@@ -229,7 +230,8 @@ ferrySnapshotCheckTaken(ferryOp *op)
 
         virReportError(VIR_ERR_OPERATION_FAILED,
                        _("disk '%1$s' of domain '%2$s' was changed while snapshot '%3$s' was taken; "
-                         "try again"), disk->dst, op->vm->def->name, snapshot->name);
+                         "try again"),
+                       disk->dst, op->vm->def->name, snapshot->name);
         return -1;
     }
 
@@ -302,7 +304,8 @@ ferrySnapshotUntake(ferryOp *op)
 
         if (!ferryOpIsLost(op))
             VIR_WARN("disk '%s' of domain '%s' cannot go back to the image that it had before snapshot "
-                     "'%s' yet: %s", ferrySnapshotDiskAt(snapshot, i)->dst, op->vm->def->name,
+                     "'%s' yet: %s",
+                     ferrySnapshotDiskAt(snapshot, i)->dst, op->vm->def->name,
                      snapshot->name, virGetLastErrorMessage());
         op->stuck = true;
         return;
@@ -340,11 +343,9 @@ const ferryPlan ferrySnapshotPlan = {
     .name = "create",
     .steps = (const ferryStep[]) {
         { .name = "prepare", .run = ferrySnapshotPrepare },
-        { .name = "files", .run = ferrySnapshotNameFiles, .undo = ferrySnapshotRemoveFiles,
-          .durable = true },
+        { .name = "files", .run = ferrySnapshotNameFiles, .undo = ferrySnapshotRemoveFiles, .durable = true },
         { .name = "copies", .run = ferrySnapshotBeginCopies, .undo = ferrySnapshotDropCopies },
-        { .name = "freeze", .run = ferrySnapshotFreeze, .undo = ferrySnapshotUnfreeze,
-          .idle = ferrySnapshotNeedsNoFreeze },
+        { .name = "freeze", .run = ferrySnapshotFreeze, .undo = ferrySnapshotUnfreeze, .idle = ferrySnapshotNeedsNoFreeze },
         { .name = "take", .run = ferrySnapshotTake, .undo = ferrySnapshotUntake, .durable = true },
         { .name = "thaw", .run = ferrySnapshotThaw, .unrecorded = true },
         { .name = "mirrors", .run = ferrySnapshotStartMirrors, .undo = ferrySnapshotDropCopies },

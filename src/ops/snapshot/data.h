@@ -20,35 +20,35 @@ typedef int (*ferrySnapshotTaker)(void *opaque);
 /* A disk that gets an overlay. The journal holds the first group of fields. */
 typedef struct {
     char *dst;
-    char *base;                 /* format node of the disk's image before the snapshot */
-    virStorageSource *overlay;  /* by name only; the stock driver has its own of the same name */
-    ferryImageOrigin origin;    /* what was at the overlay's path before */
-    ferryFile *file;            /* the overlay's file, if it was made for the snapshot */
-    bool reverted;              /* the image below has all that the guest has written */
-    bool paused;                /* the guest's CPUs are stopped, for the end of its commit */
+    char *base;                /* format node of the disk's image before the snapshot */
+    virStorageSource *overlay; /* by name only; the stock driver has its own of the same name */
+    ferryImageOrigin origin;   /* what was at the overlay's path before */
+    ferryFile *file;           /* the overlay's file, if it was made for the snapshot */
+    bool reverted;             /* the image below has all that the guest has written */
+    bool paused;               /* the guest's CPUs are stopped, for the end of its commit */
 
-    bool unsaved;               /* the configuration in memory names the base again, its file does not */
-    virStorageSource *mirror;   /* target of its copy; NULL: there is none */
-    ferryCopy *copy;            /* the checked copy, until "copies" has begun it */
+    bool unsaved;             /* the configuration in memory names the base again, its file does not */
+    virStorageSource *mirror; /* target of its copy; NULL: there is none */
+    ferryCopy *copy;          /* the checked copy, until "copies" has begun it */
 } ferrySnapshotDisk;
 
 typedef struct _ferrySnapshotLooks ferrySnapshotLooks; /* stopped.c */
 
 typedef struct _ferrySnapshot ferrySnapshot;
 struct _ferrySnapshot {
-    char *name;                 /* of the snapshot in the domain's list */
-    bool metadata;              /* it gets into that list */
-    GPtrArray *disks;           /* of ferrySnapshotDisk */
+    char *name;       /* of the snapshot in the domain's list */
+    bool metadata;    /* it gets into that list */
+    GPtrArray *disks; /* of ferrySnapshotDisk */
     ferryQuiesce quiesce;
-    bool complete;              /* nothing is to be taken back any more */
+    bool complete; /* nothing is to be taken back any more */
 
-    bool taking;                /* the stock driver is at it */
-    bool lingers;               /* a commit that was given up has not ended yet */
-    GPtrArray *driven;          /* copies that the client's thread drives; NULL: there is none */
-    bool reuse;                 /* overlays and mirrors exist and are formatted */
-    ferrySnapshotTaker take;    /* valid while the client's call lasts, as is the next */
+    bool taking;             /* the stock driver is at it */
+    bool lingers;            /* a commit that was given up has not ended yet */
+    GPtrArray *driven;       /* copies that the client's thread drives; NULL: there is none */
+    bool reuse;              /* overlays and mirrors exist and are formatted */
+    ferrySnapshotTaker take; /* valid while the client's call lasts, as is the next */
     void *opaque;
-    ferrySnapshotLooks *looks;  /* at the overlays, when QEMU has ended */
+    ferrySnapshotLooks *looks; /* at the overlays, when QEMU has ended */
 };
 
 void ferrySnapshotLooksUnref(void *opaque);

@@ -88,7 +88,8 @@ ferrySnapshotCheckMirrorXML(ferrySnapshotRequestData *r,
     virReportError(VIR_ERR_XML_ERROR,
                    _("<mirror> of disk '%1$s' of a snapshot of domain '%2$s' has unknown '%3$s'; it has the "
                      "attributes type, file and format, and the elements <format>, <source> and "
-                     "<backingStore>"), name, r->vm->def->name, unknown);
+                     "<backingStore>"),
+                   name, r->vm->def->name, unknown);
     return -1;
 }
 
@@ -124,7 +125,7 @@ ferrySnapshotParseMirror(ferrySnapshotRequestData *r,
     xmlNodePtr node;
 
     xmlDocSetRootElement(doc, disk);
-    xmlNewProp(disk, BAD_CAST "type", BAD_CAST (type ? type : "file"));
+    xmlNewProp(disk, BAD_CAST "type", BAD_CAST(type ? type : "file"));
 
     for (node = mirror->children; node && !inner; node = node->next) {
         if (node->type == XML_ELEMENT_NODE && virXMLNodeNameEqual(node, "format"))
@@ -133,7 +134,7 @@ ferrySnapshotParseMirror(ferrySnapshotRequestData *r,
 
     if (inner || format) {
         node = xmlNewChild(disk, /* ns= */ NULL, BAD_CAST "driver", /* content= */ NULL);
-        xmlNewProp(node, BAD_CAST "type", BAD_CAST (inner ? inner : format));
+        xmlNewProp(node, BAD_CAST "type", BAD_CAST(inner ? inner : format));
     }
 
     ferrySnapshotCopyChild(mirror, "source", disk);
@@ -148,7 +149,8 @@ ferrySnapshotParseMirror(ferrySnapshotRequestData *r,
     } else if (!node) {
         virReportError(VIR_ERR_XML_ERROR,
                        _("<mirror> of disk '%1$s' of a snapshot of domain '%2$s' names no image: give it "
-                         "file='…' or <source>"), name, r->vm->def->name);
+                         "file='…' or <source>"),
+                       name, r->vm->def->name);
         return NULL;
     }
 
@@ -175,7 +177,8 @@ ferrySnapshotTakeMirrors(ferrySnapshotRequestData *r,
         if (!disk) {
             virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                            _("a snapshot of domain '%1$s' has <mirror> for disk '%2$s', which the domain "
-                             "does not have"), r->vm->def->name, NULLSTR(name));
+                             "does not have"),
+                           r->vm->def->name, NULLSTR(name));
             return -1;
         }
 
@@ -299,7 +302,8 @@ ferrySnapshotTakeDisks(ferrySnapshotRequestData *r,
     if (found < g_hash_table_size(r->mirrors)) {
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("a snapshot of domain '%1$s' has <mirror> for a disk that it does not add an image "
-                         "to: give the disk snapshot='external'"), r->vm->def->name);
+                         "to: give the disk snapshot='external'"),
+                       r->vm->def->name);
         return -1;
     }
 
@@ -326,14 +330,15 @@ ferrySnapshotCheckSources(ferrySnapshotRequestData *r,
         }
 
         if (found ? found->snapshot == VIR_DOMAIN_SNAPSHOT_LOCATION_NO || found->src->path ||
-                    found->src->srcpool || virStorageSourceGetActualType(found->src) == VIR_STORAGE_TYPE_NETWORK :
+                        found->src->srcpool || virStorageSourceGetActualType(found->src) == VIR_STORAGE_TYPE_NETWORK :
                     virStorageSourceIsEmpty(disk->src) || disk->src->readonly ||
-                    disk->snapshot == VIR_DOMAIN_SNAPSHOT_LOCATION_NO)
+                        disk->snapshot == VIR_DOMAIN_SNAPSHOT_LOCATION_NO)
             continue;
 
         virReportError(VIR_ERR_CONFIG_UNSUPPORTED,
                        _("a snapshot of domain '%1$s' with <mirror> must name the new image of disk '%2$s': give "
-                         "the disk a <source>, or snapshot='no'"), r->vm->def->name, disk->dst);
+                         "the disk a <source>, or snapshot='no'"),
+                       r->vm->def->name, disk->dst);
         return -1;
     }
 

@@ -142,7 +142,7 @@ ferrySnapshotRevertConfig(ferryOp *op,
         return -1;
     }
 
-    if (virStorageSourceInitChainElement(src, disk->src, /* transferLabels= */ false) < 0) {
+    if (virStorageSourceInitChainElement(src, disk->src, /* force= */ false) < 0) {
         virObjectUnref(src);
         return -1;
     }
@@ -223,7 +223,8 @@ ferrySnapshotRevertDisk(ferryOp *op,
 
         if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
-                     "snapshot '%s' had made: it stays there", sdisk->dst, op->vm->def->name,
+                     "snapshot '%s' had made: it stays there",
+                     sdisk->dst, op->vm->def->name,
                      NULLSTR(sdisk->overlay->path), ferrySnapshotOf(op)->name);
             return 0;
         }
@@ -286,7 +287,8 @@ ferrySnapshotForget(ferryOp *op)
 
     if (moment->nchildren > 0) {
         VIR_WARN("snapshot '%s' of domain '%s' was taken back, and stays in the list, since others were taken "
-                 "after it: delete it with 'virsh snapshot-delete --metadata'", snapshot->name,
+                 "after it: delete it with 'virsh snapshot-delete --metadata'",
+                 snapshot->name,
                  op->vm->def->name);
         return 0;
     }
@@ -301,7 +303,8 @@ ferrySnapshotForget(ferryOp *op)
 
     if (moment == virDomainSnapshotGetCurrent(op->vm->snapshots)) {
         parent = moment->def->parent_name ?
-                 virDomainSnapshotFindByName(op->vm->snapshots, moment->def->parent_name) : NULL;
+                     virDomainSnapshotFindByName(op->vm->snapshots, moment->def->parent_name) :
+                     NULL;
         virDomainSnapshotSetCurrent(op->vm->snapshots, parent);
         if (parent && qemuDomainSnapshotWriteMetadata(op->vm, parent, op->driver->xmlopt,
                                                       cfg->snapshotDir) < 0)

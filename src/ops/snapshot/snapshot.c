@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/access.h"
 #include "block/bounded.h"
 #include "block/nodename.h"
 #include "block/source.h"
@@ -75,6 +76,22 @@ ferrySnapshotJobChanged(ferryOp *op)
 }
 
 
+/* A driver that died may have begun to commit the overlays. */
+static void
+ferrySnapshotRecall(ferryOp *op)
+{
+    ferrySnapshot *snapshot = ferrySnapshotOf(op);
+    size_t i;
+
+    for (i = 0; i < snapshot->disks->len && !snapshot->complete; i++) {
+        virStorageSource *base = ferrySnapshotBase(op, ferrySnapshotDiskAt(snapshot, i));
+
+        if (base && !ferryPlanDone(op, &ferrySnapshotPlan))
+            ferryAccessRecallWrite(op->vm, base);
+    }
+}
+
+
 static void
 ferrySnapshotRecover(ferryOp *op)
 {
@@ -123,6 +140,7 @@ const ferryOpClass ferrySnapshotClass = {
     .dataFree = ferrySnapshotFree,
     .jobMatters = ferrySnapshotJobMatters,
     .jobChanged = ferrySnapshotJobChanged,
+    .recall = ferrySnapshotRecall,
     .recover = ferrySnapshotRecover,
     .stopped = ferrySnapshotStopped,
     .removesImage = ferrySnapshotRemovesImage,
@@ -232,7 +250,8 @@ ferrySnapshotCheck(virDomainObj *vm,
         if (ferryNodeHasFilter(def) || !virStorageSourceIsLocalStorage(disk->overlay)) {
             virReportError(VIR_ERR_OPERATION_UNSUPPORTED,
                            _("disk '%1$s' of domain '%2$s' cannot be in a snapshot with <mirror>: it has "
-                             "copy_on_read or throttling filters, or its new image is not on this host"), disk->dst, vm->def->name);
+                             "copy_on_read or throttling filters, or its new image is not on this host"),
+                           disk->dst, vm->def->name);
             return -1;
         }
 
@@ -380,7 +399,8 @@ ferrySnapshotMayDelete(virDomainObj *vm,
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("disk '%1$s' of domain '%2$s' is being mirrored since snapshot '%3$s': end that with "
                          "'virsh blockjob %2$s %1$s --abort' or '--pivot' first, or delete only the snapshot's "
-                         "metadata ('virsh snapshot-delete --metadata')"), disk->dst, vm->def->name, name);
+                         "metadata ('virsh snapshot-delete --metadata')"),
+                       disk->dst, vm->def->name, name);
         return -1;
     }
 

@@ -166,7 +166,8 @@ ferrySnapshotSettleOverlay(ferryOp *op,
 
     VIR_ERROR(_("domain '%1$s': QEMU ended while snapshot '%2$s' was taken, and the guest had written to "
                 "'%3$s' already: commit that to the image of disk '%4$s' ('qemu-img commit') before you "
-                "start the domain"), op->vm ? op->vm->def->name : "", ferrySnapshotOf(op)->name,
+                "start the domain"),
+              op->vm ? op->vm->def->name : "", ferrySnapshotOf(op)->name,
               NULLSTR(disk->overlay->path), disk->dst);
 }
 
@@ -197,7 +198,8 @@ ferrySnapshotStopped(ferryOp *op)
         if (disk->reverted &&
             ferrySnapshotRevertConfig(op, disk, op->vm->newDef ? op->vm->newDef : op->vm->def, NULL) < 0) {
             VIR_ERROR(_("domain '%1$s' cannot start yet: disk '%2$s' has gone back from '%3$s', which the "
-                        "configuration names, and that cannot be saved: %4$s"), op->vm->def->name, disk->dst,
+                        "configuration names, and that cannot be saved: %4$s"),
+                      op->vm->def->name, disk->dst,
                       NULLSTR(disk->overlay->path), virGetLastErrorMessage());
             op->blocksStart = true;
             return;
