@@ -309,10 +309,10 @@ class NbdTcp(Nbd):
 
 # The limit
 
-def timed(*args):
+def timed(*args, env=None):
     """Runs a command. Returns wall and CPU seconds."""
     start = time.monotonic()
-    p = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    p = subprocess.Popen(args, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(p.pid, 0)
     wall = time.monotonic() - start
     p.returncode = os.waitstatus_to_exitcode(status)

@@ -90,11 +90,15 @@ class Bench:
         self.session = Session(self.host, server=self.server)
 
     def foretell(self, domain):
-        """What "ferry status" says of the domain's operations while no driver runs: what becomes of them."""
-        folder = os.path.join(self.host.root, 'lib', 'ferry')
-        said = json.loads(run(COMMAND, 'status', '--json', '--journals', folder, domain))
-        check(said['daemon'] is None and said['set-aside'] == [], f'ferry status says {said}')
-        return [op['next-start'] for op in said['operations']]
+        return foretell(os.path.join(self.host.root, 'lib', 'ferry'), domain)
+
+
+def foretell(journals, domain):
+    """What "ferry status" says of the domain's operations while no driver runs: what becomes of them.
+    journals: the folder"""
+    said = json.loads(run(COMMAND, 'status', '--json', '--journals', journals, domain))
+    check(said['daemon'] is None and said['set-aside'] == [], f'ferry status says {said}')
+    return [op['next-start'] for op in said['operations']]
 
 
 class Scene:
