@@ -35,8 +35,8 @@ void
 ferryAccessRecall(virDomainObj *vm,
                   virStorageSource *chain)
 {
-    ignore_value(ferryProfileGranted(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain,
-                                     /* chain= */ true));
+    ferryProfileRecalled(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* chain= */ true,
+                         /* written= */ false);
 }
 
 
@@ -54,7 +54,7 @@ ferryAccessWrite(virDomainObj *vm,
                                            /* newSource= */ false, /* chainTop= */ false) < 0)
         return -1;
 
-    ferryProfileHold(vm->def, below);
+    ferryProfileHold(vm->def, below, /* held= */ true);
     return 0;
 }
 
@@ -68,12 +68,21 @@ void
 ferryAccessRecallWrite(virDomainObj *vm,
                        virStorageSource *below)
 {
-    bool readonly = below->readonly;
+    ferryProfileRecalled(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, below, /* chain= */ false,
+                         /* written= */ true);
+}
 
-    below->readonly = false;
-    ferryAccessRecall(vm, below);
-    below->readonly = readonly;
-    ferryProfileHold(vm->def, below);
+
+/**
+ * ferryAccessLeave:
+ *
+ * Whoever has called ferryAccessWrite() is done, and leaves the image to a block job of the stock driver's.
+ */
+void
+ferryAccessLeave(virDomainObj *vm,
+                 virStorageSource *below)
+{
+    ferryProfileHold(vm->def, below, /* held= */ false);
 }
 
 

@@ -13,5 +13,6 @@ int ferryAccessGrant(virDomainObj *vm, virStorageSource *chain);
 void ferryAccessRecall(virDomainObj *vm, virStorageSource *chain);
 int ferryAccessWrite(virDomainObj *vm, virStorageSource *below);
 void ferryAccessRecallWrite(virDomainObj *vm, virStorageSource *below);
+void ferryAccessLeave(virDomainObj *vm, virStorageSource *below);
 int ferryAccessRead(virDomainObj *vm, virStorageSource *below);
 void ferryAccessRevoke(virDomainObj *vm, virStorageSource *chain);

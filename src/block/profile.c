@@ -1,5 +1,5 @@
 /*
- * profile.c: the AppArmor profile of a domain's QEMU
+ * profile.c: what QEMU may use, for its AppArmor profile
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -13,31 +13,20 @@
  * a copy would fail because another one has ended.
  *
  * So the images to which access was granted are kept in a list for each domain, and a profile is made
- * from a definition that names them, too, as if they were disks.
+ * from a definition that names them, too, as if they were disks (profileview.c).
  *
  * Images below a disk's are read-only there, by a rule that forbids writing and that no other rule
  * overrides (libvirt before 12.1): nothing can be committed into them, nor a bitmap be changed. Where
  * somebody does that, the chain of the disk is taken apart, and the image is writable until it is over.
- *
- * To make a profile virt-aa-helper looks at all its files, with the domain locked. If the storage of one
- * that the definition does not name is silent, the profile stays as it is.
  *
  * The other security drivers need none of this: they label files one by one.
  */
 
 #include <config.h>
 
-#include <sys/stat.h>
-
-#include "block/bounded.h"
 #include "block/profile.h"
-#include "virlog.h"
-#include "virutil.h"
-
-VIR_LOG_INIT("ferry.profile");
-
-/* How long the storage of images may take that are in the list, in milliseconds. A domain is locked. */
-#define FERRY_PROFILE_MS 1000
+#include "compat/block.h"
+#include "qemu/qemu_domain.h"
 
 typedef struct _ferryProfileImage ferryProfileImage;
 struct _ferryProfileImage {
@@ -45,16 +34,7 @@ struct _ferryProfileImage {
     unsigned int grants; /* while no disk had it */
     bool written;        /* it is below a disk's image, and somebody may write to it */
     bool held;           /* who does says when that is over */
-};
-
-struct _ferryProfileView {
-    virDomainDef def;             /* the domain's, with other disks */
-    GPtrArray *images;            /* of virDomainDiskDef: one for each image that is no disk's own */
-    GPtrArray *tops;              /* of virDomainDiskDef: the domain's, whose chains were taken apart */
-    GPtrArray *members;           /* all of them and the domain's, not owned */
-    size_t number;                /* of the next disk's name */
-    virSecurityLabelDef **labels; /* of @def, if the profile must stay as it is; or NULL */
-    virSecurityLabelDef *label;   /* AppArmor's among them */
+    bool recalled;       /* an earlier driver's: it is not known what the profile allows */
 };
 
 static struct {
@@ -154,7 +134,12 @@ ferryProfileFind(GPtrArray *images,
 }
 
 
-static bool
+/**
+ * ferryProfileHasPath:
+ *
+ * Returns whether @src is something that a profile names.
+ */
+bool
 ferryProfileHasPath(virStorageSource *src)
 {
     return virStorageSourceIsLocalStorage(src) && src->path;
@@ -174,12 +159,44 @@ ferryProfileDisk(virDomainDef *def,
         virStorageSource *n;
 
         for (n = top; virStorageSourceIsBacking(n); n = n->backingStore) {
-            if ((n != top) == below && virStorageSourceIsSameLocation(n, src))
+            virStorageSource *data = ferryBlockDataFile(n);
+
+            if ((n != top) == below &&
+                (virStorageSourceIsSameLocation(n, src) || (data && virStorageSourceIsSameLocation(data, src))))
                 return def->disks[i];
         }
     }
 
     return NULL;
+}
+
+
+static bool
+ferryProfileIsOfDisk(virDomainDef *def,
+                     virStorageSource *src)
+{
+    return ferryProfileDisk(def, src, /* below= */ false) || ferryProfileDisk(def, src, /* below= */ true);
+}
+
+
+/* Counts a grant of @src, and with @chain of all below, also of those that a disk has, too: that may change.
+ * @once: it may have been counted already. Lock held. */
+static void
+ferryProfileCount(GPtrArray *images,
+                  virStorageSource *src,
+                  bool chain,
+                  bool once)
+{
+    virStorageSource *n;
+
+    for (n = src; virStorageSourceIsBacking(n) && (n == src || chain); n = n->backingStore) {
+        if (ferryProfileHasPath(n)) {
+            ferryProfileImage *image = ferryProfileFind(images, n, /* create= */ true);
+
+            if (!once || image->grants == 0)
+                image->grants++;
+        }
+    }
 }
 
 
@@ -198,15 +215,22 @@ ferryProfileIsCommitted(virDomainDiskDef *disk,
 }
 
 
-/* Returns whether somebody may write to @src, which is below the image of @disk. Lock held. */
-static bool
-ferryProfileIsWritten(GPtrArray *granted,
+/**
+ * ferryProfileIsWritten:
+ * @src: image below that of @disk, which is a disk of @def
+ *
+ * Returns whether somebody may write to @src. A block job is asked only if an earlier driver has begun it: it
+ * is still there when it has given up the image. Domain locked.
+ */
+bool
+ferryProfileIsWritten(virDomainDef *def,
                       virDomainDiskDef *disk,
                       virStorageSource *src)
 {
-    ferryProfileImage *image = ferryProfileFind(granted, src, /* create= */ false);
+    VIR_LOCK_GUARD lock = virLockGuardLock(&profiles.lock);
+    ferryProfileImage *image = ferryProfileFind(ferryProfileList(def, /* create= */ false), src, /* create= */ false);
 
-    return (image && image->written) || ferryProfileIsCommitted(disk, src);
+    return image ? image->written : ferryProfileIsCommitted(disk, src);
 }
 
 
@@ -226,34 +250,85 @@ ferryProfileGranted(virSecurityManager *mgr,
                     bool chain)
 {
     VIR_LOCK_GUARD lock = { 0 };
+    virDomainDiskDef *disk;
+    ferryProfileImage *image;
     GPtrArray *images;
-    virStorageSource *n;
-    bool changed = false;
+    bool changed;
 
-    if (!ferryProfileDriver(mgr))
+    if (!ferryProfileDriver(mgr) || !ferryProfileHasPath(src))
         return false;
 
     lock = virLockGuardLock(&profiles.lock);
     images = ferryProfileList(def, /* create= */ true);
 
-    for (n = src; virStorageSourceIsBacking(n) && (n == src || chain); n = n->backingStore) {
-        if (!ferryProfileHasPath(n))
-            continue;
-
-        if (!ferryProfileDisk(def, n, /* below= */ false) && !ferryProfileDisk(def, n, /* below= */ true)) {
-            ferryProfileFind(images, n, /* create= */ true)->grants++;
-        } else if (n == src && ferryProfileDisk(def, n, /* below= */ true)) {
-            ferryProfileImage *image = ferryProfileFind(images, n, /* create= */ !n->readonly);
-
-            changed = image && image->written == n->readonly;
-            if (image) {
-                image->written = !n->readonly;
-                image->held = false;
-            }
-        }
+    if (!ferryProfileIsOfDisk(def, src)) {
+        ferryProfileCount(images, src, chain, /* once= */ false);
+        return false;
     }
 
+    if (!(disk = ferryProfileDisk(def, src, /* below= */ true)))
+        return false;
+
+    if (!(image = ferryProfileFind(images, src, /* create= */ false))) {
+        image = ferryProfileFind(images, src, /* create= */ true);
+        image->written = ferryProfileIsCommitted(disk, src);
+    }
+
+    changed = image->recalled || image->written == src->readonly;
+    image->written = !src->readonly;
+    image->held = image->recalled = false;
     return changed;
+}
+
+
+/**
+ * ferryProfileTakeBack:
+ *
+ * ferryProfileGranted() has returned true, and the profile could not be made. Domain locked.
+ */
+void
+ferryProfileTakeBack(virDomainDef *def,
+                     virStorageSource *src)
+{
+    VIR_LOCK_GUARD lock = virLockGuardLock(&profiles.lock);
+    ferryProfileImage *image = ferryProfileFind(ferryProfileList(def, /* create= */ false), src, /* create= */ false);
+
+    if (image) {
+        image->written = src->readonly;
+        image->recalled = true;
+    }
+}
+
+
+/**
+ * ferryProfileRecalled:
+ * @written: somebody may write to @src, which is below a disk's image, until ferryProfileHold() says otherwise
+ *
+ * An earlier driver has granted what ferryProfileGranted() would be told now. Domain locked.
+ */
+void
+ferryProfileRecalled(virSecurityManager *mgr,
+                     virDomainDef *def,
+                     virStorageSource *src,
+                     bool chain,
+                     bool written)
+{
+    VIR_LOCK_GUARD lock = { 0 };
+    GPtrArray *images;
+
+    if (!ferryProfileDriver(mgr) || !ferryProfileHasPath(src))
+        return;
+
+    lock = virLockGuardLock(&profiles.lock);
+    images = ferryProfileList(def, /* create= */ true);
+
+    if (written) {
+        ferryProfileImage *image = ferryProfileFind(images, src, /* create= */ true);
+
+        image->written = image->held = image->recalled = true;
+    } else if (!ferryProfileIsOfDisk(def, src)) {
+        ferryProfileCount(images, src, chain, /* once= */ true);
+    }
 }
 
 
@@ -261,17 +336,19 @@ ferryProfileGranted(virSecurityManager *mgr,
  * ferryProfileHold:
  * @src: image below a disk's
  *
- * Whoever writes to @src will say when that is over: by asking for read-only access. Domain locked.
+ * @held: whoever writes to @src will say when that is over, by asking for read-only access. Else it is over
+ * when no block job of the stock driver's writes to it. Domain locked.
  */
 void
 ferryProfileHold(virDomainDef *def,
-                 virStorageSource *src)
+                 virStorageSource *src,
+                 bool held)
 {
     VIR_LOCK_GUARD lock = virLockGuardLock(&profiles.lock);
     ferryProfileImage *image = ferryProfileFind(ferryProfileList(def, /* create= */ false), src, /* create= */ false);
 
     if (image)
-        image->held = true;
+        image->held = held;
 }
 
 
@@ -329,234 +406,64 @@ ferryProfileForget(virDomainDef *def)
 }
 
 
-/* A block job of the stock driver's may have ended, or an image has become a disk's own: nobody writes to
- * it below a disk any more. Lock held. */
-static void
-ferryProfileTidy(virDomainDef *def,
-                 GPtrArray *images)
+/**
+ * ferryProfileTidy:
+ *
+ * A block job of the stock driver's may have ended, or an image has become a disk's own: nobody writes to it
+ * below a disk any more. Domain locked; nobody is about to begin a block job.
+ */
+void
+ferryProfileTidy(virDomainDef *def)
 {
+    VIR_LOCK_GUARD lock = virLockGuardLock(&profiles.lock);
+    GPtrArray *images = ferryProfileList(def, /* create= */ false);
     size_t i;
 
-    for (i = 0; i < images->len; i++) {
+    for (i = 0; images && i < images->len; i++) {
         ferryProfileImage *image = g_ptr_array_index(images, i);
 
-        if (!image->written || ferryProfileDisk(def, image->src, /* below= */ false) ||
-            !ferryProfileDisk(def, image->src, /* below= */ true))
-            image->written = image->held = false;
-        else if (!image->held)
-            image->written = ferryProfileIsCommitted(ferryProfileDisk(def, image->src, /* below= */ true), image->src);
+        virDomainDiskDef *disk = ferryProfileDisk(def, image->src, /* below= */ true);
+
+        if (!disk || ferryProfileDisk(def, image->src, /* below= */ false))
+            image->written = image->held = image->recalled = false;
+        else if (image->written && !image->held)
+            image->written = ferryProfileIsCommitted(disk, image->src);
     }
-}
-
-
-/* Returns a copy of @src without what is below; or NULL. */
-static virStorageSource *
-ferryProfileCut(virStorageSource *src)
-{
-    virStorageSource *cut = virStorageSourceCopy(src, /* backingChain= */ false);
-
-    if (cut)
-        cut->backingStore = virStorageSourceNew();
-    return cut;
-}
-
-
-/* Adds a disk with image @src to the view, under a name that no disk has. */
-static void
-ferryProfileViewAdd(ferryProfileView *view,
-                    virStorageSource *src,
-                    bool writable)
-{
-    virStorageSource *cut = ferryProfileCut(src);
-    virDomainDiskDef *disk;
-
-    if (!cut || !(disk = virDomainDiskDefNew(/* xmlopt= */ NULL))) {
-        VIR_WARN("the AppArmor profile of domain '%s' will lack '%s'", view->def.name, src->path);
-        virObjectUnref(cut);
-        return;
-    }
-
-    virObjectUnref(disk->src);
-    disk->src = cut;
-    cut->readonly = !writable;
-    disk->bus = VIR_DOMAIN_DISK_BUS_VIRTIO;
-    do {
-        g_free(disk->dst);
-        disk->dst = virIndexToDiskName(view->number++, "vd");
-    } while (virDomainDiskByTarget(&view->def, disk->dst));
-
-    g_ptr_array_add(view->images, disk);
-    g_ptr_array_add(view->members, disk);
-}
-
-
-/* Adds a disk of the domain. If somebody may write to an image of its chain, all of them are separate
- * disks. Lock held. */
-static void
-ferryProfileViewAddDisk(ferryProfileView *view,
-                        virDomainDiskDef *disk,
-                        GPtrArray *granted)
-{
-    g_autoptr(virStorageSource) cut = NULL;
-    virDomainDiskDef *top;
-    virStorageSource *n;
-    bool apart = false;
-
-    for (n = disk->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)
-        apart = apart || ferryProfileIsWritten(granted, disk, n);
-
-    if (!apart || !(cut = ferryProfileCut(disk->src))) {
-        g_ptr_array_add(view->members, disk);
-        return;
-    }
-
-    top = g_new0(virDomainDiskDef, 1);
-    *top = *disk;
-    top->src = g_steal_pointer(&cut);
-    g_ptr_array_add(view->tops, top);
-    g_ptr_array_add(view->members, top);
-
-    for (n = disk->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore) {
-        if (ferryProfileHasPath(n))
-            ferryProfileViewAdd(view, n, ferryProfileIsWritten(granted, disk, n));
-    }
-}
-
-
-static void
-ferryProfileTopFree(void *opaque)
-{
-    virDomainDiskDef *top = opaque;
-
-    virObjectUnref(top->src);
-    g_free(top);
-}
-
-
-static void
-ferryProfileAsk(void *opaque)
-{
-    char **path;
-
-    for (path = opaque; *path; path++) {
-        struct stat st;
-
-        ignore_value(stat(*path, &st));
-    }
-}
-
-
-/* Sees to it that the profile stays as it is, if the storage of @paths does not answer. */
-static void
-ferryProfileViewAsk(ferryProfileView *view,
-                    char **paths)
-{
-    g_autofree char *first = g_strdup(paths[0]);
-    size_t i;
-
-    if (!first || ferryBoundedRun(first, ferryProfileAsk, paths, (GDestroyNotify) g_strfreev, FERRY_PROFILE_MS)) {
-        g_strfreev(paths);
-        return;
-    }
-
-    VIR_WARN("the AppArmor profile of domain '%s' stays as it is, since the storage of '%s', or of other images "
-             "that its operations use, does not answer",
-             view->def.name, first);
-
-    view->labels = g_new0(virSecurityLabelDef *, view->def.nseclabels);
-    for (i = 0; i < view->def.nseclabels; i++) {
-        view->labels[i] = view->def.seclabels[i];
-        if (STREQ_NULLABLE(view->labels[i]->model, "apparmor")) {
-            view->label = g_new0(virSecurityLabelDef, 1);
-            *view->label = *view->labels[i];
-            view->label->relabel = false;
-            view->labels[i] = view->label;
-        }
-    }
-    view->def.seclabels = view->labels;
 }
 
 
 /**
- * ferryProfileViewNew:
- * @tidy: nobody is about to begin a block job
+ * ferryProfileOthers:
+ * @except: image that the domain loses now; or NULL
  *
- * Returns the domain of @def as a profile must be made for it; NULL: @def says all. Domain locked; the
- * view is valid as long as @def does not change.
+ * Returns references to the images to which the domain has access, and of which @def does not say what QEMU
+ * may. The caller frees the list. Domain locked.
  */
-ferryProfileView *
-ferryProfileViewNew(virSecurityManager *mgr,
-                    virDomainDef *def,
-                    bool tidy)
+GPtrArray *
+ferryProfileOthers(virDomainDef *def,
+                   virStorageSource *except)
 {
-    ferryProfileView *view;
-    GPtrArray *paths;
+    VIR_LOCK_GUARD lock = virLockGuardLock(&profiles.lock);
+    GPtrArray *others = g_ptr_array_new_with_free_func(virObjectUnref);
+    GPtrArray *images = ferryProfileList(def, /* create= */ false);
     size_t i;
 
-    if (!ferryProfileDriver(mgr))
-        return NULL;
+    for (i = 0; images && i < images->len; i++) {
+        ferryProfileImage *image = g_ptr_array_index(images, i);
 
-    view = g_new0(ferryProfileView, 1);
-    view->def = *def;
-    view->number = def->ndisks;
-    view->images = g_ptr_array_new_with_free_func((GDestroyNotify) virDomainDiskDefFree);
-    view->tops = g_ptr_array_new_with_free_func(ferryProfileTopFree);
-    view->members = g_ptr_array_new();
-    paths = g_ptr_array_new();
-
-    VIR_WITH_MUTEX_LOCK_GUARD(&profiles.lock) {
-        GPtrArray *granted = ferryProfileList(def, /* create= */ true);
-
-        if (tidy)
-            ferryProfileTidy(def, granted);
-
-        for (i = 0; i < def->ndisks; i++)
-            ferryProfileViewAddDisk(view, def->disks[i], granted);
-
-        for (i = 0; i < granted->len; i++) {
-            ferryProfileImage *image = g_ptr_array_index(granted, i);
-
-            /* of those the definition says what QEMU may */
-            if (image->grants > 0 && !ferryProfileDisk(def, image->src, /* below= */ false) &&
-                !ferryProfileDisk(def, image->src, /* below= */ true)) {
-                ferryProfileViewAdd(view, image->src, /* writable= */ true);
-                g_ptr_array_add(paths, g_strdup(image->src->path));
-            }
-        }
+        if (image->grants > 0 && !ferryProfileIsOfDisk(def, image->src))
+            g_ptr_array_add(others, virObjectRef(image->src));
     }
 
-    view->def.disks = (virDomainDiskDef **) view->members->pdata;
-    view->def.ndisks = view->members->len;
+    /* targets of copies that an earlier driver has begun: the stock one, or one whose journal is lost */
+    for (i = 0; i < def->ndisks; i++) {
+        virStorageSource *mirror = def->disks[i]->mirror;
 
-    g_ptr_array_add(paths, NULL);
-    ferryProfileViewAsk(view, (char **) g_ptr_array_free(paths, /* free_seg= */ false));
-    return view;
-}
+        if (mirror && ferryProfileHasPath(mirror) && !ferryProfileIsOfDisk(def, mirror) &&
+            !ferryProfileFind(images, mirror, /* create= */ false) &&
+            !(except && virStorageSourceIsSameLocation(mirror, except)))
+            g_ptr_array_add(others, virObjectRef(mirror));
+    }
 
-
-void
-ferryProfileViewFree(ferryProfileView *view)
-{
-    if (!view)
-        return;
-
-    g_ptr_array_unref(view->members);
-    g_ptr_array_unref(view->tops);
-    g_ptr_array_unref(view->images);
-    g_free(view->labels);
-    g_free(view->label);
-    g_free(view);
-}
-
-
-/**
- * ferryProfileViewDef:
- *
- * Returns the definition of @view, or @def if there is none. It belongs to the view.
- */
-virDomainDef *
-ferryProfileViewDef(ferryProfileView *view,
-                    virDomainDef *def)
-{
-    return view ? &view->def : def;
+    return others;
 }

@@ -1,5 +1,5 @@
 /*
- * profile.h: the AppArmor profile of a domain's QEMU
+ * profile.h: what QEMU may use, for its AppArmor profile
  *
  * Copyright (C) 2026 The Ferry authors
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -10,16 +10,18 @@
 #include "conf/domain_conf.h"
 #include "security/security_manager.h"
 
-typedef struct _ferryProfileView ferryProfileView;
-
 virSecurityManager *ferryProfileDriver(virSecurityManager *mgr);
 bool ferryProfileGranted(virSecurityManager *mgr, virDomainDef *def, virStorageSource *src, bool chain);
 void ferryProfileRevoked(virSecurityManager *mgr, virDomainDef *def, virStorageSource *src, bool chain);
-void ferryProfileHold(virDomainDef *def, virStorageSource *src);
+void ferryProfileTakeBack(virDomainDef *def, virStorageSource *src);
+void ferryProfileRecalled(virSecurityManager *mgr,
+                          virDomainDef *def,
+                          virStorageSource *src,
+                          bool chain,
+                          bool written);
+void ferryProfileHold(virDomainDef *def, virStorageSource *src, bool held);
 void ferryProfileForget(virDomainDef *def);
-
-ferryProfileView *ferryProfileViewNew(virSecurityManager *mgr, virDomainDef *def, bool tidy);
-void ferryProfileViewFree(ferryProfileView *view);
-virDomainDef *ferryProfileViewDef(ferryProfileView *view, virDomainDef *def);
-
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(ferryProfileView, ferryProfileViewFree);
+void ferryProfileTidy(virDomainDef *def);
+GPtrArray *ferryProfileOthers(virDomainDef *def, virStorageSource *except);
+bool ferryProfileIsWritten(virDomainDef *def, virDomainDiskDef *disk, virStorageSource *src);
+bool ferryProfileHasPath(virStorageSource *src);

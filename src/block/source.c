@@ -206,7 +206,7 @@ ferrySourceRefuseDataFile(virDomainObj *vm,
                           const char *dst,
                           virStorageSource *image)
 {
-    if (!ferryBlockHasDataFile(image))
+    if (!ferryBlockDataFile(image))
         return 0;
 
     virReportError(VIR_ERR_CONFIG_UNSUPPORTED,

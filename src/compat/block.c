@@ -35,17 +35,18 @@ ferryBlockImageIds(virQEMUDriver *driver,
 
 
 /**
- * ferryBlockHasDataFile:
+ * ferryBlockDataFile:
  *
- * Returns whether the data of @src, a qcow2 image, are in a file of their own, as far as libvirt knows.
+ * Returns the file that the data of @src, a qcow2 image, are in, if that is one of its own, as far as libvirt
+ * knows; or NULL. It belongs to @src.
  */
-bool
-ferryBlockHasDataFile(const virStorageSource *src G_GNUC_UNUSED)
+virStorageSource *
+ferryBlockDataFile(const virStorageSource *src G_GNUC_UNUSED)
 {
 #ifdef FERRY_HAVE_DATA_FILE
     return src->dataFileStore;
 #else
-    return false;
+    return NULL;
 #endif
 }
 

@@ -11,7 +11,7 @@
 #include "qemu/qemu_block.h"
 
 void ferryBlockImageIds(virQEMUDriver *driver, virDomainObj *vm, virStorageSource *src, uid_t *uid, gid_t *gid);
-bool ferryBlockHasDataFile(const virStorageSource *src);
+virStorageSource *ferryBlockDataFile(const virStorageSource *src);
 
 #ifndef FERRY_HAVE_NODENAME_ACCESSORS
 const char *qemuBlockStorageSourceGetStorageNodename(virStorageSource *src);

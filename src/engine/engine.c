@@ -331,6 +331,9 @@ ferryEngineReconnected(virDomainObj *vm)
         VIR_WARN("domain '%s' is recovered without a journal: %s",
                  vm->def->name, virGetLastErrorMessage());
 
+    for (i = known; ops && i < ops->len; i++)
+        ferryOpRecall(g_ptr_array_index(ops, i));
+
     /* recover() may remove operations from the list: copy it */
     for (i = 0; ops && i < ops->len; i++)
         g_ptr_array_add(found, ferryOpRef(g_ptr_array_index(ops, i)));
@@ -462,7 +465,7 @@ ferryEngineLoad(const unsigned char *uuid,
     g_autoptr(GPtrArray) ops = g_ptr_array_new_with_free_func((GDestroyNotify) ferryOpUnref);
     /* as qemuProcessReconnectHelper() decides whether to reconnect */
     bool running = vm && vm->pid != 0;
-    bool settled = false;
+    g_autoptr(GPtrArray) stopped = g_ptr_array_new();
     bool left = false;
     size_t i;
 
@@ -474,17 +477,24 @@ ferryEngineLoad(const unsigned char *uuid,
 
         if (running && !op->stopped && !ferryRunIsOther(&op->run, vm->pid)) {
             ferryOpAdd(vm, op);
+            ferryOpRecall(op);
         } else {
-            ferryEngineLoadStopped(vm, name, op);
-            settled = true;
-            left = left || !op->over;
+            g_ptr_array_add(stopped, op);
         }
+    }
+
+    /* what these take back must not be what the others use */
+    for (i = 0; i < stopped->len; i++) {
+        ferryOp *op = g_ptr_array_index(stopped, i);
+
+        ferryEngineLoadStopped(vm, name, op);
+        left = left || !op->over;
     }
 
     /* what waits for storage, the next driver tries again */
     if (!vm && !left)
         ferryJournalRemove(driver, uuid, /* durable= */ true);
-    else if (vm && (settled || ops->len == 0) && ferryJournalWrite(vm, /* durable= */ true) < 0)
+    else if (vm && (stopped->len > 0 || ops->len == 0) && ferryJournalWrite(vm, /* durable= */ true) < 0)
         VIR_WARN("%s", virGetLastErrorMessage());
     virResetLastError();
 

@@ -127,21 +127,14 @@ ferryOpList(virDomainObj *vm)
 /**
  * ferryOpRecall:
  *
- * The driver was restarted and found @vm's QEMU alive. Called with @vm locked, before anything of it is
- * recovered: what one operation takes back must not be what another uses.
+ * The driver was restarted and found the QEMU of @op alive. Domain locked; nothing that uses, or gives up,
+ * access to images was recovered yet.
  */
 void
-ferryOpRecall(virDomainObj *vm)
+ferryOpRecall(ferryOp *op)
 {
-    GPtrArray *ops = ferryOpList(vm);
-    size_t i;
-
-    for (i = 0; ops && i < ops->len; i++) {
-        ferryOp *op = g_ptr_array_index(ops, i);
-
-        if (!op->stopped && op->klass->recall)
-            op->klass->recall(op);
-    }
+    if (op->klass->recall)
+        op->klass->recall(op);
 }
 
 

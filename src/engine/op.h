@@ -189,7 +189,7 @@ bool ferryOpRemove(ferryOp *op);
 ferryOp *ferryOpFind(virDomainObj *vm, const char *name);
 GPtrArray *ferryOpList(virDomainObj *vm);
 GPtrArray *ferryOpListOf(qemuDomainObjPrivate *priv);
-void ferryOpRecall(virDomainObj *vm);
+void ferryOpRecall(ferryOp *op);
 void ferryOpListDrop(qemuDomainObjPrivate *priv);
 
 GPtrArray *ferryOpGroup(ferryOp *op);

@@ -292,11 +292,9 @@ __wrap_qemuMonitorSend(qemuMonitor *mon,
 int
 __wrap_qemuBlockJobRefreshJobs(virDomainObj *vm)
 {
-    int rc;
+    int rc = __real_qemuBlockJobRefreshJobs(vm);
 
-    ferryOpRecall(vm);
-
-    if ((rc = __real_qemuBlockJobRefreshJobs(vm)) == 0) {
+    if (rc == 0) {
         ferryIdentityInherit(vm);
         ferryEngineReconnected(vm);
         ferryBackupReconnected(vm);

@@ -10,11 +10,11 @@
 #include <config.h>
 
 #include "block/profile.h"
+#include "block/profileview.h"
 #include "compat/security.h"
 #include "hook/seams.h"
 #include "qemu/qemu_domain.h"
 #include "qemu/qemu_security.h"
-#include "virerror.h"
 
 FERRY_SEAM(qemuSecuritySetImageLabel);
 FERRY_SEAM(qemuSecurityRestoreImageLabel);
@@ -37,7 +37,7 @@ ferryProfileRenew(virQEMUDriver *driver,
 {
     virSecurityManager *mgr = driver->securityManager;
     virSecurityManager *apparmor = ferryProfileDriver(mgr);
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, vm->def, /* tidy= */ false);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, vm->def, /* tidy= */ false, /* except= */ NULL);
     g_autoptr(virQEMUDriverConfig) cfg = virQEMUDriverGetConfig(driver);
     virDomainDef *def = ferryProfileViewDef(view, vm->def);
     VIR_LOCK_GUARD lock = virObjectLockGuard(mgr);
@@ -53,8 +53,6 @@ __wrap_qemuSecuritySetImageLabel(virQEMUDriver *driver,
                                  bool backingChain,
                                  bool chainTop)
 {
-    virErrorPtr err = NULL;
-
     if (__real_qemuSecuritySetImageLabel(driver, vm, src, backingChain, chainTop) < 0)
         return -1;
 
@@ -62,9 +60,8 @@ __wrap_qemuSecuritySetImageLabel(virQEMUDriver *driver,
         ferryProfileRenew(driver, vm, src) == 0)
         return 0;
 
-    virErrorPreserveLast(&err);
-    ignore_value(qemuSecurityRestoreImageLabel(driver, vm, src, backingChain));
-    virErrorRestore(&err);
+    /* it is below a disk's image: QEMU has it open, so its labels stay */
+    ferryProfileTakeBack(vm->def, src);
     return -1;
 }
 
@@ -87,7 +84,7 @@ __wrap_virSecurityManagerRestoreImageLabel(virSecurityManager *mgr,
                                            virStorageSource *src,
                                            virSecurityDomainImageLabelFlags flags)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ src);
 
     def = ferryProfileViewDef(view, def);
     return __real_virSecurityManagerRestoreImageLabel(mgr, FERRY_SHARED_ARGUMENT def, src, flags);
@@ -100,7 +97,7 @@ __wrap_virSecurityManagerRestoreChardevLabel(virSecurityManager *mgr,
                                              virDomainChrSourceDef *source,
                                              bool stdioLogd)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ NULL);
 
     return __real_virSecurityManagerRestoreChardevLabel(mgr, ferryProfileViewDef(view, def), source, stdioLogd);
 }
@@ -112,7 +109,7 @@ __wrap_virSecurityManagerRestoreHostdevLabel(virSecurityManager *mgr,
                                              virDomainHostdevDef *dev,
                                              const char *vroot)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ NULL);
 
     return __real_virSecurityManagerRestoreHostdevLabel(mgr, ferryProfileViewDef(view, def), dev, vroot);
 }
@@ -123,7 +120,7 @@ __wrap_virSecurityManagerRestoreInputLabel(virSecurityManager *mgr,
                                            virDomainDef *def,
                                            virDomainInputDef *input)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ NULL);
 
     return __real_virSecurityManagerRestoreInputLabel(mgr, ferryProfileViewDef(view, def), input);
 }
@@ -134,7 +131,7 @@ __wrap_virSecurityManagerRestoreMemoryLabel(virSecurityManager *mgr,
                                             virDomainDef *def,
                                             virDomainMemoryDef *mem)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ NULL);
 
     return __real_virSecurityManagerRestoreMemoryLabel(mgr, ferryProfileViewDef(view, def), mem);
 }
@@ -145,7 +142,7 @@ __wrap_virSecurityManagerRestoreNetdevLabel(virSecurityManager *mgr,
                                             virDomainDef *def,
                                             virDomainNetDef *net)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ NULL);
 
     return __real_virSecurityManagerRestoreNetdevLabel(mgr, ferryProfileViewDef(view, def), net);
 }
@@ -156,7 +153,7 @@ __wrap_virSecurityManagerDomainRestorePathLabel(virSecurityManager *mgr,
                                                 virDomainDef *def,
                                                 const char *path)
 {
-    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true);
+    g_autoptr(ferryProfileView) view = ferryProfileViewNew(mgr, def, /* tidy= */ true, /* except= */ NULL);
 
     return __real_virSecurityManagerDomainRestorePathLabel(mgr, ferryProfileViewDef(view, def), path);
 }

@@ -125,7 +125,10 @@ ferryCheckpointRecall(ferryOp *op)
     virDomainDef *def = op->vm->def;
     size_t i;
 
-    for (i = 0; i < def->ndisks && ferryPlanReached(op, &ferryCheckpointDeletePlan, "open"); i++) {
+    if (ferryCheckpointOf(op)->metadataOnly || !ferryPlanReached(op, &ferryCheckpointDeletePlan, "open"))
+        return;
+
+    for (i = 0; i < def->ndisks; i++) {
         virStorageSource *n;
 
         for (n = def->disks[i]->src->backingStore; virStorageSourceIsBacking(n); n = n->backingStore)

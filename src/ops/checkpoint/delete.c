@@ -151,8 +151,12 @@ ferryCheckpointClose(ferryOp *op)
         virStorageSource *n = disk->src->backingStore;
 
         for (; virStorageSourceIsBacking(n); n = n->backingStore) {
-            if ((data->writable && !g_hash_table_contains(data->writable, n)) ||
-                ferryCheckpointIsCommitBase(disk, n))
+            if (ferryCheckpointIsCommitBase(disk, n)) {
+                ferryAccessLeave(op->vm, n);
+                continue;
+            }
+
+            if (data->writable && !g_hash_table_contains(data->writable, n))
                 continue;
 
             /* After a restart n->readonly is true although QEMU has the image open for

@@ -42,19 +42,19 @@ ferryCheckpointReadDisks(xmlXPathContextPtr ctxt,
 {
     g_autofree xmlNodePtr *nodes = NULL;
     int count = virXPathNodeSet("./disks/*", ctxt, &nodes);
+    bool read = true;
+    int i;
 
     if (count <= 0)
         return false;
 
     def->disks = g_new0(virDomainCheckpointDiskDef, count);
-    for (; def->ndisks < count; def->ndisks++) {
-        if (!ferryCheckpointReadDisk(nodes[def->ndisks], &def->disks[def->ndisks])) {
-            def->ndisks++; /* for who frees it */
-            return false;
-        }
+    for (i = 0; i < count && read; i++) {
+        read = ferryCheckpointReadDisk(nodes[i], &def->disks[i]);
+        def->ndisks++;
     }
 
-    return true;
+    return read;
 }
 
 

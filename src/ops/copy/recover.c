@@ -215,8 +215,17 @@ ferryCopyRecoverGone(ferryOp *op)
 void
 ferryCopyRecall(ferryOp *op)
 {
-    if (ferryPlanReached(op, &ferryCopyStartPlan, "access"))
-        ferryAccessRecall(op->vm, ferryCopyOf(op)->target);
+    ferryCopy *copy = ferryCopyOf(op);
+    virStorageSource *backing = copy->target->backingStore;
+
+    if (!ferryPlanReached(op, &ferryCopyStartPlan, "access"))
+        return;
+
+    /* what is below such a target is opened by the pivot */
+    if (copy->overlay && !ferryPlanReached(op, &ferryCopyPivotPlan, "chain"))
+        copy->target->backingStore = NULL;
+    ferryAccessRecall(op->vm, copy->target);
+    copy->target->backingStore = backing;
 }
 
 

@@ -96,6 +96,7 @@ ferrySnapshotStartCommit(ferryOp *op,
     /* QEMU opens it for writing, by its name */
     if (base && (ferryIdentityRequire(op->vm, base) < 0 || ferryAccessWrite(op->vm, base) < 0))
         return -1;
+    sdisk->granted = base;
 
     qemuDomainObjEnterMonitor(op->vm);
     rc = qemuMonitorBlockCommit(qemuDomainGetMonitor(op->vm), node, jobname, node, sdisk->base,
@@ -314,6 +315,23 @@ ferrySnapshotIsAbove(ferryOp *op,
 }
 
 
+/* No commit writes to the image below the overlay any more. Its labels are those of whatever has its name: it
+ * must still be the image. */
+static void
+ferrySnapshotLeaveBase(ferryOp *op,
+                       ferrySnapshotDisk *sdisk)
+{
+    virStorageSource *base = ferrySnapshotBase(op, sdisk);
+
+    if (!sdisk->granted || !base || !ferrySnapshotIsAbove(op, sdisk) || ferryIdentityRequire(op->vm, base) < 0 ||
+        !(base = ferrySnapshotBase(op, sdisk)))
+        return;
+
+    if (ferryAccessRead(op->vm, base) == 0)
+        sdisk->granted = false;
+}
+
+
 /* The commit failed. The guest must not be held by it, nor moved by it later; and if it is on the overlay,
  * the journal must not say otherwise. Keeps the last error. */
 static void
@@ -331,15 +349,10 @@ ferrySnapshotCommitFailed(ferryOp *op,
     if (ferryJobKill(op, jobname) < 0) {
         ferrySnapshotOf(op)->lingers = true;
     } else {
-        if (ferrySnapshotIsAbove(op, sdisk)) {
-            virStorageSource *base = ferrySnapshotBase(op, sdisk);
-
-            if (sdisk->reverted)
-                ignore_value(ferrySnapshotSetReverted(op, sdisk, false));
-            if (base)
-                ignore_value(ferryAccessRead(op->vm, base));
-        }
+        if (sdisk->reverted && ferrySnapshotIsAbove(op, sdisk))
+            ignore_value(ferrySnapshotSetReverted(op, sdisk, false));
         ferrySnapshotUnpause(op, sdisk);
+        ferrySnapshotLeaveBase(op, sdisk);
     }
 
     virErrorRestore(&err);

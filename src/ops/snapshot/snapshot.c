@@ -84,10 +84,13 @@ ferrySnapshotRecall(ferryOp *op)
     size_t i;
 
     for (i = 0; i < snapshot->disks->len && !snapshot->complete; i++) {
-        virStorageSource *base = ferrySnapshotBase(op, ferrySnapshotDiskAt(snapshot, i));
+        ferrySnapshotDisk *sdisk = ferrySnapshotDiskAt(snapshot, i);
+        virStorageSource *base = ferrySnapshotBase(op, sdisk);
 
-        if (base && !ferryPlanDone(op, &ferrySnapshotPlan))
+        if (base && !ferryPlanDone(op, &ferrySnapshotPlan)) {
             ferryAccessRecallWrite(op->vm, base);
+            sdisk->granted = true;
+        }
     }
 }
 
