@@ -372,7 +372,7 @@ class Walk:
                 return once
             return once and (not whole or whole in found) if right == ENDED else found == right
         try:
-            wait_for(told, 2, 0.05)
+            wait_for(told, 5, 0.05)
         except AssertionError:
             raise AssertionError(f'clients were told {self.bench.finals((0, 0) if restarted else self.since)} '
                                  f'of the end, not {right}') from None
@@ -402,6 +402,7 @@ class Walk:
                                  faultmatrix.difference(now(), states)) from None
         state = now()
         here = [i for i, s in enumerate(states) if s == state]
+        check(here, f'it was right, and is so no more: {faultmatrix.difference(state, states)}')
         check(case.when != 'ended' or 2 in here, 'what was over is undone')
         # an end that does not wait for storage any more goes on by itself
         ends = not said or (case.fault == 'image-hang' and case.undone)

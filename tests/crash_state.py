@@ -4,6 +4,7 @@ Copyright (C) 2026 The Ferry authors
 SPDX-License-Identifier: LGPL-2.1-or-later
 """
 
+import contextlib
 import json
 import os
 import re
@@ -39,9 +40,10 @@ def owners(scene):
     for name, path in scene_files(scene):
         if name in scene.BELOW:
             continue
-        st = os.stat(path)
-        found[name] = (st.st_uid, st.st_gid, oct(st.st_mode),
-                       sorted((x, os.getxattr(path, x)) for x in os.listxattr(path) if 'timestamp' not in x))
+        with contextlib.suppress(FileNotFoundError): # it is being removed
+            st = os.stat(path)
+            found[name] = (st.st_uid, st.st_gid, oct(st.st_mode),
+                           sorted((x, os.getxattr(path, x)) for x in os.listxattr(path) if 'timestamp' not in x))
     return found
 
 
@@ -50,7 +52,10 @@ def locks(scene):
     def number(path):
         st = os.stat(path)
         return f'{os.major(st.st_dev):02x}:{os.minor(st.st_dev):02x}:{st.st_ino}'
-    inodes = {number(path): name for name, path in scene_files(scene)}
+    inodes = {}
+    for name, path in scene_files(scene):
+        with contextlib.suppress(FileNotFoundError): # as above
+            inodes[number(path)] = name
     with open('/proc/locks') as f:
         rows = [line.split() for line in f]
     return sorted((inodes[r[5]], r[3], r[6], r[7]) for r in rows if r[1] == 'OFDLCK' and r[5] in inodes)

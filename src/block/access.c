@@ -22,7 +22,11 @@ int
 ferryAccessGrant(virDomainObj *vm,
                  virStorageSource *chain)
 {
-    return qemuDomainStorageSourceChainAccessAllow(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, chain);
+    if (qemuDomainStorageSourceChainAccessAllow(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, chain) < 0)
+        return -1;
+
+    ferryAccessRecall(vm, chain);
+    return 0;
 }
 
 
@@ -35,8 +39,20 @@ void
 ferryAccessRecall(virDomainObj *vm,
                   virStorageSource *chain)
 {
-    ferryProfileRecalled(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* chain= */ true,
-                         /* written= */ false);
+    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* use= */ true);
+}
+
+
+/**
+ * ferryAccessAdopt:
+ *
+ * The images of @chain, for which ferryAccessGrant() was called, become a disk's own.
+ */
+void
+ferryAccessAdopt(virDomainObj *vm,
+                 virStorageSource *chain)
+{
+    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* use= */ false);
 }
 
 
@@ -68,8 +84,7 @@ void
 ferryAccessRecallWrite(virDomainObj *vm,
                        virStorageSource *below)
 {
-    ferryProfileRecalled(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, below, /* chain= */ false,
-                         /* written= */ true);
+    ferryProfileRecall(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, below);
 }
 
 
@@ -111,10 +126,18 @@ void
 ferryAccessRevoke(virDomainObj *vm,
                   virStorageSource *chain)
 {
+    g_autoptr(GPtrArray) images = g_ptr_array_new();
     virStorageSource *n;
+    size_t i;
+
+    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* use= */ false);
 
     for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
         if (!ferrySourceInUse(vm->def, n, chain))
-            qemuDomainStorageSourceAccessRevoke(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, n);
+            g_ptr_array_add(images, n);
     }
+
+    /* the first one last: as long as it is the target of a copy, the domain shows it (ferryProfileOthers()) */
+    for (i = images->len; i > 0; i--)
+        qemuDomainStorageSourceAccessRevoke(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, g_ptr_array_index(images, i - 1));
 }

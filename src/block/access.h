@@ -11,6 +11,7 @@
 
 int ferryAccessGrant(virDomainObj *vm, virStorageSource *chain);
 void ferryAccessRecall(virDomainObj *vm, virStorageSource *chain);
+void ferryAccessAdopt(virDomainObj *vm, virStorageSource *chain);
 int ferryAccessWrite(virDomainObj *vm, virStorageSource *below);
 void ferryAccessRecallWrite(virDomainObj *vm, virStorageSource *below);
 void ferryAccessLeave(virDomainObj *vm, virStorageSource *below);

@@ -31,7 +31,8 @@
 typedef struct _ferryProfileImage ferryProfileImage;
 struct _ferryProfileImage {
     virStorageSource *src;
-    unsigned int grants; /* while no disk had it */
+    unsigned int grants; /* by the driver, while no disk had it */
+    unsigned int users;  /* operations of Ferry's; disks may have it, too */
     bool written;        /* it is below a disk's image, and somebody may write to it */
     bool held;           /* who does says when that is over */
     bool recalled;       /* an earlier driver's: it is not known what the profile allows */
@@ -179,27 +180,6 @@ ferryProfileIsOfDisk(virDomainDef *def,
 }
 
 
-/* Counts a grant of @src, and with @chain of all below, also of those that a disk has, too: that may change.
- * @once: it may have been counted already. Lock held. */
-static void
-ferryProfileCount(GPtrArray *images,
-                  virStorageSource *src,
-                  bool chain,
-                  bool once)
-{
-    virStorageSource *n;
-
-    for (n = src; virStorageSourceIsBacking(n) && (n == src || chain); n = n->backingStore) {
-        if (ferryProfileHasPath(n)) {
-            ferryProfileImage *image = ferryProfileFind(images, n, /* create= */ true);
-
-            if (!once || image->grants == 0)
-                image->grants++;
-        }
-    }
-}
-
-
 /* Returns whether a block job of the stock driver's writes to @src, below the image of @disk. */
 static bool
 ferryProfileIsCommitted(virDomainDiskDef *disk,
@@ -253,18 +233,22 @@ ferryProfileGranted(virSecurityManager *mgr,
     virDomainDiskDef *disk;
     ferryProfileImage *image;
     GPtrArray *images;
+    virStorageSource *n;
     bool changed;
 
-    if (!ferryProfileDriver(mgr) || !ferryProfileHasPath(src))
+    if (!ferryProfileDriver(mgr))
         return false;
 
     lock = virLockGuardLock(&profiles.lock);
     images = ferryProfileList(def, /* create= */ true);
 
-    if (!ferryProfileIsOfDisk(def, src)) {
-        ferryProfileCount(images, src, chain, /* once= */ false);
-        return false;
+    for (n = src; virStorageSourceIsBacking(n) && (n == src || chain); n = n->backingStore) {
+        if (ferryProfileHasPath(n) && !ferryProfileIsOfDisk(def, n))
+            ferryProfileFind(images, n, /* create= */ true)->grants++;
     }
+
+    if (!ferryProfileHasPath(src))
+        return false;
 
     if (!(disk = ferryProfileDisk(def, src, /* below= */ true)))
         return false;
@@ -301,34 +285,59 @@ ferryProfileTakeBack(virDomainDef *def,
 
 
 /**
- * ferryProfileRecalled:
- * @written: somebody may write to @src, which is below a disk's image, until ferryProfileHold() says otherwise
+ * ferryProfileUse:
+ * @chain: what an operation of Ferry's uses
+ * @use: from now on; else not any more
  *
- * An earlier driver has granted what ferryProfileGranted() would be told now. Domain locked.
+ * Also counts images that disks have: that may change. Domain locked.
  */
 void
-ferryProfileRecalled(virSecurityManager *mgr,
-                     virDomainDef *def,
-                     virStorageSource *src,
-                     bool chain,
-                     bool written)
+ferryProfileUse(virSecurityManager *mgr,
+                virDomainDef *def,
+                virStorageSource *chain,
+                bool use)
 {
     VIR_LOCK_GUARD lock = { 0 };
+    virStorageSource *n;
     GPtrArray *images;
+
+    if (!ferryProfileDriver(mgr))
+        return;
+
+    lock = virLockGuardLock(&profiles.lock);
+    images = ferryProfileList(def, /* create= */ use);
+
+    for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
+        ferryProfileImage *image = ferryProfileHasPath(n) ? ferryProfileFind(images, n, /* create= */ use) : NULL;
+
+        if (image && use)
+            image->users++;
+        else if (image && image->users > 0)
+            image->users--;
+    }
+}
+
+
+/**
+ * ferryProfileRecall:
+ *
+ * An earlier driver has let somebody write to @src, which is below a disk's image. That is over when
+ * ferryProfileHold() says so. Domain locked.
+ */
+void
+ferryProfileRecall(virSecurityManager *mgr,
+                   virDomainDef *def,
+                   virStorageSource *src)
+{
+    VIR_LOCK_GUARD lock = { 0 };
+    ferryProfileImage *image;
 
     if (!ferryProfileDriver(mgr) || !ferryProfileHasPath(src))
         return;
 
     lock = virLockGuardLock(&profiles.lock);
-    images = ferryProfileList(def, /* create= */ true);
-
-    if (written) {
-        ferryProfileImage *image = ferryProfileFind(images, src, /* create= */ true);
-
-        image->written = image->held = image->recalled = true;
-    } else if (!ferryProfileIsOfDisk(def, src)) {
-        ferryProfileCount(images, src, chain, /* once= */ true);
-    }
+    image = ferryProfileFind(ferryProfileList(def, /* create= */ true), src, /* create= */ true);
+    image->written = image->held = image->recalled = true;
 }
 
 
@@ -381,10 +390,10 @@ ferryProfileRevoked(virSecurityManager *mgr,
             continue;
 
         image->written = false;
-        if (image->grants <= 1)
-            g_ptr_array_remove_fast(images, image);
-        else
+        if (image->grants > 0)
             image->grants--;
+        if (image->grants == 0 && image->users == 0)
+            g_ptr_array_remove_fast(images, image);
     }
 }
 
@@ -451,7 +460,7 @@ ferryProfileOthers(virDomainDef *def,
     for (i = 0; images && i < images->len; i++) {
         ferryProfileImage *image = g_ptr_array_index(images, i);
 
-        if (image->grants > 0 && !ferryProfileIsOfDisk(def, image->src))
+        if ((image->grants > 0 || image->users > 0) && !ferryProfileIsOfDisk(def, image->src))
             g_ptr_array_add(others, virObjectRef(image->src));
     }
 

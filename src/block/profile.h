@@ -14,11 +14,8 @@ virSecurityManager *ferryProfileDriver(virSecurityManager *mgr);
 bool ferryProfileGranted(virSecurityManager *mgr, virDomainDef *def, virStorageSource *src, bool chain);
 void ferryProfileRevoked(virSecurityManager *mgr, virDomainDef *def, virStorageSource *src, bool chain);
 void ferryProfileTakeBack(virDomainDef *def, virStorageSource *src);
-void ferryProfileRecalled(virSecurityManager *mgr,
-                          virDomainDef *def,
-                          virStorageSource *src,
-                          bool chain,
-                          bool written);
+void ferryProfileUse(virSecurityManager *mgr, virDomainDef *def, virStorageSource *chain, bool use);
+void ferryProfileRecall(virSecurityManager *mgr, virDomainDef *def, virStorageSource *src);
 void ferryProfileHold(virDomainDef *def, virStorageSource *src, bool held);
 void ferryProfileForget(virDomainDef *def);
 void ferryProfileTidy(virDomainDef *def);

@@ -140,6 +140,23 @@ ferryCheckpointOpen(ferryOp *op)
 }
 
 
+/* Gives up the right to write to @src. A commit job opens the image above those that it commits, when it
+ * ends. */
+static int
+ferryCheckpointGiveUp(ferryOp *op,
+                      virDomainDiskDef *disk,
+                      virStorageSource *src)
+{
+    qemuBlockJobData *job = QEMU_DOMAIN_DISK_PRIVATE(disk)->blockjob;
+
+    if (!job || job->type != QEMU_BLOCKJOB_TYPE_COMMIT || job->data.commit.topparent != src)
+        return ferryAccessRead(op->vm, src);
+
+    ferryAccessLeave(op->vm, src);
+    return 0;
+}
+
+
 static void
 ferryCheckpointClose(ferryOp *op)
 {
@@ -162,7 +179,8 @@ ferryCheckpointClose(ferryOp *op)
             /* After a restart n->readonly is true although QEMU has the image open for
              * writing, so a reopen would do nothing. */
             n->readonly = false;
-            if (ferryNodeReopenWritable(op->vm, n, /* writable= */ false) < 0 || ferryAccessRead(op->vm, n) < 0)
+            if (ferryNodeReopenWritable(op->vm, n, /* writable= */ false) < 0 ||
+                ferryCheckpointGiveUp(op, disk, n) < 0)
                 VIR_WARN("image '%s' of domain '%s' stays writable: %s",
                          NULLSTR(n->path), op->vm->def->name, virGetLastErrorMessage());
         }

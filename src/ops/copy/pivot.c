@@ -466,6 +466,10 @@ ferryPivotAdopt(ferryOp *op)
 
     /* when it is tried again, the disk may have moved on since: by a snapshot */
     if (disk && copy->old && disk->src == copy->old) {
+        if (copy->granted)
+            ferryAccessAdopt(op->vm, copy->target);
+        copy->granted = false;
+
         /* a shallow copy that we created uses the old image's backing chain, or what is left
          * of it; the owner of a reused image chose its chain */
         if (copy->shallow && !ferryCopyOpensLate(copy) &&

@@ -336,14 +336,16 @@ ferryCopyAdoptOnce(ferryOp *op)
 
 
 /* Returns whether the domain was started on the old image after the pivot, by a driver that
- * knew nothing of the journal: what the guest has written there since must not be lost. */
+ * knew nothing of the journal: what the guest has written there since must not be lost. A transient
+ * domain has no configuration that could have named the target. */
 static bool
 ferryCopyIsRevived(ferryOp *op,
                    virDomainDiskDef *disk)
 {
     ferryCopy *copy = ferryCopyOf(op);
 
-    return op->vm && disk && copy->old && op->stopped && op->vm->pid != 0 && !ferryCopyIsAdopted(op) &&
+    return op->vm && disk && copy->old && op->stopped && op->vm->pid != 0 &&
+           (!op->vm->persistent || !ferryCopyIsAdopted(op)) &&
            virStorageSourceIsSameLocation(disk->src, copy->old);
 }
 

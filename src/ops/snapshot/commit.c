@@ -83,6 +83,22 @@ ferrySnapshotBase(ferryOp *op,
 }
 
 
+/**
+ * ferrySnapshotLeaveBase:
+ *
+ * No commit writes to the image below the overlay of @sdisk any more. Domain locked.
+ */
+void
+ferrySnapshotLeaveBase(ferryOp *op,
+                       ferrySnapshotDisk *sdisk)
+{
+    virStorageSource *base = ferrySnapshotBase(op, sdisk);
+
+    if (base)
+        ferryAccessLeave(op->vm, base);
+}
+
+
 /* Begins the commit of @node, the overlay, to @base. */
 static int
 ferrySnapshotStartCommit(ferryOp *op,
@@ -96,7 +112,6 @@ ferrySnapshotStartCommit(ferryOp *op,
     /* QEMU opens it for writing, by its name */
     if (base && (ferryIdentityRequire(op->vm, base) < 0 || ferryAccessWrite(op->vm, base) < 0))
         return -1;
-    sdisk->granted = base;
 
     qemuDomainObjEnterMonitor(op->vm);
     rc = qemuMonitorBlockCommit(qemuDomainGetMonitor(op->vm), node, jobname, node, sdisk->base,
@@ -312,23 +327,6 @@ ferrySnapshotIsAbove(ferryOp *op,
     }
 
     return false;
-}
-
-
-/* No commit writes to the image below the overlay any more. Its labels are those of whatever has its name: it
- * must still be the image. */
-static void
-ferrySnapshotLeaveBase(ferryOp *op,
-                       ferrySnapshotDisk *sdisk)
-{
-    virStorageSource *base = ferrySnapshotBase(op, sdisk);
-
-    if (!sdisk->granted || !base || !ferrySnapshotIsAbove(op, sdisk) || ferryIdentityRequire(op->vm, base) < 0 ||
-        !(base = ferrySnapshotBase(op, sdisk)))
-        return;
-
-    if (ferryAccessRead(op->vm, base) == 0)
-        sdisk->granted = false;
 }
 
 

@@ -10,5 +10,6 @@
 #include "ops/snapshot/data.h"
 
 virStorageSource *ferrySnapshotBase(ferryOp *op, ferrySnapshotDisk *sdisk);
+void ferrySnapshotLeaveBase(ferryOp *op, ferrySnapshotDisk *sdisk);
 int ferrySnapshotCommit(ferryOp *op, ferrySnapshotDisk *sdisk, const char *node);
 void ferrySnapshotEndPauses(ferryOp *op);

@@ -27,7 +27,6 @@ typedef struct {
     bool reverted;             /* the image below has all that the guest has written */
     bool paused;               /* the guest's CPUs are stopped, for the end of its commit */
 
-    bool granted;             /* QEMU may write to the image below, for a commit */
     bool unsaved;             /* the configuration in memory names the base again, its file does not */
     virStorageSource *mirror; /* target of its copy; NULL: there is none */
     ferryCopy *copy;          /* the checked copy, until "copies" has begun it */

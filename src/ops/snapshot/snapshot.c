@@ -76,7 +76,7 @@ ferrySnapshotJobChanged(ferryOp *op)
 }
 
 
-/* A driver that died may have begun to commit the overlays. */
+/* A driver that died may have begun to commit the overlays: an undo that it began need not be in the journal. */
 static void
 ferrySnapshotRecall(ferryOp *op)
 {
@@ -84,13 +84,10 @@ ferrySnapshotRecall(ferryOp *op)
     size_t i;
 
     for (i = 0; i < snapshot->disks->len && !snapshot->complete; i++) {
-        ferrySnapshotDisk *sdisk = ferrySnapshotDiskAt(snapshot, i);
-        virStorageSource *base = ferrySnapshotBase(op, sdisk);
+        virStorageSource *base = ferrySnapshotBase(op, ferrySnapshotDiskAt(snapshot, i));
 
-        if (base && !ferryPlanDone(op, &ferrySnapshotPlan)) {
+        if (base)
             ferryAccessRecallWrite(op->vm, base);
-            sdisk->granted = true;
-        }
     }
 }
 
