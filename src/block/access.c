@@ -12,6 +12,16 @@
 #include "block/source.h"
 
 
+/* Counts the use of @chain by an operation, or what was counted before. */
+static void
+ferryAccessUse(virDomainObj *vm,
+               virStorageSource *chain,
+               bool use)
+{
+    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, use);
+}
+
+
 /**
  * ferryAccessGrant:
  *
@@ -25,7 +35,7 @@ ferryAccessGrant(virDomainObj *vm,
     if (qemuDomainStorageSourceChainAccessAllow(QEMU_DOMAIN_PRIVATE(vm)->driver, vm, chain) < 0)
         return -1;
 
-    ferryAccessRecall(vm, chain);
+    ferryAccessUse(vm, chain, /* use= */ true);
     return 0;
 }
 
@@ -39,7 +49,7 @@ void
 ferryAccessRecall(virDomainObj *vm,
                   virStorageSource *chain)
 {
-    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* use= */ true);
+    ferryAccessUse(vm, chain, /* use= */ true);
 }
 
 
@@ -52,7 +62,7 @@ void
 ferryAccessAdopt(virDomainObj *vm,
                  virStorageSource *chain)
 {
-    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* use= */ false);
+    ferryAccessUse(vm, chain, /* use= */ false);
 }
 
 
@@ -118,19 +128,32 @@ ferryAccessRead(virDomainObj *vm,
 /**
  * ferryAccessRevoke:
  *
- * Revokes the access of @vm to the images of @chain, except to images that a disk of
- * @vm uses outside @chain: for example the backing file that the old and the new image
- * of a shallow copy share. Reports no error.
+ * Takes back ferryAccessGrant(), as ferryAccessDrop() does.
  */
 void
 ferryAccessRevoke(virDomainObj *vm,
                   virStorageSource *chain)
 {
+    ferryAccessUse(vm, chain, /* use= */ false);
+    ferryAccessDrop(vm, chain);
+}
+
+
+/**
+ * ferryAccessDrop:
+ * @chain: which a disk of @vm has left
+ *
+ * Revokes the access of @vm to the images of @chain, except to images that a disk of
+ * @vm uses outside @chain: for example the backing file that the old and the new image
+ * of a shallow copy share. Reports no error.
+ */
+void
+ferryAccessDrop(virDomainObj *vm,
+                virStorageSource *chain)
+{
     g_autoptr(GPtrArray) images = g_ptr_array_new();
     virStorageSource *n;
     size_t i;
-
-    ferryProfileUse(QEMU_DOMAIN_PRIVATE(vm)->driver->securityManager, vm->def, chain, /* use= */ false);
 
     for (n = chain; virStorageSourceIsBacking(n); n = n->backingStore) {
         if (!ferrySourceInUse(vm->def, n, chain))

@@ -17,3 +17,4 @@ void ferryAccessRecallWrite(virDomainObj *vm, virStorageSource *below);
 void ferryAccessLeave(virDomainObj *vm, virStorageSource *below);
 int ferryAccessRead(virDomainObj *vm, virStorageSource *below);
 void ferryAccessRevoke(virDomainObj *vm, virStorageSource *chain);
+void ferryAccessDrop(virDomainObj *vm, virStorageSource *chain);

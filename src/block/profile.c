@@ -430,7 +430,6 @@ ferryProfileTidy(virDomainDef *def)
 
     for (i = 0; images && i < images->len; i++) {
         ferryProfileImage *image = g_ptr_array_index(images, i);
-
         virDomainDiskDef *disk = ferryProfileDisk(def, image->src, /* below= */ true);
 
         if (!disk || ferryProfileDisk(def, image->src, /* below= */ false))

@@ -517,7 +517,7 @@ ferryPivotRelease(ferryOp *op)
     if (copy->old)
         ferryNodeReleaseSource(op->vm, copy->old);
     ferryNodeRemove(op->vm, copy->old);
-    ferryAccessRevoke(op->vm, copy->old);
+    ferryAccessDrop(op->vm, copy->old);
 
     return 0;
 }

@@ -415,7 +415,7 @@ ferryCopyReleaseOld(ferryOp *op,
         return -1;
     }
 
-    ferryAccessRevoke(op->vm, copy->old);
+    ferryAccessDrop(op->vm, copy->old);
     return 0;
 }
 

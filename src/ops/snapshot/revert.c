@@ -185,7 +185,7 @@ ferrySnapshotAdoptBase(ferryOp *op,
     else if (overlay)
         ferryNodeRemoveStorage(op->vm, overlay);
     if (overlay)
-        ferryAccessRevoke(op->vm, overlay);
+        ferryAccessDrop(op->vm, overlay);
 
     qemuDomainSaveStatus(op->vm);
     return ferrySnapshotRevertConfig(op, sdisk, op->vm->newDef, base);
