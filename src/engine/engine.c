@@ -19,6 +19,7 @@
 #include "engine/journal.h"
 #include "engine/reap.h"
 #include "engine/report.h"
+#include "engine/retry.h"
 #include "engine/wait.h"
 #include "virerror.h"
 #include "virlog.h"
@@ -118,6 +119,8 @@ ferryOpRelease(ferryOp *op)
 
     if (!ferryOpIsLost(op) && (g_atomic_int_get(&op->events) > 0 || op->again))
         ignore_value(ferryEngineSubmit(op));
+
+    ferryRetryUnfinished(op, ferryEngineSubmitAgain);
 }
 
 
@@ -135,6 +138,7 @@ ferryWorkSettle(ferryOp *op,
     if (vm && op->stopped && virDomainObjBeginJob(vm, op->klass->job) == 0) {
         if (op->stopped && !op->over)
             op->klass->stopped(op);
+        ferryRetryUnfinished(op, ferryEngineSubmitAgain);
         ferryDomainEndJob(vm);
     }
 
@@ -348,6 +352,7 @@ ferryEngineReconnected(virDomainObj *vm)
         op->holdJob = true;
         op->klass->recover(op);
         op->holdJob = false;
+        ferryRetryUnfinished(op, ferryEngineSubmitAgain);
         ferryReportRecovered(op, vm->def->name);
     }
 
@@ -387,6 +392,7 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
             ferryReportStopped(op);
         } else {
             op->stopped = true;
+            ferryRetryUnfinished(op, ferryEngineSubmitAgain);
             i++;
         }
     }
@@ -407,7 +413,7 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
  * @vm: its domain, locked, which runs another QEMU now or is about to
  *
  * Renames @op, so that it is not taken for an operation of the new QEMU. It is tried again
- * when that QEMU has ended, and by the next driver.
+ * after a while (retry.c), when that QEMU has ended, and by the next driver.
  */
 void
 ferryEngineKeep(virDomainObj *vm,
@@ -450,6 +456,7 @@ ferryEngineLoadStopped(virDomainObj *vm,
     if (running)
         ferryEngineKeep(vm, op);
     ferryOpAdd(vm, op);
+    ferryRetryUnfinished(op, ferryEngineSubmitAgain);
 }
 
 

@@ -157,6 +157,8 @@ struct _ferryOp {
                            * its guest would lose data, or a thread may change its images */
     int leftover;     /* atomic; see leftover.c, which uses the next field, too */
     void (*leftoverFunc)(void *data);
+    int retrying;   /* atomic; see retry.c, which uses the next field, too */
+    unsigned int retryMs;
     bool stuck;     /* an undo could not remove what must not stay: see ferryPlanUndo() */
     bool withdrawn; /* read from the journal: what its client asked for was refused */
     ferryRun run;   /* read from the journal: the QEMU that it is about */

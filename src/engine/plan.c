@@ -427,8 +427,8 @@ ferryPlanLeave(ferryOp *op,
  * Returns 0, or -1 when QEMU cannot be reached any more, a QEMU job does not end or a step
  * could not remove what must not stay (op->stuck), or the driver is about to end. The
  * remaining steps then stay in the journal and the caller must not end the operation: the
- * undo goes on when the job ends, or the operation is settled when QEMU ends or by a
- * restarted driver.
+ * undo goes on when the job ends or after a while (retry.c), or the operation is settled when
+ * QEMU ends or by a restarted driver.
  */
 int
 ferryPlanUndo(ferryOp *op,

@@ -7,9 +7,9 @@
  * When QEMU is gone an operation is settled from what its journal says. That may need to
  * write: the configuration that is to name the image with the guest's data, for example.
  * If the disk is full or read-only just then, the operation stays in the list of its
- * domain, and its journal on the disk, until it can be settled. The next tries are before
- * the domain starts and when the driver starts (ferryEngineLoad()); if the operation waits
- * for storage, when that has answered, too (leftover.c).
+ * domain, and its journal on the disk, until it can be settled. The next tries are after a
+ * while (retry.c), before the domain starts and when the driver starts (ferryEngineLoad());
+ * if the operation waits for storage, when that has answered, too (leftover.c).
  */
 
 #include <config.h>

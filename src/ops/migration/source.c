@@ -418,7 +418,7 @@ ferryMigrationCancelMemory(ferryOp *op)
  * ferryMigrationTakeBack:
  *
  * The migration has failed: undoes what was done for the disks, and ends the operation. If that cannot be
- * done yet, it is tried again when a job of the operation changes, and by the next driver. Domain locked,
+ * done yet, it is tried again after a while (retry.c), and by the next driver. Domain locked,
  * job held.
  */
 void
