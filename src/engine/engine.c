@@ -66,6 +66,7 @@ ferryOpEnd(ferryOp *op)
     virErrorPtr err = NULL;
 
     op->over = true;
+    ferryRetryCancel(op);
 
     if (!ferryOpRemove(op))
         return;
@@ -131,16 +132,19 @@ ferryWorkSettle(ferryOp *op,
 {
     virDomainObj *vm = virDomainObjListFindByUUID(op->driver->domains, uuid);
 
-    if (vm && !op->stopped && !op->over)
-        ignore_value(ferryEngineSubmit(op));
-
     /* without the job, the stock driver may be in the middle of starting or ending QEMU */
     if (vm && op->stopped && virDomainObjBeginJob(vm, op->klass->job) == 0) {
         if (op->stopped && !op->over)
             op->klass->stopped(op);
-        ferryRetryUnfinished(op, ferryEngineSubmitAgain);
         ferryDomainEndJob(vm);
+    } else if (vm && !op->stopped && !op->over &&
+               /* what is tried again does not wait for hours until a migration has ended */
+               (!ferryRetryIsDue(op) || virDomainNestedJobAllowed(vm->job, op->klass->job))) {
+        ignore_value(ferryEngineSubmit(op));
     }
+
+    if (vm)
+        ferryRetryUnfinished(op, ferryEngineSubmitAgain);
 
     virResetLastError();
     ferryOpUnref(op);
@@ -335,12 +339,12 @@ ferryEngineReconnected(virDomainObj *vm)
         VIR_WARN("domain '%s' is recovered without a journal: %s",
                  vm->def->name, virGetLastErrorMessage());
 
-    for (i = known; ops && i < ops->len; i++)
-        ferryOpRecall(g_ptr_array_index(ops, i));
-
     /* recover() may remove operations from the list: copy it */
-    for (i = 0; ops && i < ops->len; i++)
+    for (i = 0; ops && i < ops->len; i++) {
         g_ptr_array_add(found, ferryOpRef(g_ptr_array_index(ops, i)));
+        if (i >= known)
+            ferryOpRecall(g_ptr_array_index(ops, i));
+    }
 
     for (i = 0; i < found->len; i++) {
         ferryOp *op = g_ptr_array_index(found, i);
@@ -456,7 +460,6 @@ ferryEngineLoadStopped(virDomainObj *vm,
     if (running)
         ferryEngineKeep(vm, op);
     ferryOpAdd(vm, op);
-    ferryRetryUnfinished(op, ferryEngineSubmitAgain);
 }
 
 
@@ -498,6 +501,10 @@ ferryEngineLoad(const unsigned char *uuid,
         left = left || !op->over;
     }
 
+    /* the journal must not be written while one of them is not in the list */
+    for (i = 0; i < stopped->len; i++)
+        ferryRetryUnfinished(g_ptr_array_index(stopped, i), ferryEngineSubmitAgain);
+
     /* what waits for storage, the next driver tries again */
     if (!vm && !left)
         ferryJournalRemove(driver, uuid, /* durable= */ true);
@@ -538,16 +545,12 @@ static int
 ferryEngineAwaitNone(const size_t *count)
 {
     unsigned long long now;
+    int rc = virTimeMillisNow(&now);
 
-    if (virTimeMillisNow(&now) < 0)
-        return -1;
+    while (rc == 0 && *count > 0)
+        rc = virCondWaitUntil(&engine.idle, &engine.lock, now + FERRY_STOP_MS);
 
-    while (*count > 0) {
-        if (virCondWaitUntil(&engine.idle, &engine.lock, now + FERRY_STOP_MS) < 0)
-            return -1;
-    }
-
-    return 0;
+    return rc;
 }
 
 

@@ -390,6 +390,25 @@ ferryPlanPastReturn(ferryOp *op,
 
 
 /**
+ * ferryOpPastReturn:
+ *
+ * Returns true when the point of no return of one of the plans of @op may have been passed.
+ */
+bool
+ferryOpPastReturn(ferryOp *op)
+{
+    const ferryPlan *const *plan;
+
+    for (plan = op->klass->plans; *plan; plan++) {
+        if (ferryPlanPastReturn(op, *plan))
+            return true;
+    }
+
+    return false;
+}
+
+
+/**
  * ferryPlanDone:
  *
  * Returns true when the last step of @plan has begun, and possibly ended.

@@ -157,8 +157,9 @@ struct _ferryOp {
                            * its guest would lose data, or a thread may change its images */
     int leftover;     /* atomic; see leftover.c, which uses the next field, too */
     void (*leftoverFunc)(void *data);
-    int retrying;   /* atomic; see retry.c, which uses the next field, too */
+    int timer; /* atomic; its number plus 1, or 0: see retry.c, which uses the next field, too */
     unsigned int retryMs;
+    int asking;     /* atomic; storage that has not answered in time, and whose answer lets the operation go on */
     bool stuck;     /* an undo could not remove what must not stay: see ferryPlanUndo() */
     bool withdrawn; /* read from the journal: what its client asked for was refused */
     ferryRun run;   /* read from the journal: the QEMU that it is about */
@@ -196,6 +197,8 @@ void ferryOpListDrop(qemuDomainObjPrivate *priv);
 
 GPtrArray *ferryOpGroup(ferryOp *op);
 bool ferryOpLeads(ferryOp *op);
+
+bool ferryOpPastReturn(ferryOp *op);
 
 bool ferryStepIsReturn(const ferryStep *step);
 const ferryStep *ferryStepNextRecorded(const ferryStep *step);

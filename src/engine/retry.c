@@ -45,29 +45,38 @@ ferryRetryTick(int timer,
     ferryRetry *retry = opaque;
 
     ignore_value(virEventRemoveTimeout(timer));
-    g_atomic_int_set(&retry->op->retrying, 0);
+    g_atomic_int_set(&retry->op->timer, 0);
     retry->func(retry->op, retry->uuid);
 }
 
 
-/* Returns whether @op is not in peace: something is left to be done, and no event needs to come. */
-static bool
+/**
+ * ferryRetryIsDue:
+ *
+ * Returns whether something of @op, whose domain is locked, is left to be done, and nothing need happen
+ * that would have it done.
+ */
+bool
 ferryRetryIsDue(ferryOp *op)
 {
-    size_t i;
+    return !op->over && !op->driven && op->vm && g_atomic_int_get(&op->asking) <= 0 &&
+           (op->stopped || op->stuck || ferryOpPastReturn(op));
+}
 
-    if (op->over || op->driven || !op->vm)
-        return false;
 
-    if (op->stopped || op->stuck)
-        return true;
+/**
+ * ferryRetryCancel:
+ *
+ * Domain locked.
+ */
+void
+ferryRetryCancel(ferryOp *op)
+{
+    int timer = g_atomic_int_get(&op->timer);
 
-    for (i = 0; op->klass->plans[i]; i++) {
-        if (ferryPlanPastReturn(op, op->klass->plans[i]))
-            return true;
-    }
-
-    return false;
+    if (timer != 0)
+        ignore_value(virEventRemoveTimeout(timer - 1));
+    g_atomic_int_set(&op->timer, 0);
 }
 
 
@@ -85,13 +94,15 @@ ferryRetryUnfinished(ferryOp *op,
                      ferryRetryFunc func)
 {
     ferryRetry *retry;
+    int timer;
 
     if (!ferryRetryIsDue(op)) {
+        ferryRetryCancel(op);
         op->retryMs = 0;
         return;
     }
 
-    if (!g_atomic_int_compare_and_exchange(&op->retrying, 0, 1))
+    if (g_atomic_int_get(&op->timer) != 0)
         return;
 
     op->retryMs = op->retryMs == 0 ? FERRY_RETRY_MIN_MS : MIN(2 * op->retryMs, FERRY_RETRY_MAX_MS);
@@ -101,10 +112,12 @@ ferryRetryUnfinished(ferryOp *op,
     retry->func = func;
     memcpy(retry->uuid, op->vm->def->uuid, VIR_UUID_BUFLEN);
 
-    if (virEventAddTimeout(op->retryMs, ferryRetryTick, retry, ferryRetryFree) < 0) {
+    if ((timer = virEventAddTimeout(op->retryMs, ferryRetryTick, retry, ferryRetryFree)) < 0) {
         VIR_WARN("operation '%s' of domain '%s' is not finished, and is tried again when the driver starts",
                  op->name, op->vm->def->name);
-        g_atomic_int_set(&op->retrying, 0);
         ferryRetryFree(retry);
+        return;
     }
+
+    g_atomic_int_set(&op->timer, timer + 1);
 }

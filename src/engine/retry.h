@@ -11,4 +11,6 @@
 
 typedef void (*ferryRetryFunc)(ferryOp *op, const unsigned char *uuid);
 
+bool ferryRetryIsDue(ferryOp *op);
 void ferryRetryUnfinished(ferryOp *op, ferryRetryFunc func);
+void ferryRetryCancel(ferryOp *op);

@@ -74,6 +74,7 @@ ferryUnlockedLate(void *opaque)
 {
     ferryUnlockedWork *work = opaque;
 
+    ignore_value(g_atomic_int_dec_and_test(&work->op->asking));
     if (work->begun)
         ferryEngineSubmitAgain(work->op, work->uuid);
     work->clear(work->data);
@@ -103,8 +104,10 @@ ferryOpRunUnlockedAgain(ferryOp *op,
     work->data = data;
     work->clear = clear;
 
-    if (!ferryOpRunUnlocked(op, place, ferryUnlockedRun, work, ferryUnlockedLate, timeout))
+    if (!ferryOpRunUnlocked(op, place, ferryUnlockedRun, work, ferryUnlockedLate, timeout)) {
+        g_atomic_int_inc(&op->asking);
         return false;
+    }
 
     ferryUnlockedFree(work);
     return true;

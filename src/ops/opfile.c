@@ -241,14 +241,7 @@ ferryOpFileQuestionFree(void *opaque)
 static bool
 ferryOpFileMustEnd(ferryOp *op)
 {
-    const ferryPlan *const *plan;
-
-    for (plan = op->klass->plans; *plan; plan++) {
-        if (ferryPlanPastReturn(op, *plan))
-            return true;
-    }
-
-    return op->undoing;
+    return op->undoing || ferryOpPastReturn(op);
 }
 
 

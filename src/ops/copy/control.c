@@ -171,6 +171,8 @@ ferryCopyCancel(ferryOp *op)
     rc = qemuMonitorBlockJobCancel(qemuDomainGetMonitor(op->vm), jobname, !copy->keep);
     qemuDomainObjExitMonitor(op->vm);
 
+    if (rc == 0)
+        ferryCopyYank(op);
     return rc;
 }
 

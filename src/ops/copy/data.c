@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/nodename.h"
+#include "block/qmp.h"
 #include "block/source.h"
 #include "ops/copy/data.h"
 #include "ops/opfile.h"
@@ -174,7 +175,8 @@ ferryCopyClearMirror(ferryOp *op)
 {
     virDomainDiskDef *disk = ferryCopyDisk(op);
 
-    if (!disk)
+    /* what ends late may find another job there */
+    if (!disk || disk->mirror != ferryCopyOf(op)->target)
         return;
 
     g_clear_pointer(&disk->mirror, virObjectUnref);
@@ -239,6 +241,24 @@ ferryCopyDiscard(ferryOp *op)
         return VIR_DOMAIN_DISK_DISCARD_UNMAP;
 
     return target->discard;
+}
+
+
+/**
+ * ferryCopyYank:
+ *
+ * The mirror job is being cancelled. If nobody is to use the target, and it is on an NBD server, cuts the
+ * connection to it: the job ends when its requests have, and a slow server may need a minute for what is in
+ * flight. Domain locked, job held. Reports no error.
+ */
+void
+ferryCopyYank(ferryOp *op)
+{
+    ferryCopy *copy = ferryCopyOf(op);
+
+    if (!copy->keep && virStorageSourceGetActualType(copy->target) == VIR_STORAGE_TYPE_NETWORK &&
+        copy->target->protocol == VIR_STORAGE_NET_PROTOCOL_NBD)
+        ferryQMPYank(op->vm, ferryNodeStorage(copy->target));
 }
 
 

@@ -64,6 +64,7 @@ struct _ferryCopy {
     unsigned long long bandwidth;   /* bytes/s; 0: unlimited */
     unsigned long long granularity; /* bytes; 0: QEMU chooses */
     unsigned long long bufSize;     /* bytes; 0: the mirror step chooses */
+    unsigned long long size;        /* of the disk, in bytes; known when "size" has run */
 };
 
 /* The operation that pending copies belong to: a domain has only one. */
@@ -89,6 +90,7 @@ void ferryCopyClearMirror(ferryOp *op);
 virStorageSource *ferryCopyTargetBacking(ferryOp *op);
 bool ferryCopyIsOneLayer(ferryOp *op);
 int ferryCopyDiscard(ferryOp *op);
+void ferryCopyYank(ferryOp *op);
 void ferryCopyRestoreTarget(ferryOp *op);
 GPtrArray *ferryCopyVolumes(ferryOp *op);
 bool ferryCopyIsDetected(virStorageSource *target);

@@ -42,9 +42,11 @@ VIR_LOG_INIT("ferry.copy");
 
 /* Bytes that the mirror job has in flight. QEMU's default of 16 MiB starves a TCP
  * connection; more than 64 MiB gains nothing. A local disk needs less, and at the pivot
- * the guest waits while QEMU frees this memory: 6 ms for 64 MiB. */
-#define FERRY_COPY_BUF_NETWORK (64 * 1024 * 1024)
+ * the guest waits while QEMU frees this memory: 6 ms for 64 MiB. But the job also steps
+ * over holes in pieces of this size, which is all that it does on a large sparse disk. */
+#define FERRY_COPY_BUF_MAX (64 * 1024 * 1024)
 #define FERRY_COPY_BUF_LOCAL (8 * 1024 * 1024)
+#define FERRY_COPY_BUF_PIECES 8192 /* of a disk */
 
 /* Creating an image takes little time, but the server of a remote image may hang. */
 #define FERRY_COPY_CREATE_MS (20 * 1000)
@@ -400,8 +402,10 @@ ferryCopyCheckSize(ferryOp *op)
     if (copy->granularity == 0)
         copy->granularity = ferryLikeGranularity(nodes, ferryNodeName(copy->target));
 
-    if (sizes[0] == sizes[1])
+    if (sizes[0] == sizes[1]) {
+        copy->size = sizes[0];
         return 0;
+    }
 
     virReportError(VIR_ERR_OPERATION_FAILED,
                    _("target '%1$s' has %2$llu bytes but disk '%3$s' of domain '%4$s' has %5$llu: %6$s"),
@@ -451,8 +455,10 @@ ferryCopyBufSize(ferryCopy *copy)
     if (copy->bufSize > 0)
         return copy->bufSize;
 
-    return virStorageSourceIsLocalStorage(copy->target) ? FERRY_COPY_BUF_LOCAL :
-                                                          FERRY_COPY_BUF_NETWORK;
+    if (!virStorageSourceIsLocalStorage(copy->target))
+        return FERRY_COPY_BUF_MAX;
+
+    return CLAMP(copy->size / FERRY_COPY_BUF_PIECES, FERRY_COPY_BUF_LOCAL, FERRY_COPY_BUF_MAX);
 }
 
 
@@ -515,6 +521,7 @@ ferryCopyUnmirror(ferryOp *op)
     if (disk)
         ferryNodeHoldSource(op->vm, disk);
 
+    ferryCopyYank(op);
     if (ferryJobKill(op, jobname) < 0)
         VIR_WARN("the mirror job of disk '%s' of domain '%s' does not end: %s",
                  ferryCopyOf(op)->dst, op->vm->def->name, virGetLastErrorMessage());

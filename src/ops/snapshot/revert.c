@@ -192,6 +192,34 @@ ferrySnapshotAdoptBase(ferryOp *op,
 }
 
 
+/* Returns 0 if no other operation has jobs in QEMU, whose filters hide what a disk is on; or -1 with an error
+ * reported. */
+static int
+ferrySnapshotCheckAlone(ferryOp *op,
+                        ferrySnapshotDisk *sdisk)
+{
+    g_autoptr(GPtrArray) jobs = ferryJobListAll(op);
+    size_t i;
+
+    if (!jobs)
+        return -1;
+
+    for (i = 0; i < jobs->len; i++) {
+        qemuMonitorJobInfo *job = g_ptr_array_index(jobs, i);
+
+        if (ferryJobIsOf(op, job->id))
+            continue;
+
+        virReportError(VIR_ERR_OPERATION_INVALID,
+                       _("disk '%1$s' of domain '%2$s' cannot go back before job '%3$s' has ended"),
+                       sdisk->dst, op->vm->def->name, job->id);
+        return -1;
+    }
+
+    return 0;
+}
+
+
 /**
  * ferrySnapshotRevertDisk:
  *
@@ -222,6 +250,8 @@ ferrySnapshotRevertDisk(ferryOp *op,
             return -1;
 
         if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
+            if (ferrySnapshotCheckAlone(op, sdisk) < 0)
+                return -1;
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
                      "snapshot '%s' had made: it stays there",
                      sdisk->dst, op->vm->def->name,
