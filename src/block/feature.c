@@ -34,6 +34,7 @@
 static const char *const queries[FERRY_FEATURE_LAST] = {
     [FERRY_FEATURE_COPY_MODE] = FERRY_FEATURE_COMMAND "/arg-type/+mirror/copy-mode",
     [FERRY_FEATURE_TARGET_IS_ZERO] = "blockdev-mirror/arg-type/target-is-zero",
+    [FERRY_FEATURE_SET_ACTIVE] = "blockdev-set-active",
 };
 
 /* Set in what is remembered of a binary, so that it is never NULL. */

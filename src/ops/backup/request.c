@@ -10,6 +10,7 @@
 
 #include <config.h>
 
+#include "block/active.h"
 #include "block/alias.h"
 #include "block/image.h"
 #include "block/node.h"
@@ -421,6 +422,9 @@ ferryBackupPrepare(virDomainObj *vm,
                        _("backup of domain '%1$s' needs QEMU 6.1 or newer"), vm->def->name);
         goto error;
     }
+
+    if (ferryActiveTake(vm) < 0)
+        goto error;
 
     if (checkpointXML) {
         if (!(backup->chkdef = ferryCheckpointPrepare(vm, checkpointXML)))

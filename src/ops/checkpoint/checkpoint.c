@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "block/access.h"
+#include "block/active.h"
 #include "block/node.h"
 #include "compat/caps.h"
 #include "engine/checkpoints.h"
@@ -310,6 +311,11 @@ ferryCheckpointRun(virDomainObj *vm,
                        _("an earlier operation on checkpoints of domain '%1$s' is not finished yet; "
                          "try again"),
                        vm->def->name);
+        ferryCheckpointFree(data);
+        return -1;
+    }
+
+    if (virDomainObjIsActive(vm) && ferryActiveTake(vm) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }

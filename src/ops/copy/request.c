@@ -12,6 +12,7 @@
 
 #include <sys/stat.h>
 
+#include "block/active.h"
 #include "block/alias.h"
 #include "block/image.h"
 #include "block/node.h"
@@ -84,7 +85,7 @@ ferryCopyCheckParams(ferryCopyCheck *c)
 static int
 ferryCopyCheckDisk(ferryCopyCheck *c)
 {
-    if (virDomainObjCheckActive(c->vm) < 0 ||
+    if (virDomainObjCheckActive(c->vm) < 0 || ferryActiveTake(c->vm) < 0 ||
         !(c->disk = qemuDomainDiskByName(c->vm->def, c->req->path)) ||
         qemuDomainDiskBlockJobIsActive(c->disk) ||
         !qemuDomainDiskBlockJobIsSupported(c->disk))

@@ -18,6 +18,7 @@
 
 #include <config.h>
 
+#include "block/active.h"
 #include "engine/engine.h"
 #include "engine/plan.h"
 #include "engine/wait.h"
@@ -210,6 +211,9 @@ ferryMigrationCopyStorage(virDomainObj *vm,
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("what an earlier migration of domain '%1$s' has left is not taken back yet: try again"),
                        vm->def->name);
+    }
+
+    if (earlier || ferryActiveTake(vm) < 0) {
         ferryMigrationFree(migration);
         ferryAsyncLeave(vm);
         return -1;
