@@ -7,6 +7,7 @@
 
 #include <config.h>
 
+#include "block/feature.h"
 #include "block/nodename.h"
 #include "block/qmp.h"
 #include "block/source.h"
@@ -229,15 +230,17 @@ ferryCopyIsOneLayer(ferryOp *op)
  *
  * Returns the discard mode of the target while the mirror job runs. With "unmap", QEMU
  * makes holes instead of writing zeroes, but a full mirror also begins with zeroing the
- * whole target. That takes seconds over TCP: of network images only those that
- * ferryCopyIsOneLayer() accepts get it.
+ * whole target. That takes long if a server has no holes to make: of network images only
+ * those that ferryCopyIsOneLayer() accepts get it, unless QEMU (not 7.2, but 10.0) would
+ * allocate all the zeroes else. Domain locked, job held; may ask QEMU.
  */
 int
 ferryCopyDiscard(ferryOp *op)
 {
     virStorageSource *target = ferryCopyOf(op)->target;
 
-    if (virStorageSourceIsLocalStorage(target) || ferryCopyIsOneLayer(op))
+    if (virStorageSourceIsLocalStorage(target) || ferryCopyIsOneLayer(op) ||
+        ferryFeatureHas(op->vm, FERRY_FEATURE_SET_ACTIVE))
         return VIR_DOMAIN_DISK_DISCARD_UNMAP;
 
     return target->discard;
