@@ -6,8 +6,10 @@ Host.virsh() call is a driver restart. A Session keeps one driver in a child
 process and collects its events.
 """
 
+import contextlib
 import ctypes
 import difflib
+import filecmp
 import glob
 import hashlib
 import json
@@ -296,6 +298,27 @@ def prepare_cgroup():
             to.write(f.read())
 
 
+class Capabilities:
+    """What a driver has found out of QEMU, in its cache: to find it out takes 4 s of CPU time. A new host gets
+    what the last one of its kind has left; libvirt itself knows whether that still holds."""
+
+    def __init__(self, kind, cache):
+        self.kept = os.path.join(BUILD, 'capabilities', kind)
+        self.folder = os.path.join(cache, 'qemu', 'capabilities')
+        if os.path.isdir(self.kept):
+            shutil.copytree(self.kept, self.folder, dirs_exist_ok=True)
+
+    def keep(self):
+        for path in glob.glob(os.path.join(self.folder, '*.xml')):
+            kept = os.path.join(self.kept, os.path.basename(path))
+            with contextlib.suppress(OSError):  # of a build folder that is not ours
+                if os.path.exists(kept) and filecmp.cmp(path, kept, shallow=False):
+                    continue
+                os.makedirs(self.kept, exist_ok=True)
+                shutil.copy(path, f'{kept}.{os.getpid()}')
+                os.replace(f'{kept}.{os.getpid()}', kept)
+
+
 class Host:
     """An embedded QEMU driver. Use as a context manager: it leaves nothing
     running."""
@@ -315,6 +338,7 @@ class Host:
             self.env['LIBVIRT_DRIVER_DIR'] = DRIVER_DIR
         self.env['LD_PRELOAD'] = preload or QUICK
         os.makedirs(os.path.join(self.root, 'etc'), exist_ok=True)
+        self.capabilities = Capabilities('embedded', os.path.join(self.root, 'cache'))
         with open(os.path.join(TOP, 'tests', 'qemu.conf')) as f:
             conf = f.readlines()
         with open(os.path.join(self.root, 'etc', 'qemu.conf'), 'w') as f:
@@ -334,6 +358,7 @@ class Host:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        self.capabilities.keep()
         if keep:
             print(f'# files kept in {self.dir}', file=sys.stderr)
         else:

@@ -40,11 +40,33 @@ import ferrytest
 from ferrytest import QUICK, Failed, LibvirtError, Monitor, check, run, wait_for
 
 LIBVIRT_PORT = 16509
+OLD_MACHINE = 'pc-q35-7.2'  # of the oldest QEMU: newer ones know it, too
+
+# Puts the host into a root folder with another release of Debian, if one is named. What the test and both hosts
+# share has the same path there.
+ENTER = """
+set -e
+if [ -n "$3" ]; then
+    pair=$(dirname "$1")
+    mount --rbind "$3" "$3"
+    cd "$3"
+    mount --bind /proc proc
+    mount --rbind /sys sys
+    mount --rbind /dev dev
+    mount -t tmpfs ferry-test var/tmp
+    mkdir -p ".$pair" .host
+    mount --rbind "$pair" ".$pair"
+    mkdir -p "$4" ".$4"
+    mount --rbind "$4" ".$4"
+    pivot_root . .host
+    cd /
+    umount -l .host
+fi
+"""
 
 # What a host has of its own. There are no cgroups: both hosts would use the same ones, so
 # ending a domain would kill the other host's.
-SETTLE = """
-set -e
+SETTLE = ENTER + """
 for dir in $(grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts | cut -d' ' -f2); do umount -l "$dir"; done
 mount --bind "$1/run" /run
 mount --bind "$1/lib" /var/lib/libvirt
@@ -159,12 +181,15 @@ class Machine:
 
     def __init__(self, pair, name, driver, address):
         self.pair, self.name, self.driver, self.address = pair, name, driver, address
+        # of another release, as ./ferry check --on makes it; '': this one's
+        self.root = os.environ.get(f'FERRY_ROOT_{name.upper()}', '')
         self.dir = os.path.join(pair.dir, name)
         self.daemon = self.space = None
         self.client = None
         for sub in 'run', 'lib', 'cache', 'log', 'etc', 'images', 'modules':
             os.makedirs(os.path.join(self.dir, sub))
         os.makedirs(os.path.join(self.dir, 'run', 'lock'))
+        self.capabilities = ferrytest.Capabilities(os.path.basename(self.root) or 'daemon', os.path.join(self.dir, 'cache'))
         self.socket = os.path.join(self.dir, 'run', 'libvirt', 'libvirt-sock')
         # from outside, and from the other host
         self.uri = f'qemu+unix:///system?socket={urllib.parse.quote(self.socket)}'
@@ -173,9 +198,10 @@ class Machine:
         self.make_etc()
         self.make_modules()
         for path in '/var/lib/libvirt', '/var/cache/libvirt', '/var/log/libvirt', '/etc/libvirt':
-            os.makedirs(path, exist_ok=True)
+            os.makedirs(self.root + path, exist_ok=True)
         self.space = subprocess.Popen(['unshare', '-m', '-n', '-u', '--propagation', 'private', 'sh', '-c', SETTLE,
-                                       'sh', self.dir, f'ferry-{name}'], stdin=subprocess.DEVNULL,
+                                       'sh', self.dir, f'ferry-{name}', self.root,
+                                       os.path.join(ferrytest.BUILD, 'guest')], stdin=subprocess.DEVNULL,
                                       stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
         check(self.space.stdout.readline() == 'ready\n', 'the namespaces cannot be set up')
         self.net = os.readlink(f'/proc/{self.space.pid}/ns/net')
@@ -205,10 +231,17 @@ class Machine:
         networks."""
         if self.driver == 'ferry':
             check(ferrytest.DRIVER_DIR, 'FERRY_DRIVER_DIR is not set: run this through ./ferry')
-        folder = ferrytest.DRIVER_DIR if self.driver == 'ferry' else ferrytest.STOCK_DIR
-        for name in os.listdir(folder):
+        folder = self.built(ferrytest.DRIVER_DIR) if self.driver == 'ferry' else ferrytest.STOCK_DIR
+        for name in os.listdir(self.root + folder):
             if name.endswith(('driver_qemu.so', 'driver_secret.so', 'driver_storage.so')):
-                os.symlink(os.path.realpath(os.path.join(folder, name)), os.path.join(self.dir, 'modules', name))
+                file = os.path.join(folder, name)
+                if os.path.islink(self.root + file):
+                    file = os.path.join(folder, os.readlink(self.root + file))
+                os.symlink(file, os.path.join(self.dir, 'modules', name))
+
+    def built(self, path):
+        """The host's own build of something that was built here."""
+        return os.path.join('/ferry/build', os.path.relpath(path, ferrytest.BUILD)) if self.root else path
 
     # Its files, its processes
 
@@ -264,7 +297,7 @@ class Machine:
         logged = os.path.getsize(self.log) if os.path.exists(self.log) else 0
         # a sanitizer has to be the first library
         if not env.get('FERRY_DAEMON_PRELOAD'):
-            env['LD_PRELOAD'] = QUICK
+            env['LD_PRELOAD'] = QUICK and self.built(QUICK)
         self.daemon = subprocess.Popen(self.inside(*self.daemon_command()), env=env, stdin=subprocess.DEVNULL,
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                        preexec_fn=die_with_parent)
@@ -318,6 +351,7 @@ class Machine:
         """Ends all that runs here, the namespaces' keeper last."""
         with contextlib.suppress(Exception):
             self.kill()
+        self.capabilities.keep()
         if not self.space:
             return
 
@@ -535,7 +569,8 @@ class Pair:
     def domain(self, name, disks, **kwargs):
         """Domain XML that means the same on both, with a monitor for each."""
         # /run/NAME.qmp is a different file on each host
-        return ferrytest.with_monitor(ferrytest.domain_xml(name, disks, **kwargs), f'/run/{name}.qmp')
+        xml = ferrytest.with_monitor(ferrytest.domain_xml(name, disks, **kwargs), f'/run/{name}.qmp')
+        return xml.replace("machine='q35'", f"machine='{OLD_MACHINE}'") if any(m.root for m in self.machines) else xml
 
     # The cable
 

@@ -13,6 +13,7 @@
 #include "block/file.h"
 #include "block/image.h"
 #include "block/node.h"
+#include "block/nodename.h"
 #include "block/source.h"
 #include "compat/block.h"
 #include "qemu/qemu_block.h"
@@ -327,6 +328,9 @@ ferryImageCutToSize(virStorageSource *src,
 
     src->sliceStorage = g_new0(virStorageSourceSlice, 1);
     src->sliceStorage->size = capacity;
+    /* libvirt has given the other nodes their names already, if the domain is about to start */
+    if (ferryNodeStorage(src))
+        src->sliceStorage->nodename = g_strdup_printf("libvirt-%u-slice-sto", src->id);
 }
 
 

@@ -22,6 +22,8 @@
 #include <config.h>
 
 #include "block/cache.h"
+#include "block/node.h"
+#include "block/nodename.h"
 #include "block/durable.h"
 #include "block/socket.h"
 #include "block/source.h"
@@ -44,6 +46,18 @@
 VIR_LOG_INIT("ferry.migration");
 
 
+/* Where a raw image has only a storage node, QEMU makes holes of zeroes that come from outside only if the
+ * disk's discards make holes, too. Changes that to what @src says now. */
+static void
+ferryIncomingSetDiscard(ferryOp *op,
+                        virStorageSource *src)
+{
+    if (ferryNodeReopenStorage(op->vm, src, /* autoreadonly= */ true) < 0)
+        VIR_INFO("'%s' keeps its discard mode: %s", NULLSTR(src->path), virGetLastErrorMessage());
+    virResetLastError();
+}
+
+
 /* cache, restore: Writes that bypass the page cache cost less CPU time, evict nothing
  * from the cache, and leave nothing to be written out while the guest is paused. There is
  * no undo, because the stock driver ends QEMU when its exports fail. */
@@ -55,10 +69,25 @@ ferryIncomingSetCache(ferryOp *op,
     size_t i;
 
     for (i = 0; i < incoming->ndisks; i++) {
-        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, incoming->disks[i].dst);
+        ferryIncomingDisk *one = &incoming->disks[i];
+        virDomainDiskDef *disk = virDomainDiskByTarget(op->vm->def, one->dst);
 
-        if (disk && (direct || incoming->disks[i].direct))
-            incoming->disks[i].direct = ferryNodeBypassCache(op->vm, disk, disk->src, direct);
+        if (!disk)
+            continue;
+
+        if (direct && !ferryNodeHasFormat(disk->src) && disk->src->discard != VIR_DOMAIN_DISK_DISCARD_UNMAP) {
+            one->holes = true;
+            disk->src->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
+            ferryIncomingSetDiscard(op, disk->src);
+        }
+
+        if (!direct && one->holes) {
+            /* with the cache mode */
+            disk->src->discard = disk->discard;
+            ferryIncomingSetDiscard(op, disk->src);
+        } else if (direct || one->direct) {
+            one->direct = ferryNodeBypassCache(op->vm, disk, disk->src, direct);
+        }
     }
 }
 

@@ -24,6 +24,7 @@ struct _ferryIncomingDisk {
     ferryFile *file;         /* the image's file, if the undo is to remove it */
     ferryVolume *volume;     /* what we have created through a pool, in place of a file */
     bool direct;             /* QEMU bypasses the page cache */
+    bool holes;              /* zeroes become holes, though the disk's discard mode does not say so */
 };
 
 typedef struct _ferryIncoming ferryIncoming;
