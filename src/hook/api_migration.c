@@ -15,6 +15,7 @@
 #include "engine/wait.h"
 #include "hook/api_migration.h"
 #include "hook/api_migration_args.h"
+#include "ops/migration/bitmaps.h"
 #include "ops/migration/cookie.h"
 #include "ops/migration/destination.h"
 #include "ops/migration/images.h"
@@ -246,14 +247,32 @@ ferryApiCloseIncoming(virConnectPtr dconn,
 }
 
 
+static virDomainCheckpointPtr
+ferryApiDefineCheckpoint(virDomainPtr dom,
+                         const char *xml)
+{
+    virDomainCheckpointPtr checkpoint =
+        stock.domainCheckpointCreateXML(dom, xml, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
+    g_autofree char *adapted = NULL;
+    virDomainObj *vm;
+
+    if (checkpoint || !(vm = qemuDomainObjFromDomain(dom)))
+        return checkpoint;
+
+    adapted = ferryMigrationCheckpointAdapt(vm, xml);
+    virDomainObjEndAPI(&vm);
+
+    return adapted ? stock.domainCheckpointCreateXML(dom, adapted, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE) : NULL;
+}
+
+
 /* Only warns on errors: the guest has arrived, so the migration must not fail now. */
 static void
 ferryApiDefineCheckpoints(virDomainPtr dom,
                           char **documents)
 {
     for (; documents && *documents; documents++) {
-        virDomainCheckpointPtr checkpoint =
-            stock.domainCheckpointCreateXML(dom, *documents, VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE);
+        virDomainCheckpointPtr checkpoint = ferryApiDefineCheckpoint(dom, *documents);
 
         if (checkpoint)
             virDomainCheckpointFree(checkpoint);

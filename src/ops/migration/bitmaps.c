@@ -11,7 +11,8 @@
  *   <ferry><checkpoint>DOCUMENT</checkpoint>...</ferry>
  *
  * Parents come first. When the guest has arrived, the destination redefines the
- * checkpoints, as a client would with checkpoint-create --redefine.
+ * checkpoints, as a client would with checkpoint-create --redefine. They have the domain in them as it was,
+ * in which a newer source may say what an older destination does not know.
  */
 
 #include <config.h>
@@ -152,6 +153,56 @@ ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
 
     g_ptr_array_add(found, NULL);
     return (char **) g_ptr_array_free(g_steal_pointer(&found), /* free_seg= */ false);
+}
+
+
+/* Puts the definition @def into the checkpoint @root, in the place of the element @name. Returns 0 or -1. */
+static int
+ferryMigrationReplaceDefinition(xmlNodePtr root,
+                                const char *name,
+                                virDomainDef *def,
+                                virDomainXMLOption *xmlopt)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(xmlDoc) doc = NULL;
+    xmlNodePtr node = virXMLNodeGetSubelement(root, name);
+    xmlNodePtr own;
+
+    if (!node)
+        return 0;
+
+    if (!(text = virDomainDefFormat(def, xmlopt, VIR_DOMAIN_DEF_FORMAT_SECURE)) ||
+        !(doc = virXMLParseStringCtxt(text, _("(domain_definition)"), /* ctxt= */ NULL)) ||
+        !(own = xmlDocCopyNode(xmlDocGetRootElement(doc), root->doc, /* recursive= */ 1)))
+        return -1;
+
+    xmlNodeSetName(own, BAD_CAST name);
+    xmlReplaceNode(node, own);
+    xmlFreeNode(node);
+    return 0;
+}
+
+
+/**
+ * ferryMigrationCheckpointAdapt:
+ * @vm: domain that has arrived, locked
+ * @xml: of a checkpoint, as the source has sent it
+ *
+ * Returns @xml with the domain as it is here, or NULL with an error reported. The caller frees it.
+ */
+char *
+ferryMigrationCheckpointAdapt(virDomainObj *vm,
+                              const char *xml)
+{
+    virDomainXMLOption *xmlopt = QEMU_DOMAIN_PRIVATE(vm)->driver->xmlopt;
+    g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_checkpoint)"), /* ctxt= */ NULL);
+    xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
+
+    if (!root || ferryMigrationReplaceDefinition(root, "domain", vm->def, xmlopt) < 0 ||
+        ferryMigrationReplaceDefinition(root, "inactiveDomain", vm->newDef ? vm->newDef : vm->def, xmlopt) < 0)
+        return NULL;
+
+    return virXMLNodeToString(doc, root);
 }
 
 
