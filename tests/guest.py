@@ -390,10 +390,18 @@ def part_of(image, fmt, offset, size):
 
 
 def read_part(image, fmt, offset, size):
-    """Reads a range of what an image that no QEMU uses shows a guest."""
+    """Reads a range of what an image that no QEMU uses shows a guest. A program that has written it may be about
+    to close it."""
     with tempfile.NamedTemporaryFile(prefix='ferry-part-', dir=os.path.dirname(os.path.abspath(image))) as f:
-        run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', part_of(image, fmt, offset, size), f.name)
-        return f.read()
+        end = time.monotonic() + 20
+        while True:
+            try:
+                run('qemu-img', 'convert', '-f', 'raw', '-O', 'raw', part_of(image, fmt, offset, size), f.name)
+                return f.read()
+            except Failed as e:
+                if 'Failed to get shared' not in str(e) or time.monotonic() > end:
+                    raise
+            time.sleep(0.1)
 
 
 def _record(data, slots):
