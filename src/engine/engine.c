@@ -356,7 +356,9 @@ ferryEngineReconnected(virDomainObj *vm)
         op->holdJob = true;
         op->klass->recover(op);
         op->holdJob = false;
-        ferryRetryUnfinished(op, ferryEngineSubmitAgain);
+        /* else that is for the worker */
+        if (!g_atomic_int_get(&op->queued))
+            ferryRetryUnfinished(op, ferryEngineSubmitAgain);
         ferryReportRecovered(op, vm->def->name);
     }
 
@@ -445,8 +447,6 @@ ferryEngineLoadStopped(virDomainObj *vm,
                        const char *name,
                        ferryOp *op)
 {
-    bool running = vm && vm->pid != 0;
-
     op->vm = vm;
     op->stopped = true;
     op->klass->stopped(op);
@@ -457,7 +457,7 @@ ferryEngineLoadStopped(virDomainObj *vm,
     if (!vm || op->over)
         return;
 
-    if (running)
+    if (vm->pid != 0)
         ferryEngineKeep(vm, op);
     ferryOpAdd(vm, op);
 }
