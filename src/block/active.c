@@ -17,7 +17,21 @@
 #include "block/qmp.h"
 
 /* What QEMU calls a guest whose disks are another QEMU's, or may be. */
-static const char *const foreign[] = { "inmigrate", "finish-migrate", "postmigrate", "colo", NULL };
+static const char *const foreign[] = { "inmigrate", "finish-migrate", "colo", NULL };
+
+/* The same after a migration, and also where the memory has only been written to a file. */
+#define FERRY_ACTIVE_SENT "postmigrate"
+
+
+/* Returns whether QEMU, which calls the guest's state @status, must leave the disks alone. */
+static bool
+ferryActiveIsForeign(const char *status,
+                     int reason)
+{
+    return !status || g_strv_contains(foreign, status) ||
+           reason == VIR_DOMAIN_PAUSED_POSTCOPY || reason == VIR_DOMAIN_PAUSED_POSTCOPY_FAILED ||
+           (reason == VIR_DOMAIN_PAUSED_MIGRATION && STREQ(status, FERRY_ACTIVE_SENT));
+}
 
 
 /**
@@ -32,16 +46,16 @@ ferryActiveTake(virDomainObj *vm)
 {
     g_autoptr(virJSONValue) status = NULL;
     g_autoptr(virJSONValue) args = NULL;
-    const char *state;
+    int reason;
 
-    if (virDomainObjGetState(vm, /* reason= */ NULL) != VIR_DOMAIN_PAUSED ||
+    if (virDomainObjGetState(vm, &reason) != VIR_DOMAIN_PAUSED ||
         !ferryFeatureHas(vm, FERRY_FEATURE_SET_ACTIVE))
         return 0;
 
     if (ferryQMP(vm, "query-status", /* args= */ NULL, &status) < 0)
         return -1;
 
-    if (!(state = virJSONValueObjectGetString(status, "status")) || g_strv_contains(foreign, state))
+    if (ferryActiveIsForeign(virJSONValueObjectGetString(status, "status"), reason))
         return 0;
 
     if (virJSONValueObjectAdd(&args, "b:active", true, NULL) < 0)

@@ -131,6 +131,7 @@ ferryWorkSettle(ferryOp *op,
                 const unsigned char *uuid)
 {
     virDomainObj *vm = virDomainObjListFindByUUID(op->driver->domains, uuid);
+    bool sent = false;
 
     /* without the job, the stock driver may be in the middle of starting or ending QEMU */
     if (vm && op->stopped && virDomainObjBeginJob(vm, op->klass->job) == 0) {
@@ -140,10 +141,10 @@ ferryWorkSettle(ferryOp *op,
     } else if (vm && !op->stopped && !op->over &&
                /* what is tried again does not wait for hours until a migration has ended */
                (!ferryRetryIsDue(op) || virDomainNestedJobAllowed(vm->job, op->klass->job))) {
-        ignore_value(ferryEngineSubmit(op));
+        sent = ferryEngineSubmit(op) == 0;
     }
 
-    if (vm)
+    if (vm && !sent)
         ferryRetryUnfinished(op, ferryEngineSubmitAgain);
 
     virResetLastError();
@@ -404,7 +405,6 @@ ferryEngineStopped(qemuDomainObjPrivate *priv)
     }
 
     left = ops->len > 0 ? g_ptr_array_index(ops, 0) : NULL;
-
     if (!left)
         ferryOpListDrop(priv);
     else if (ferryJournalWrite(left->vm, /* durable= */ true) < 0)

@@ -82,7 +82,7 @@ ferryRetryCancel(ferryOp *op)
 
 /**
  * ferryRetryUnfinished:
- * @op: is driven by no thread any more, or its QEMU has ended; its domain is locked
+ * @op: its domain is locked
  * @func: has a worker look at @op; is called in the event loop, with the UUID of the domain, which may be
  *        locked or gone
  *
@@ -95,6 +95,10 @@ ferryRetryUnfinished(ferryOp *op,
 {
     ferryRetry *retry;
     int timer;
+
+    /* whoever drives it calls this when done */
+    if (op->driven)
+        return;
 
     if (!ferryRetryIsDue(op)) {
         ferryRetryCancel(op);

@@ -256,7 +256,11 @@ ferryApiDefineCheckpoint(virDomainPtr dom,
     g_autofree char *adapted = NULL;
     virDomainObj *vm;
 
-    if (checkpoint || !(vm = qemuDomainObjFromDomain(dom)))
+    /* what is wrong with the definition of the domain in it, says one of these */
+    if (checkpoint ||
+        (virGetLastErrorCode() != VIR_ERR_XML_INVALID_SCHEMA && virGetLastErrorCode() != VIR_ERR_XML_ERROR &&
+         virGetLastErrorCode() != VIR_ERR_CONFIG_UNSUPPORTED) ||
+        !(vm = qemuDomainObjFromDomain(dom)))
         return checkpoint;
 
     adapted = ferryMigrationCheckpointAdapt(vm, xml);

@@ -315,7 +315,7 @@ ferryCheckpointRun(virDomainObj *vm,
         return -1;
     }
 
-    if (virDomainObjIsActive(vm) && ferryActiveTake(vm) < 0) {
+    if (!data->metadataOnly && virDomainObjIsActive(vm) && ferryActiveTake(vm) < 0) {
         ferryCheckpointFree(data);
         return -1;
     }

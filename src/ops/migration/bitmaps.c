@@ -31,6 +31,9 @@
 
 VIR_LOG_INIT("ferry.migration");
 
+/* How much larger a checkpoint may become here: the source is not trusted with the memory of this host. */
+#define FERRY_CHECKPOINT_GROWTH 4
+
 /* What the stock driver parses here, but NBD. Mandatory features must be parsed. */
 #define FERRY_COOKIE_FEATURES \
     (QEMU_MIGRATION_COOKIE_LOCKSTATE | QEMU_MIGRATION_COOKIE_MEMORY_HOTPLUG | \
@@ -183,6 +186,28 @@ ferryMigrationReplaceDefinition(xmlNodePtr root,
 }
 
 
+/* Takes those disks out of the checkpoint @root that @def does not have: they were unplugged since. */
+static void
+ferryMigrationDropGoneDisks(xmlNodePtr root,
+                            virDomainDef *def)
+{
+    xmlNodePtr disks = virXMLNodeGetSubelement(root, "disks");
+    xmlNodePtr next = disks ? xmlFirstElementChild(disks) : NULL;
+
+    while (next) {
+        xmlNodePtr node = next;
+        g_autofree char *name = virXMLPropString(node, "name");
+
+        next = xmlNextElementSibling(node);
+        if (!name || virDomainDiskByTarget(def, name))
+            continue;
+
+        xmlUnlinkNode(node);
+        xmlFreeNode(node);
+    }
+}
+
+
 /**
  * ferryMigrationCheckpointAdapt:
  * @vm: domain that has arrived, locked
@@ -197,12 +222,24 @@ ferryMigrationCheckpointAdapt(virDomainObj *vm,
     virDomainXMLOption *xmlopt = QEMU_DOMAIN_PRIVATE(vm)->driver->xmlopt;
     g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_checkpoint)"), /* ctxt= */ NULL);
     xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
+    g_autofree char *adapted = NULL;
 
     if (!root || ferryMigrationReplaceDefinition(root, "domain", vm->def, xmlopt) < 0 ||
         ferryMigrationReplaceDefinition(root, "inactiveDomain", vm->newDef ? vm->newDef : vm->def, xmlopt) < 0)
         return NULL;
 
-    return virXMLNodeToString(doc, root);
+    ferryMigrationDropGoneDisks(root, vm->def);
+
+    if (!(adapted = virXMLNodeToString(doc, root)))
+        return NULL;
+
+    if (strlen(adapted) / FERRY_CHECKPOINT_GROWTH > strlen(xml)) {
+        virReportError(VIR_ERR_INVALID_ARG,
+                       _("the source of domain '%1$s' has sent a checkpoint that is not complete"), vm->def->name);
+        return NULL;
+    }
+
+    return g_steal_pointer(&adapted);
 }
 
 

@@ -52,7 +52,9 @@ static void
 ferryIncomingSetDiscard(ferryOp *op,
                         virStorageSource *src)
 {
-    if (ferryNodeReopenStorage(op->vm, src, /* autoreadonly= */ true) < 0)
+    /* tried twice, as ferryNodeBypassCache() does */
+    if (ferryNodeReopenStorage(op->vm, src, /* autoreadonly= */ true) < 0 &&
+        ferryNodeReopenStorage(op->vm, src, /* autoreadonly= */ true) < 0)
         VIR_INFO("'%s' keeps its discard mode: %s", NULLSTR(src->path), virGetLastErrorMessage());
     virResetLastError();
 }
@@ -75,7 +77,8 @@ ferryIncomingSetCache(ferryOp *op,
         if (!disk)
             continue;
 
-        if (direct && !ferryNodeHasFormat(disk->src) && disk->src->discard != VIR_DOMAIN_DISK_DISCARD_UNMAP) {
+        if (direct && !ferryNodeHasFormat(disk->src) && !disk->src->sliceStorage &&
+            disk->src->discard != VIR_DOMAIN_DISK_DISCARD_UNMAP) {
             one->holes = true;
             disk->src->discard = VIR_DOMAIN_DISK_DISCARD_UNMAP;
             ferryIncomingSetDiscard(op, disk->src);

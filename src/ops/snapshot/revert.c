@@ -196,12 +196,13 @@ ferrySnapshotAdoptBase(ferryOp *op,
  * reported. */
 static int
 ferrySnapshotCheckAlone(ferryOp *op,
-                        ferrySnapshotDisk *sdisk)
+                        ferrySnapshotDisk *sdisk,
+                        virDomainDiskDef *disk)
 {
     g_autoptr(GPtrArray) jobs = ferryJobListAll(op);
     size_t i;
 
-    if (!jobs)
+    if (!jobs || qemuDomainDiskBlockJobIsActive(disk))
         return -1;
 
     for (i = 0; i < jobs->len; i++) {
@@ -250,7 +251,7 @@ ferrySnapshotRevertDisk(ferryOp *op,
             return -1;
 
         if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
-            if (ferrySnapshotCheckAlone(op, sdisk) < 0)
+            if (ferrySnapshotCheckAlone(op, sdisk, disk) < 0)
                 return -1;
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
                      "snapshot '%s' had made: it stays there",
