@@ -11,6 +11,8 @@ in common with the other under pair.shared; Machine.real() is how the test gets 
 a host's files. Nothing is left at the end: a process that is still in one of the
 network namespaces is killed, and with the last one the namespace goes.
 
+FERRY_ROOT_A, FERRY_ROOT_B: the root folder of another release for that host, as ./ferry check --on makes it.
+
 Called as a program this is the child process of a Client.
 
 Copyright (C) 2026 The Ferry authors
@@ -189,7 +191,8 @@ class Machine:
         for sub in 'run', 'lib', 'cache', 'log', 'etc', 'images', 'modules':
             os.makedirs(os.path.join(self.dir, sub))
         os.makedirs(os.path.join(self.dir, 'run', 'lock'))
-        self.capabilities = ferrytest.Capabilities(os.path.basename(self.root) or 'daemon', os.path.join(self.dir, 'cache'))
+        self.capabilities = ferrytest.Capabilities(os.path.basename(self.root) or 'daemon',
+                                                   os.path.join(self.dir, 'cache'))
         self.socket = os.path.join(self.dir, 'run', 'libvirt', 'libvirt-sock')
         # from outside, and from the other host
         self.uri = f'qemu+unix:///system?socket={urllib.parse.quote(self.socket)}'

@@ -85,7 +85,7 @@ ferryCopyCheckParams(ferryCopyCheck *c)
 static int
 ferryCopyCheckDisk(ferryCopyCheck *c)
 {
-    if (virDomainObjCheckActive(c->vm) < 0 || ferryActiveTake(c->vm) < 0 ||
+    if (virDomainObjCheckActive(c->vm) < 0 ||
         !(c->disk = qemuDomainDiskByName(c->vm->def, c->req->path)) ||
         qemuDomainDiskBlockJobIsActive(c->disk) ||
         !qemuDomainDiskBlockJobIsSupported(c->disk))
@@ -502,7 +502,7 @@ static int (*const ferryCopyChecks[])(ferryCopyCheck *c) = {
  * ferryCopyPrepare:
  *
  * Checks @req against @vm, which is locked and whose job is held. Changes nothing but
- * req->target.
+ * req->target; at last, QEMU takes over the disks of a paused guest.
  *
  * Returns the copy (free: ferryCopyFree()), or NULL with an error reported.
  */
@@ -533,6 +533,9 @@ ferryCopyPrepare(virDomainObj *vm,
     copy->bandwidth = req->bandwidth;
     copy->granularity = req->granularity;
     copy->bufSize = req->bufSize;
+
+    if (ferryActiveTake(vm) < 0)
+        return NULL;
 
     return g_steal_pointer(&copy);
 }

@@ -11,8 +11,8 @@
  *   <ferry><checkpoint>DOCUMENT</checkpoint>...</ferry>
  *
  * Parents come first. When the guest has arrived, the destination redefines the
- * checkpoints, as a client would with checkpoint-create --redefine. They have the domain in them as it was,
- * in which a newer source may say what an older destination does not know.
+ * checkpoints, as a client would with checkpoint-create --redefine. They have the domain in them as it was
+ * then; if a newer source says there what an older destination does not know, they go along without it.
  */
 
 #include <config.h>
@@ -30,9 +30,6 @@
 #define VIR_FROM_THIS VIR_FROM_QEMU
 
 VIR_LOG_INIT("ferry.migration");
-
-/* How much larger a checkpoint may become here: the source is not trusted with the memory of this host. */
-#define FERRY_CHECKPOINT_GROWTH 4
 
 /* What the stock driver parses here, but NBD. Mandatory features must be parsed. */
 #define FERRY_COOKIE_FEATURES \
@@ -159,87 +156,29 @@ ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt)
 }
 
 
-/* Puts the definition @def into the checkpoint @root, in the place of the element @name. Returns 0 or -1. */
-static int
-ferryMigrationReplaceDefinition(xmlNodePtr root,
-                                const char *name,
-                                virDomainDef *def,
-                                virDomainXMLOption *xmlopt)
+/**
+ * ferryMigrationCheckpointStrip:
+ * @xml: of a checkpoint, as the source has sent it
+ *
+ * Returns @xml without the domain in it, which libvirt does not need to redefine a checkpoint; or NULL with an
+ * error reported. The caller frees it.
+ */
+char *
+ferryMigrationCheckpointStrip(const char *xml)
 {
-    g_autofree char *text = NULL;
-    g_autoptr(xmlDoc) doc = NULL;
-    xmlNodePtr node = virXMLNodeGetSubelement(root, name);
-    xmlNodePtr own;
+    g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_checkpoint)"), /* ctxt= */ NULL);
+    xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
+    xmlNodePtr node;
 
-    if (!node)
-        return 0;
+    if (!root)
+        return NULL;
 
-    if (!(text = virDomainDefFormat(def, xmlopt, VIR_DOMAIN_DEF_FORMAT_SECURE)) ||
-        !(doc = virXMLParseStringCtxt(text, _("(domain_definition)"), /* ctxt= */ NULL)) ||
-        !(own = xmlDocCopyNode(xmlDocGetRootElement(doc), root->doc, /* recursive= */ 1)))
-        return -1;
-
-    xmlNodeSetName(own, BAD_CAST name);
-    xmlReplaceNode(node, own);
-    xmlFreeNode(node);
-    return 0;
-}
-
-
-/* Takes those disks out of the checkpoint @root that @def does not have: they were unplugged since. */
-static void
-ferryMigrationDropGoneDisks(xmlNodePtr root,
-                            virDomainDef *def)
-{
-    xmlNodePtr disks = virXMLNodeGetSubelement(root, "disks");
-    xmlNodePtr next = disks ? xmlFirstElementChild(disks) : NULL;
-
-    while (next) {
-        xmlNodePtr node = next;
-        g_autofree char *name = virXMLPropString(node, "name");
-
-        next = xmlNextElementSibling(node);
-        if (!name || virDomainDiskByTarget(def, name))
-            continue;
-
+    if ((node = virXMLNodeGetSubelement(root, "domain"))) {
         xmlUnlinkNode(node);
         xmlFreeNode(node);
     }
-}
 
-
-/**
- * ferryMigrationCheckpointAdapt:
- * @vm: domain that has arrived, locked
- * @xml: of a checkpoint, as the source has sent it
- *
- * Returns @xml with the domain as it is here, or NULL with an error reported. The caller frees it.
- */
-char *
-ferryMigrationCheckpointAdapt(virDomainObj *vm,
-                              const char *xml)
-{
-    virDomainXMLOption *xmlopt = QEMU_DOMAIN_PRIVATE(vm)->driver->xmlopt;
-    g_autoptr(xmlDoc) doc = virXMLParseStringCtxt(xml, _("(domain_checkpoint)"), /* ctxt= */ NULL);
-    xmlNodePtr root = doc ? xmlDocGetRootElement(doc) : NULL;
-    g_autofree char *adapted = NULL;
-
-    if (!root || ferryMigrationReplaceDefinition(root, "domain", vm->def, xmlopt) < 0 ||
-        ferryMigrationReplaceDefinition(root, "inactiveDomain", vm->newDef ? vm->newDef : vm->def, xmlopt) < 0)
-        return NULL;
-
-    ferryMigrationDropGoneDisks(root, vm->def);
-
-    if (!(adapted = virXMLNodeToString(doc, root)))
-        return NULL;
-
-    if (strlen(adapted) / FERRY_CHECKPOINT_GROWTH > strlen(xml)) {
-        virReportError(VIR_ERR_INVALID_ARG,
-                       _("the source of domain '%1$s' has sent a checkpoint that is not complete"), vm->def->name);
-        return NULL;
-    }
-
-    return g_steal_pointer(&adapted);
+    return virXMLNodeToString(doc, root);
 }
 
 

@@ -12,7 +12,7 @@
 
 void ferryMigrationCheckpointsOffer(virDomainObj *vm, xmlNodePtr root);
 char **ferryMigrationCheckpointsRead(xmlXPathContextPtr ctxt);
-char *ferryMigrationCheckpointAdapt(virDomainObj *vm, const char *xml);
+char *ferryMigrationCheckpointStrip(const char *xml);
 int ferryMigrationBitmapsAccept(virDomainObj *vm,
                                 const char *cookie,
                                 qemuMigrationParams *params,

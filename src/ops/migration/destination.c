@@ -22,9 +22,9 @@
 #include <config.h>
 
 #include "block/cache.h"
+#include "block/durable.h"
 #include "block/node.h"
 #include "block/nodename.h"
-#include "block/durable.h"
 #include "block/socket.h"
 #include "block/source.h"
 #include "engine/engine.h"

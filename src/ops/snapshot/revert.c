@@ -196,7 +196,6 @@ ferrySnapshotAdoptBase(ferryOp *op,
  * reported. */
 static int
 ferrySnapshotCheckAlone(ferryOp *op,
-                        ferrySnapshotDisk *sdisk,
                         virDomainDiskDef *disk)
 {
     g_autoptr(GPtrArray) jobs = ferryJobListAll(op);
@@ -213,7 +212,7 @@ ferrySnapshotCheckAlone(ferryOp *op,
 
         virReportError(VIR_ERR_OPERATION_INVALID,
                        _("disk '%1$s' of domain '%2$s' cannot go back before job '%3$s' has ended"),
-                       sdisk->dst, op->vm->def->name, job->id);
+                       disk->dst, op->vm->def->name, job->id);
         return -1;
     }
 
@@ -251,7 +250,7 @@ ferrySnapshotRevertDisk(ferryOp *op,
             return -1;
 
         if (!nodes || STRNEQ_NULLABLE(ferryNodeName(nodes), node)) {
-            if (ferrySnapshotCheckAlone(op, sdisk, disk) < 0)
+            if (ferrySnapshotCheckAlone(op, disk) < 0)
                 return -1;
             VIR_WARN("disk '%s' of domain '%s' is on another image than the overlay '%s', which "
                      "snapshot '%s' had made: it stays there",
